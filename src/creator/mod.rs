@@ -1,0 +1,154 @@
+//! Three ways to make an overlay, behind one trait.
+//!
+//! A creator fills an open, empty file; it never sees the file's name. So it can't overwrite
+//! anything, can't leave a partial file behind, and needs no cleaning up of files when it fails
+//! or is cancelled: that is up to whoever made the file.
+
+mod native;
+mod qemu_img;
+mod qmp;
+mod storage_daemon;
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use native::Native;
+pub use qemu_img::QemuImg;
+pub use qmp::QmpError;
+pub use storage_daemon::StorageDaemon;
+
+use crate::image::Overlay;
+
+/// A boxed future, so that creators can be chosen at run time.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How many on-demand creations a creator with processes has under way at most.
+const MAX_IN_FLIGHT: usize = 32;
+
+/// A way to make an overlay.
+pub trait Creator: Send + Sync + 'static {
+    /// The creator's name in messages and figures.
+    fn name(&self) -> &'static str;
+
+    /// Makes the creator ready, or says that it can't be used on this machine.
+    fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>>;
+
+    /// Writes `overlay` into `file`, which is empty and open for writing.
+    ///
+    /// When this future is dropped the file's content is undefined, and nothing else is left.
+    fn write<'a>(
+        &'a self,
+        overlay: &'a Arc<Overlay>,
+        file: &'a Arc<File>,
+    ) -> BoxFuture<'a, Result<(), CreatorError>>;
+
+    /// Ends what the creator has running. Creations under way fail; it can be started again.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// The creators that come with the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CreatorKind {
+    /// Writes the overlay's bytes itself. Needs no QEMU.
+    #[default]
+    Native,
+    /// Asks one `qemu-storage-daemon` that runs as long as the pool does.
+    StorageDaemon,
+    /// Runs `qemu-img create` for each overlay.
+    QemuImg,
+}
+
+impl CreatorKind {
+    /// All of them, the default first.
+    pub const ALL: [Self; 3] = [Self::Native, Self::StorageDaemon, Self::QemuImg];
+
+    /// The name on the command line and in figures.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::StorageDaemon => "storage-daemon",
+            Self::QemuImg => "qemu-img",
+        }
+    }
+
+    /// Makes the creator. A creation that takes longer than `timeout` fails.
+    #[must_use]
+    pub fn creator(self, tools: &Tools, timeout: Duration) -> Arc<dyn Creator> {
+        match self {
+            Self::Native => Arc::new(Native),
+            Self::StorageDaemon => Arc::new(StorageDaemon::new(&tools.storage_daemon, timeout)),
+            Self::QemuImg => Arc::new(QemuImg::new(&tools.qemu_img, timeout)),
+        }
+    }
+}
+
+/// Which QEMU programs to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tools {
+    /// `qemu-img`, by path or by name on `PATH`.
+    pub qemu_img: PathBuf,
+    /// `qemu-storage-daemon`, by path or by name on `PATH`.
+    pub storage_daemon: PathBuf,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self { qemu_img: "qemu-img".into(), storage_daemon: "qemu-storage-daemon".into() }
+    }
+}
+
+/// Why an overlay could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreatorError {
+    /// The program isn't there or can't be started.
+    #[error("can't run {}: {source}; install QEMU's tools (Debian: qemu-utils) or use the native creator", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Writing the file failed.
+    #[error("can't write: {0}")]
+    Write(#[from] io::Error),
+    /// The program ran and failed.
+    #[error("{program} failed ({status}): {message}")]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// How it ended.
+        status: String,
+        /// What it said.
+        message: String,
+    },
+    /// The storage daemon refused, went away, or said what can't be understood.
+    #[error("qemu-storage-daemon: {0}")]
+    Daemon(#[from] QmpError),
+    /// It took too long.
+    #[error("no answer within {0:?}; the creator was killed and will be replaced")]
+    Timeout(Duration),
+    /// QMP carries text, and this path isn't.
+    #[error("{} is not valid UTF-8, which the storage daemon can't be told: use another creator", .0.display())]
+    NotUtf8(PathBuf),
+    /// The creator isn't running.
+    #[error("the creator was stopped")]
+    Stopped,
+}
+
+/// A path at which another process of this user can open `file`, whatever its name is now.
+fn path_for_child(file: &File) -> io::Result<String> {
+    // What /proc/self points to is our PID as that mount of /proc sees it.
+    let pid = std::fs::read_link("/proc/self")?;
+    Ok(format!("/proc/{}/fd/{}", pid.display(), file.as_raw_fd()))
+}

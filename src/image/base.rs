@@ -1,0 +1,256 @@
+//! A base image: the shared, read-only disk under the overlays.
+
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::header::{Header, HeaderError, READ_LIMIT};
+use super::overlay::{Format, Overlay, OverlayError, OverlayOptions, SECTOR};
+
+/// How a caller names a base image: a path, and the format it declares.
+///
+/// A path alone means qcow2. A raw image must be declared, since any bytes are a raw image and a
+/// guest could write a header that turns its raw disk into a qcow2 one.
+///
+/// # Example
+///
+/// ```
+/// use overlay_pool::image::{BaseRef, Format};
+///
+/// assert_eq!(BaseRef::from("/images/python-3-base-x86_64.qcow2").format, Format::Qcow2);
+/// assert_eq!(BaseRef::raw("/images/disk.img").format, Format::Raw);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BaseRef {
+    /// Where the image is; relative to the working directory at the call.
+    pub path: PathBuf,
+    /// What the caller says it is.
+    pub format: Format,
+}
+
+impl BaseRef {
+    /// Names a qcow2 image.
+    pub fn qcow2(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), format: Format::Qcow2 }
+    }
+
+    /// Names a raw image.
+    pub fn raw(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), format: Format::Raw }
+    }
+}
+
+impl<P: AsRef<Path>> From<P> for BaseRef {
+    fn from(path: P) -> Self {
+        Self::qcow2(path.as_ref())
+    }
+}
+
+/// Whether a base image may refer to other files: a backing file, an external data file.
+///
+/// Whoever can write such a base decides which files the VM reads, so the default is no.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum References {
+    /// A base image that refers to another file is refused.
+    #[default]
+    Deny,
+    /// Such a base image is taken; nothing of what it refers to is opened here.
+    Allow,
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Identity {
+    /// Reads the identity of the file at `path`, following symbolic links: one `statx`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `stat`.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|metadata| Self::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// Why a file can't be a base image.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BaseError {
+    /// The file isn't there, or may not be read.
+    #[error("base image {}: {source}", path.display())]
+    Io {
+        /// The base image.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A directory, a device, a socket.
+    #[error("base image {}: not a regular file", path.display())]
+    NotAFile {
+        /// The base image.
+        path: PathBuf,
+    },
+    /// The qcow2 header is bad.
+    #[error("base image {}: {source}", path.display())]
+    Header {
+        /// The base image.
+        path: PathBuf,
+        /// Which field, and why.
+        source: HeaderError,
+    },
+    /// The image refers to another file, and that isn't allowed.
+    #[error(
+        "base image {}: its {what} is {}, and images that refer to other files are not allowed: \
+         flatten it with qemu-img convert, or allow references",
+        path.display(), refers_to.display()
+    )]
+    Reference {
+        /// The base image.
+        path: PathBuf,
+        /// `backing file` or `external data file`.
+        what: &'static str,
+        /// The file that the image names.
+        refers_to: PathBuf,
+    },
+    /// No overlay can be made over it.
+    #[error("base image {}: {source}", path.display())]
+    Overlay {
+        /// The base image.
+        path: PathBuf,
+        /// Why not.
+        source: OverlayError,
+    },
+}
+
+/// A base image that was opened, judged good, and closed again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseImage {
+    path: PathBuf,
+    format: Format,
+    virtual_size: u64,
+    identity: Identity,
+}
+
+impl BaseImage {
+    /// Resolves the path, reads the image's first 64 KiB at most, and judges it.
+    ///
+    /// # Errors
+    ///
+    /// A [`BaseError`] that says what is wrong with which file.
+    pub fn open(base: &BaseRef, references: References) -> Result<Self, BaseError> {
+        let failed = |source| BaseError::Io { path: base.path.clone(), source };
+        let path = base.path.canonicalize().map_err(failed)?;
+        let (bytes, metadata) = read_start(&path)?;
+        let virtual_size = match base.format {
+            Format::Raw => metadata.size(),
+            Format::Qcow2 => qcow2_size(&path, &bytes, metadata.size(), references)?,
+        };
+        Ok(Self { path, format: base.format, virtual_size, identity: Identity::from(&metadata) })
+    }
+
+    /// The absolute path with every symbolic link resolved.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The declared format.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The size of the guest's disk in bytes.
+    #[must_use]
+    pub fn virtual_size(&self) -> u64 {
+        self.virtual_size
+    }
+
+    /// Which state of the file was judged.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Lays out an empty overlay over this image, of the image's size or a larger one.
+    ///
+    /// # Errors
+    ///
+    /// [`BaseError::Overlay`] where the size is smaller than the base's or too large, or the
+    /// path too long.
+    pub fn overlay(&self, options: OverlayOptions) -> Result<Overlay, BaseError> {
+        let failed = |source| BaseError::Overlay { path: self.path.clone(), source };
+        let size = options.virtual_size.unwrap_or(self.virtual_size);
+        if size < self.virtual_size {
+            return Err(failed(OverlayError::SmallerThanBase { size, base: self.virtual_size }));
+        }
+        Overlay::new(&self.path, self.format, size, options.profile).map_err(failed)
+    }
+}
+
+/// The first [`READ_LIMIT`] bytes of a regular file, and what `fstat` said of it before.
+pub(crate) fn read_start(path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
+    let failed = |source| BaseError::Io { path: path.to_owned(), source };
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
+    let file = File::options().read(true).custom_flags(nonblock).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(BaseError::NotAFile { path: path.to_owned() });
+    }
+    let mut bytes = Vec::with_capacity(READ_LIMIT);
+    file.take(READ_LIMIT as u64).read_to_end(&mut bytes).map_err(failed)?;
+    Ok((bytes, metadata))
+}
+
+fn qcow2_size(
+    path: &Path,
+    bytes: &[u8],
+    file_len: u64,
+    references: References,
+) -> Result<u64, BaseError> {
+    let judge = || {
+        let header = Header::parse(bytes)?;
+        header.check(file_len)?;
+        Ok(header)
+    };
+    let header = judge().map_err(|source| BaseError::Header { path: path.to_owned(), source })?;
+    if references == References::Deny
+        && let Some((what, name)) = reference(&header)
+    {
+        let refers_to = OsString::from_vec(name).into();
+        return Err(BaseError::Reference { path: path.to_owned(), what, refers_to });
+    }
+    // QEMU counts whole sectors: what is left over is not part of the disk.
+    Ok(header.size / SECTOR * SECTOR)
+}
+
+/// The file that an image refers to.
+fn reference(header: &Header) -> Option<(&'static str, Vec<u8>)> {
+    if let Some(name) = &header.backing_file {
+        return Some(("backing file", name.clone()));
+    }
+    let name = header.extensions.data_file.clone();
+    (header.has_data_file() || name.is_some())
+        .then(|| ("external data file", name.unwrap_or_default()))
+}

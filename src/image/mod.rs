@@ -1,0 +1,11 @@
+//! What a disk image is: base images, the qcow2 header, and the bytes of an empty overlay.
+//!
+//! Nothing here does I/O beyond one bounded read of a base image.
+
+mod base;
+mod header;
+mod overlay;
+
+pub use base::{BaseError, BaseImage, BaseRef, Identity, References};
+pub use header::{CompressionType, Extensions, Header, HeaderError, READ_LIMIT};
+pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};

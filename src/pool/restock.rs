@@ -1,0 +1,229 @@
+//! Filling the shelves, at start and in the background.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{sleep, sleep_until};
+
+use super::config::PoolConfig;
+use super::directory::{Directory, Entry};
+use super::shelf::{Claim, Shelf};
+use super::shelves::Shelves;
+use crate::creator::{Creator, CreatorError};
+
+/// The shelves of a running pool, and what it takes to keep them full.
+///
+/// Dropped, it leaves no process and no directory: each part removes what it holds.
+pub(crate) struct Stock {
+    pub(crate) shelves: Shelves,
+    pub(crate) creator: Arc<dyn Creator>,
+    /// Where overlays are made ahead; none where the pool works on demand alone.
+    directory: Option<RwLock<Arc<Directory>>>,
+    parent: PathBuf,
+    size: usize,
+    idle: Option<Duration>,
+    max_creations: u32,
+    /// A permit for each creation that may be under way at once.
+    creations: Semaphore,
+    wake: Arc<Notify>,
+    /// Somebody removed ready overlays from the directory.
+    vanished: AtomicBool,
+}
+
+impl Stock {
+    pub(crate) fn new(
+        config: &PoolConfig,
+        parent: &Path,
+        shelves: Shelves,
+        creator: Arc<dyn Creator>,
+        directory: Option<Directory>,
+    ) -> Self {
+        let max_creations = u32::try_from(config.max_creations.max(1)).unwrap_or(u32::MAX);
+        Self {
+            shelves,
+            creator,
+            directory: directory.map(|directory| RwLock::new(Arc::new(directory))),
+            parent: parent.to_owned(),
+            size: usize::try_from(config.pool_size()).unwrap_or(0),
+            idle: config.shelf_idle,
+            max_creations,
+            creations: Semaphore::new(max_creations as usize),
+            wake: Arc::default(),
+            vanished: AtomicBool::new(false),
+        }
+    }
+
+    /// The pool directory in use.
+    pub(crate) fn directory(&self) -> Option<Arc<Directory>> {
+        let directory = self.directory.as_ref()?;
+        Some(Arc::clone(&directory.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Asks for the shelves to be filled again, `restock_interval` from now.
+    pub(crate) fn request(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Takes note that a ready overlay was not where it should be.
+    pub(crate) fn note_vanished(&self) {
+        self.vanished.store(true, Ordering::Relaxed);
+    }
+
+    /// Fills the shelves again after each request, until the stock is dropped.
+    pub(crate) fn keep_filled(
+        self: &Arc<Self>,
+        interval: Duration,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let stock = Arc::downgrade(self);
+        let wake = Arc::clone(&self.wake);
+        let mut due = self.due();
+        async move {
+            loop {
+                tokio::select! {
+                    () = wake.notified() => if !interval.is_zero() { sleep(interval).await },
+                    () = until(due) => {}
+                }
+                let Some(stock) = Weak::upgrade(&stock) else { return };
+                stock.fill().await;
+                due = stock.due();
+            }
+        }
+    }
+
+    /// Fills every shelf up to its size, never above, the emptiest first.
+    pub(crate) async fn fill(self: &Arc<Self>) {
+        let Some(directory) = self.sound_directory() else { return };
+        self.shelves.refresh();
+        let shelves: Arc<[_]> = self.shelves.all().into();
+        self.give_up_idle(&shelves);
+        if self.vanished.swap(false, Ordering::Relaxed) {
+            for shelf in shelves.iter() {
+                self.shelves.discard(shelf, shelf.drop_vanished(), "removed from outside");
+            }
+        }
+        let mut workers = JoinSet::new();
+        for _ in 0..self.max_creations {
+            workers.spawn(work(Arc::clone(self), Arc::clone(&directory), Arc::clone(&shelves)));
+        }
+        let mut made = 0;
+        while let Some(worker) = workers.join_next().await {
+            made += worker.unwrap_or(0);
+        }
+        if made > 0 {
+            tracing::debug!(made, "restock");
+        }
+    }
+
+    /// Removes the ready overlays and the pool directory.
+    pub(crate) fn close(&self) {
+        for shelf in self.shelves.all() {
+            drop(shelf.clear());
+        }
+        if let Some(directory) = self.directory()
+            && let Err(error) = directory.remove()
+        {
+            let directory = directory.path().display();
+            tracing::warn!(%directory, %error, "pool directory not removed");
+        }
+    }
+
+    /// Waits until no creation of [`Stock::fill`] is under way.
+    pub(crate) async fn quiesce(&self) {
+        // The semaphore is never closed.
+        let _ = self.creations.acquire_many(self.max_creations).await;
+    }
+
+    /// When a shelf wants to be looked at without a request.
+    fn due(&self) -> Option<Instant> {
+        self.directory.as_ref()?;
+        let now = Instant::now();
+        self.shelves.all().iter().filter_map(|shelf| shelf.due(now, self.idle)).min()
+    }
+
+    /// The pool directory; made again where it was removed from outside.
+    fn sound_directory(&self) -> Option<Arc<Directory>> {
+        let directory = self.directory()?;
+        if !directory.is_gone() {
+            return Some(directory);
+        }
+        for shelf in self.shelves.all() {
+            self.shelves.discard(&shelf, shelf.clear(), "pool directory removed from outside");
+        }
+        match Directory::create(&self.parent) {
+            Ok(new) => {
+                tracing::warn!(directory = %new.path().display(), "pool directory made again");
+                let new = Arc::new(new);
+                let slot = self.directory.as_ref()?;
+                *slot.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+                Some(new)
+            }
+            Err(error) => {
+                let parent = self.parent.display();
+                tracing::warn!(%parent, %error, "pool directory can't be made again");
+                None
+            }
+        }
+    }
+
+    fn give_up_idle(&self, shelves: &[Arc<Shelf>]) {
+        let Some(idle) = self.idle else { return };
+        let now = Instant::now();
+        for shelf in shelves.iter().filter(|shelf| shelf.is_idle(now, idle)) {
+            self.shelves.discard(shelf, shelf.clear(), "idle");
+        }
+    }
+
+    fn next_claim(&self, shelves: &[Arc<Shelf>]) -> Option<Claim> {
+        let now = Instant::now();
+        let level = |shelf: &&Arc<Shelf>| shelf.level(now, self.idle);
+        let emptiest = shelves.iter().filter(|shelf| level(shelf).is_some()).min_by_key(level)?;
+        emptiest.claim(self.size)
+    }
+
+    async fn make(&self, directory: &Arc<Directory>, claim: Claim) -> Result<(), CreatorError> {
+        let (entry, file) = Entry::create(directory)?;
+        self.creator.write(claim.overlay(), &Arc::new(file)).await?;
+        let shelf = Arc::clone(claim.shelf());
+        if let Some(stale) = claim.fulfil(entry) {
+            self.shelves.discard(&shelf, vec![stale], "base image changed");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        self.wake.notify_one(); // the task that keeps it filled ends
+    }
+}
+
+/// Makes one overlay after the other while a shelf lacks any; says how many.
+async fn work(stock: Arc<Stock>, directory: Arc<Directory>, shelves: Arc<[Arc<Shelf>]>) -> usize {
+    let mut made = 0;
+    loop {
+        // Held until everything of the creation is put away or removed.
+        let Ok(_permit) = stock.creations.acquire().await else { return made };
+        let Some(claim) = stock.next_claim(&shelves) else { return made };
+        let shelf = Arc::clone(claim.shelf());
+        match stock.make(&directory, claim).await {
+            Ok(()) => made += 1,
+            Err(error) => {
+                let retry_in = shelf.back_off(Instant::now());
+                let base = shelf.path().display();
+                tracing::warn!(%base, %error, ?retry_in, "overlay not made ahead");
+            }
+        }
+        yield_now().await;
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,45 @@
+//! What a pool counts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// What a pool holds now, and what it did since it was made (rule T1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Ready overlays by resolved base path; empty where the pool has no shelves.
+    pub ready: BTreeMap<PathBuf, usize>,
+    /// Acquires that took a ready overlay.
+    pub pooled: u64,
+    /// Acquires whose overlay was made for them.
+    pub on_demand: u64,
+    /// Acquires on a started pool that ended in an error.
+    pub failed: u64,
+    /// Ready overlays that were removed instead of handed over: their base changed or was idle,
+    /// they couldn't be moved, or somebody else had removed them.
+    pub discarded: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) pooled: Counter,
+    pub(crate) on_demand: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) discarded: Counter,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

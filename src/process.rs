@@ -1,0 +1,53 @@
+//! Child processes that die with their parent.
+//!
+//! The kernel's parent-death signal fires when the *thread* that started the child ends, and the
+//! threads of an async runtime come and go. So one thread of this process, which never ends,
+//! starts all children.
+
+use std::io;
+use std::sync::{LazyLock, mpsc};
+use std::thread;
+
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::sys;
+
+struct Request {
+    command: Command,
+    runtime: Handle,
+    answer: oneshot::Sender<io::Result<Child>>,
+}
+
+static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
+    let (sender, requests) = mpsc::channel::<Request>();
+    thread::Builder::new().name("overlay-pool-spawn".to_owned()).spawn(move || {
+        for Request { mut command, runtime, answer } in requests {
+            let _guard = runtime.enter();
+            // A child that nobody waits for any more is dropped here, and so killed.
+            let _ = answer.send(command.spawn());
+        }
+    })?;
+    Ok(sender)
+});
+
+/// Starts a child that is killed when it is dropped, and when this process ends in any way.
+///
+/// # Errors
+///
+/// Those of [`Command::spawn`], with `NotFound` where the program isn't there.
+pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
+    command.kill_on_drop(true);
+    sys::die_with_parent(&mut command);
+
+    let (answer, child) = oneshot::channel();
+    let request = Request { command, runtime: Handle::current(), answer };
+    let spawner = SPAWNER.as_ref().map_err(|error| io::Error::from(error.kind()))?;
+    spawner.send(request).map_err(|_| gone())?;
+    child.await.map_err(|_| gone())?
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread that starts child processes has ended")
+}

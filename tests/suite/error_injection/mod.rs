@@ -1,0 +1,1 @@
+//! Failures that cannot be had otherwise.

@@ -1,0 +1,117 @@
+//! A test, what it needs, and how it is listed and run.
+//!
+//! A test file declares `const NEEDS: &[Need]`, and each of its tests is written as
+//!
+//! ```ignore
+//! #[rstest]
+//! #[test_attr(apply(case))]
+//! async fn a1_existing_target_is_kept(scratch: Scratch) { /* … */ }
+//! ```
+//!
+//! so that cases, values and fixtures work as everywhere. In this binary a bare `#[test]` would
+//! be compiled out; `unit::house` fails where one stands.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use linkme::distributed_slice;
+
+use super::requirements::{self, Need};
+
+/// A registered test.
+pub(crate) struct Case {
+    pub(crate) path: &'static str,
+    pub(crate) needs: &'static [Need],
+    pub(crate) run: fn(),
+}
+
+#[distributed_slice]
+pub(crate) static CASES: [Case];
+
+impl Case {
+    /// The path without the name of this binary.
+    pub(crate) fn name(&self) -> &'static str {
+        self.path.split_once("::").map_or(self.path, |(_, name)| name)
+    }
+
+    fn trial(&'static self) -> Trial {
+        let ignored = requirements::skips(self.needs);
+        Trial::test(self.name(), || self.checked_run()).with_ignored_flag(ignored)
+    }
+
+    /// Forced to run without what it needs, a test fails with the reason.
+    fn checked_run(&self) -> Result<(), Failed> {
+        let unmet: Vec<String> = requirements::unmet(self.needs).map(|u| u.to_string()).collect();
+        if !unmet.is_empty() {
+            return Err(Failed::from(unmet.join("\n")));
+        }
+        (self.run)();
+        Ok(())
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if let Err(error) = requirements::check_required_names() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    // A nextest child runs one test: what only others need isn't probed.
+    let wanted = |case: &&Case| {
+        !arguments.exact || arguments.filter.as_deref().is_none_or(|name| name == case.name())
+    };
+    let mut trials: Vec<Trial> = CASES.iter().filter(wanted).map(Case::trial).collect();
+    trials.sort_by(|one, other| one.name().cmp(other.name()));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Registers a test function. Asynchronous ones get a runtime of two threads.
+macro_rules! case {
+    ($(#[$attr:meta])* $vis:vis async fn $name:ident() $(-> $out:ty)? $body:block) => {
+        $crate::harness::case::case! {
+            $(#[$attr])*
+            $vis fn $name() $(-> $out)? {
+                $crate::harness::case::block_on(async $body)
+            }
+        }
+    };
+    ($(#[$attr:meta])* $vis:vis fn $name:ident() $(-> $out:ty)? $body:block) => {
+        $(#[$attr])*
+        $vis fn $name() {
+            #[expect(unsafe_code, reason = "linkme has the linker gather the tests")]
+            #[linkme::distributed_slice($crate::harness::case::CASES)]
+            static CASE: $crate::harness::case::Case = $crate::harness::case::Case {
+                path: concat!(module_path!(), "::", stringify!($name)),
+                needs: NEEDS,
+                run: $name,
+            };
+            let run = || $(-> $out)? $body;
+            $crate::harness::case::Outcome::check(run());
+        }
+    };
+}
+pub(crate) use case;
+
+pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime starts")
+        .block_on(test)
+}
+
+/// What a test function may return.
+pub(crate) trait Outcome {
+    fn check(self);
+}
+
+impl Outcome for () {
+    fn check(self) {}
+}
+
+impl<E: std::fmt::Debug> Outcome for Result<(), E> {
+    fn check(self) {
+        self.expect("the test returned an error");
+    }
+}

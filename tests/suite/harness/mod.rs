@@ -1,0 +1,21 @@
+//! What the tiers share.
+
+pub(crate) mod case;
+pub(crate) mod pools;
+pub(crate) mod qcow2;
+pub(crate) mod qemu;
+pub(crate) mod requirements;
+pub(crate) mod scratch;
+pub(crate) mod wait;
+
+pub(crate) mod prelude {
+    //! What every test file uses.
+
+    pub(crate) use macro_rules_attribute::apply;
+    pub(crate) use rstest::{fixture, rstest};
+
+    pub(crate) use super::case::case;
+    pub(crate) use super::requirements::Need;
+    pub(crate) use super::scratch::{Scratch, scratch};
+    pub(crate) use super::wait::eventually;
+}

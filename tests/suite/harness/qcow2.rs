@@ -1,0 +1,76 @@
+//! Small qcow2 images made without QEMU, and damaged ones.
+
+use std::path::Path;
+
+/// A sound, empty version 3 image without a backing file, as bytes; fields can be overwritten.
+#[derive(Clone)]
+pub(crate) struct Image(pub(crate) Vec<u8>);
+
+/// Offsets of header fields, by the specification's names.
+pub(crate) mod field {
+    pub(crate) const VERSION: usize = 4;
+    pub(crate) const BACKING_FILE_OFFSET: usize = 8;
+    pub(crate) const BACKING_FILE_SIZE: usize = 16;
+    pub(crate) const CLUSTER_BITS: usize = 20;
+    pub(crate) const SIZE: usize = 24;
+    pub(crate) const CRYPT_METHOD: usize = 32;
+    pub(crate) const L1_SIZE: usize = 36;
+    pub(crate) const L1_TABLE_OFFSET: usize = 40;
+    pub(crate) const REFCOUNT_TABLE_OFFSET: usize = 48;
+    pub(crate) const REFCOUNT_TABLE_CLUSTERS: usize = 56;
+    pub(crate) const NB_SNAPSHOTS: usize = 60;
+    pub(crate) const SNAPSHOTS_OFFSET: usize = 64;
+    pub(crate) const INCOMPATIBLE_FEATURES: usize = 72;
+    pub(crate) const REFCOUNT_ORDER: usize = 96;
+    pub(crate) const HEADER_LENGTH: usize = 100;
+    pub(crate) const COMPRESSION_TYPE: usize = 104;
+    pub(crate) const EXTENSIONS: usize = 112;
+}
+
+pub(crate) const CLUSTER: usize = 1 << 16;
+
+impl Image {
+    /// A disk of `size` bytes, at most 512 MiB (one L1 entry).
+    pub(crate) fn new(size: u64) -> Self {
+        let mut image = Self(vec![0; 3 * CLUSTER + 8]);
+        image.0[..4].copy_from_slice(b"QFI\xfb");
+        image
+            .u32(field::VERSION, 3)
+            .u32(field::CLUSTER_BITS, 16)
+            .u64(field::SIZE, size)
+            .u32(field::L1_SIZE, 1)
+            .u64(field::L1_TABLE_OFFSET, 3 * CLUSTER as u64)
+            .u64(field::REFCOUNT_TABLE_OFFSET, CLUSTER as u64)
+            .u32(field::REFCOUNT_TABLE_CLUSTERS, 1)
+            .u32(field::REFCOUNT_ORDER, 4)
+            .u32(field::HEADER_LENGTH, 112)
+            .u64(CLUSTER, 2 * CLUSTER as u64)
+            .u64(2 * CLUSTER, 0x0001_0001_0001_0001);
+        image
+    }
+
+    pub(crate) fn u32(&mut self, at: usize, value: u32) -> &mut Self {
+        self.bytes(at, &value.to_be_bytes())
+    }
+
+    pub(crate) fn u64(&mut self, at: usize, value: u64) -> &mut Self {
+        self.bytes(at, &value.to_be_bytes())
+    }
+
+    pub(crate) fn bytes(&mut self, at: usize, bytes: &[u8]) -> &mut Self {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+
+    /// Adds a backing file name after the header.
+    pub(crate) fn backing(&mut self, name: &[u8]) -> &mut Self {
+        let at = field::EXTENSIONS + 8; // after the end of the extensions
+        self.u64(field::BACKING_FILE_OFFSET, at as u64)
+            .u32(field::BACKING_FILE_SIZE, u32::try_from(name.len()).expect("a short name"))
+            .bytes(at, name)
+    }
+
+    pub(crate) fn write(&self, path: &Path) {
+        std::fs::write(path, &self.0).expect("the image is written");
+    }
+}

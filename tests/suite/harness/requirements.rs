@@ -1,0 +1,124 @@
+//! What tests need of the machine, as data.
+//!
+//! Each need is probed once in a process, and only where a test asks for it. An unmet need makes
+//! a test *ignored*; named in `OVERLAY_POOL_REQUIRE` it makes it *fail*.
+
+use std::fmt;
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Something that a machine has or hasn't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// `qemu-img`.
+    QemuImg,
+    /// `qemu-io`.
+    QemuIo,
+    /// `qemu-storage-daemon`.
+    StorageDaemon,
+    /// The right to make a mount namespace and to mount tmpfs in it.
+    MountNamespace,
+    /// An effective user id of 0.
+    Root,
+}
+
+/// A need that this machine doesn't meet, and why.
+pub(crate) struct Unmet {
+    pub(crate) need: Need,
+    pub(crate) reason: String,
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "needs {}: {}", self.need.name(), self.reason)
+    }
+}
+
+const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
+
+impl Need {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::QemuImg, Self::QemuIo, Self::StorageDaemon, Self::MountNamespace, Self::Root];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::QemuImg => "qemu-img",
+            Self::QemuIo => "qemu-io",
+            Self::StorageDaemon => "qemu-storage-daemon",
+            Self::MountNamespace => "mount-namespace",
+            Self::Root => "root",
+        }
+    }
+
+    /// What was found, or why it isn't there.
+    pub(crate) fn probe(self) -> &'static Result<String, String> {
+        static FOUND: [OnceLock<Result<String, String>>; Need::ALL.len()] =
+            [const { OnceLock::new() }; Need::ALL.len()];
+        FOUND[self as usize].get_or_init(|| match self {
+            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => version(self.name()),
+            Self::MountNamespace => mount_namespace(),
+            Self::Root => root(),
+        })
+    }
+}
+
+/// The needs of `needs` that this machine doesn't meet.
+pub(crate) fn unmet(needs: &[Need]) -> impl Iterator<Item = Unmet> + '_ {
+    needs.iter().filter_map(|need| {
+        let reason = need.probe().as_ref().err()?.clone();
+        Some(Unmet { need: *need, reason })
+    })
+}
+
+/// Whether a test with these needs shall be skipped rather than fail.
+pub(crate) fn skips(needs: &[Need]) -> bool {
+    let required = required().unwrap_or_default();
+    let mut unmet = unmet(needs).peekable();
+    unmet.peek().is_some() && unmet.all(|unmet| !required.contains(&unmet.need))
+}
+
+/// A name in `OVERLAY_POOL_REQUIRE` that no need has is an error, not an empty demand.
+pub(crate) fn check_required_names() -> Result<(), String> {
+    required().map(drop)
+}
+
+pub(crate) fn required() -> Result<Vec<Need>, String> {
+    let names = std::env::var(REQUIRE).unwrap_or_default();
+    names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(need_named).collect()
+}
+
+fn need_named(name: &str) -> Result<Need, String> {
+    Need::ALL.into_iter().find(|need| need.name() == name).ok_or_else(|| {
+        let known: Vec<_> = Need::ALL.iter().map(|need| need.name()).collect();
+        format!("{REQUIRE}: {name:?} is not a need; known are {}", known.join(", "))
+    })
+}
+
+fn version(program: &str) -> Result<String, String> {
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("{program}: {error}; install qemu-utils"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.lines().next() {
+        Some(line) if output.status.success() => Ok(line.to_owned()),
+        _ => Err(format!("{program} --version failed: {}", output.status)),
+    }
+}
+
+fn root() -> Result<String, String> {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() { Ok("uid 0".to_owned()) } else { Err(format!("uid {}", uid.as_raw())) }
+}
+
+fn mount_namespace() -> Result<String, String> {
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
+        .output()
+        .map_err(|error| format!("unshare: {error}; install util-linux"))?;
+    if output.status.success() {
+        Ok("unshare --map-root-user --mount".to_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+}

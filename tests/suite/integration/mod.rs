@@ -1,0 +1,4 @@
+//! Real files, real QEMU.
+
+mod acquire;
+mod requirements;
