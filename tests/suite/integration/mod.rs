@@ -1,4 +1,6 @@
 //! Real files, real QEMU.
 
 mod acquire;
+mod base;
+mod bytes;
 mod requirements;
