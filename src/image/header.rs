@@ -141,7 +141,7 @@ impl Header {
         let name_len = u32_at(16)?;
         let backing_file = match name_offset {
             0 => None,
-            offset => Some(backing_file(bytes, offset, name_len, cluster_size)?),
+            offset => backing_file(bytes, offset, name_len, cluster_size)?,
         };
         let extensions_end = if name_offset == 0 { header_area } else { name_offset };
         Ok(Self {
@@ -281,9 +281,7 @@ impl Header {
 
         let l1_bytes = u64::from(self.l1_size) * 8;
         at_most("l1_size", l1_bytes / 8, MAX_L1_BYTES / 8)?;
-        if self.l1_size > 0 {
-            table("l1_table_offset", self.l1_table_offset, l1_bytes)?;
-        }
+        table("l1_table_offset", self.l1_table_offset, l1_bytes)?;
 
         let refcount_clusters = u64::from(self.refcount_table_clusters);
         at_most(
@@ -304,11 +302,8 @@ impl Header {
         )?;
 
         at_most("nb_snapshots", self.nb_snapshots.into(), MAX_SNAPSHOTS.into())?;
-        if self.nb_snapshots > 0 {
-            let least = u64::from(self.nb_snapshots) * MIN_SNAPSHOT_BYTES;
-            table("snapshots_offset", self.snapshots_offset, least)?;
-        }
-        Ok(())
+        let least = u64::from(self.nb_snapshots) * MIN_SNAPSHOT_BYTES;
+        table("snapshots_offset", self.snapshots_offset, least)
     }
 }
 
@@ -339,7 +334,12 @@ fn area<'a>(
     }
 }
 
-fn backing_file(bytes: &[u8], offset: u64, len: u32, cluster: u64) -> Result<PathBuf, HeaderError> {
+fn backing_file(
+    bytes: &[u8],
+    offset: u64,
+    len: u32,
+    cluster: u64,
+) -> Result<Option<PathBuf>, HeaderError> {
     if len > MAX_BACKING_NAME {
         return Err(HeaderError::TooMany {
             field: "backing_file_size",
@@ -347,7 +347,12 @@ fn backing_file(bytes: &[u8], offset: u64, len: u32, cluster: u64) -> Result<Pat
             limit: MAX_BACKING_NAME.into(),
         });
     }
-    area("backing_file_offset", bytes, offset, len.into(), cluster).map(path)
+    let field = "backing_file_offset";
+    let name = area(field, bytes, offset, len.into(), cluster)?;
+    if name.contains(&0) {
+        return Err(HeaderError::Nul { field });
+    }
+    Ok(Some(name).filter(|name| !name.is_empty()).map(path))
 }
 
 fn extensions(bytes: &[u8], mut at: u64, end: u64) -> Result<Extensions, HeaderError> {

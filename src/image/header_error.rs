@@ -113,6 +113,12 @@ pub enum HeaderError {
         /// How far the header may reach.
         limit: u64,
     },
+    /// A file name with a NUL byte, which no file has; QEMU would read up to it.
+    #[error("{field}: the name has a NUL byte")]
+    Nul {
+        /// The header field.
+        field: &'static str,
+    },
     /// A text that isn't one.
     #[error("{field}: not valid UTF-8 or over {MAX_BACKING_FORMAT} bytes")]
     Text {

@@ -61,6 +61,7 @@ fn sound_image_is_good() {
 #[case::backing_name_outside(|i: &mut Image| { i.backing(b"base").u64(field::BACKING_FILE_OFFSET, CLUSTER as u64 - 3); })]
 #[case::backing_name_far_outside(|i: &mut Image| { i.backing(b"base").u64(field::BACKING_FILE_OFFSET, u64::MAX - 1); })]
 #[case::extension_too_long(|i: &mut Image| { i.u32(field::EXTENSIONS, 0x1234).u32(field::EXTENSIONS + 4, CLUSTER as u32); })]
+#[case::backing_name_with_nul(|i: &mut Image| { i.backing(b"ba\0e"); })]
 #[case::extension_end_too_long(|i: &mut Image| { i.u32(field::EXTENSIONS + 4, 1 << 24); })]
 #[case::extension_longest(|i: &mut Image| { i.u32(field::EXTENSIONS, 0x1234).u32(field::EXTENSIONS + 4, u32::MAX); })]
 #[case::backing_format_too_long(|i: &mut Image| { i.u32(field::EXTENSIONS, 0xe279_2aca).u32(field::EXTENSIONS + 4, 16).bytes(field::EXTENSIONS + 8, b"0123456789abcdef"); })]
@@ -108,7 +109,7 @@ fn good_zstd_and_extended_l2() {
 #[rstest]
 #[test_attr(apply(case))]
 fn any_bytes_at_all() {
-    proptest!(ProptestConfig::with_cases(2000), |(
+    proptest!(properties(2000), |(
         damage in proptest::collection::vec((0_usize..240, any::<u8>()), 0..12),
         length in 0_usize..400,
         name in proptest::collection::vec(any::<u8>(), 0..40),

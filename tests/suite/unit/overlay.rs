@@ -78,7 +78,7 @@ fn backing_name_has_1_to_1023_bytes(#[case] length: usize, #[case] good: bool) {
 #[rstest]
 #[test_attr(apply(case))]
 fn what_we_lay_out_we_read_back() {
-    proptest!(|(
+    proptest!(properties(256), |(
         name in proptest::collection::vec(1_u8..=255, 1..1024),
         size in 0_u64..=2 << 50,
         raw: bool,
