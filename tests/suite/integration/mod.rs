@@ -3,4 +3,5 @@
 mod acquire;
 mod base;
 mod bytes;
+mod lifecycle;
 mod requirements;
