@@ -1,6 +1,7 @@
 //! What the tiers share.
 
 pub(crate) mod case;
+pub(crate) mod fake_tool;
 pub(crate) mod pools;
 pub(crate) mod properties;
 pub(crate) mod qcow2;

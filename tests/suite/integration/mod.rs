@@ -3,5 +3,7 @@
 mod acquire;
 mod base;
 mod bytes;
+mod daemon;
 mod lifecycle;
 mod requirements;
+mod restock;
