@@ -5,5 +5,7 @@ mod base;
 mod bytes;
 mod daemon;
 mod lifecycle;
+mod model;
 mod requirements;
 mod restock;
+mod second_opinion;
