@@ -6,6 +6,7 @@ mod bytes;
 mod daemon;
 mod lifecycle;
 mod model;
+mod qmp;
 mod requirements;
 mod restock;
 mod second_opinion;
