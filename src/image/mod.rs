@@ -6,6 +6,6 @@ mod base;
 mod header;
 mod overlay;
 
-pub use base::{BaseError, BaseImage, BaseRef, Identity, References};
+pub use base::{BaseError, BaseImage, BaseRef, Identity, References, read_start};
 pub use header::{CompressionType, Extensions, Header, HeaderError, READ_LIMIT};
 pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};
