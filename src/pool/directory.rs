@@ -205,7 +205,7 @@ fn open_parent(parent: &Path) -> io::Result<OwnedFd> {
     if foreign || others_write {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "another user may change this directory: let it belong to the pool's user, mode 0700",
+            "another user may change this directory; let it belong to the pool's user, mode 0700",
         ));
     }
     Ok(fd)

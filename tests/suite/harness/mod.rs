@@ -1,6 +1,8 @@
 //! What the tiers share.
 
 pub(crate) mod case;
+pub(crate) mod cli;
+pub(crate) mod owner;
 pub(crate) mod pools;
 pub(crate) mod qcow2;
 pub(crate) mod qemu;
