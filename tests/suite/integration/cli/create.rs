@@ -1,6 +1,7 @@
 //! `create`: rules A1, A3, A7, A8 and A9 from outside, on each creator.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use overlay_pool::creator::CreatorKind;
@@ -11,6 +12,13 @@ use crate::harness::qcow2::Image;
 use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
+
+/// A folder with a small base image in it.
+#[fixture]
+fn with_base(scratch: Scratch) -> Scratch {
+    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
+    scratch
+}
 
 /// The names in a directory, sorted.
 fn names(directory: &Path) -> Vec<String> {
@@ -49,11 +57,10 @@ fn a1_existing_target_is_kept_and_hides_no_other(
 #[rstest]
 #[test_attr(apply(case))]
 fn a3_many_targets_at_once(
-    scratch: Scratch,
+    #[from(with_base)] scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
     creator: CreatorKind,
 ) {
-    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
     let targets: Vec<String> = (0..24).map(|number| format!("vm-{number}.qcow2")).collect();
     let mut command = overlay_pool(&scratch);
     command.args(["create", "--creator", creator.as_str(), "base.qcow2"]).args(&targets);
@@ -123,12 +130,11 @@ fn sizes_are_read_as_qemu_img_reads_them(
 #[case::same_target_twice("same_target_twice", 4, &["base.qcow2", "vm-twice", "vm-twice"])]
 #[test_attr(apply(case))]
 fn a7_failures_say_what_to_do(
-    scratch: Scratch,
+    #[from(with_base)] scratch: Scratch,
     #[case] name: &str,
     #[case] code: i32,
     #[case] args: &[&str],
 ) {
-    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
     Image::new(1 << 20).backing(b"/etc/passwd").write(&scratch.join("overlay.qcow2"));
     fs::write(scratch.join("disk.img"), [0; 512]).expect("a raw image");
 
@@ -141,8 +147,7 @@ fn a7_failures_say_what_to_do(
 
 #[rstest]
 #[test_attr(apply(case))]
-fn base_that_refers_is_taken_where_allowed(scratch: Scratch) {
-    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
+fn base_that_refers_is_taken_where_allowed(#[from(with_base)] scratch: Scratch) {
     let create = |args: &[&str]| answer(&scratch, ["create"].iter().chain(args));
     assert_eq!(create(&["base.qcow2", "middle.qcow2"]).code, Some(0));
     assert_eq!(create(&["middle.qcow2", "vm.qcow2"]).code, Some(3));
@@ -153,10 +158,9 @@ fn base_that_refers_is_taken_where_allowed(scratch: Scratch) {
 #[rstest]
 #[test_attr(apply(case))]
 fn l7_missing_creator_has_its_exit_code(
-    scratch: Scratch,
+    #[from(with_base)] scratch: Scratch,
     #[values("storage-daemon", "qemu-img")] creator: &str,
 ) {
-    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
     let mut command = overlay_pool(&scratch);
     command.env("PATH", scratch.join("empty"));
     let failed = run(command.args(["create", "--creator", creator, "base.qcow2", "vm"]));
@@ -174,4 +178,36 @@ fn hostile_names_are_one_escaped_line(scratch: Scratch) {
     let printed: Vec<char> = failed.stderr.chars().filter(|char| char.is_control()).collect();
     assert_eq!(printed, ['\n'], "{failed}");
     assert_answer!(scratch, "create_hostile_name", failed);
+}
+
+/// With SIGKILL, while `qemu-img` runs: a real program that never ends.
+#[rstest]
+#[test_attr(apply(case))]
+async fn a7_killed_while_creating_leaves_nothing(#[from(with_base)] scratch: Scratch) {
+    let bin = scratch.join("bin");
+    fs::create_dir(&bin).expect("a directory");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exit\necho $$ >{0}/pid\nmv {0}/pid {0}/started\n\
+         exec sleep 1000\n",
+        scratch.display()
+    );
+    fs::write(bin.join("qemu-img"), script).expect("a program");
+    fs::set_permissions(bin.join("qemu-img"), Permissions::from_mode(0o755)).expect("its mode");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
+
+    let mut command = overlay_pool(&scratch);
+    command.env("PATH", path).args(["create", "--creator", "qemu-img", "base.qcow2", "vm"]);
+    let mut create = command.spawn().expect("the program runs");
+    eventually("qemu-img runs", || scratch.join("started").exists()).await;
+    create.kill().expect("SIGKILL");
+    create.wait().expect("it ends");
+
+    let pid = fs::read_to_string(scratch.join("started")).expect("its PID");
+    let state = Path::new("/proc").join(pid.trim()).join("cmdline");
+    // A zombie that nobody reaps has no command line either.
+    eventually("qemu-img is gone", || {
+        fs::read(&state).is_ok_and(|line| line.is_empty()) || !state.exists()
+    })
+    .await;
+    assert_eq!(names(&scratch), ["base.qcow2", "bin", "started"]);
 }
