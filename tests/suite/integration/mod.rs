@@ -1,5 +1,13 @@
 //! Real files, real QEMU.
 
 mod acquire;
+mod base;
+mod bytes;
 mod cli;
+mod daemon;
+mod lifecycle;
+mod model;
+mod qmp;
 mod requirements;
+mod restock;
+mod second_opinion;

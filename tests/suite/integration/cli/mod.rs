@@ -9,6 +9,8 @@ mod inspect;
 
 use std::path::Path;
 
+use rstest::fixture;
+
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 
