@@ -13,11 +13,13 @@
 
 mod error;
 mod pool;
-mod process;
 mod sys;
 
 pub mod creator;
 pub mod image;
+/// For the crate's own binary, and no part of the interface.
+#[doc(hidden)]
+pub mod process;
 
 pub use error::Error;
 pub use pool::{Acquired, OverlayPool, PoolConfig, Source, Stats};
