@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::check::Checked;
 use super::machine::Machine;
-use super::measure::Measured;
+use super::measure::{Beside, Measured};
 use super::samples::Samples;
 use super::scale::{SMALL, Scale};
 use super::target::Target;
@@ -54,6 +54,16 @@ pub(super) struct FloorFigures {
     pub(super) qmp_us: Option<f64>,
 }
 
+/// What was measured in turns with a creator, p50.
+#[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "as those of the floor")]
+pub(super) struct BesideFigures {
+    pub(super) rename_us: f64,
+    pub(super) create_us: f64,
+    pub(super) qmp_us: Option<f64>,
+    pub(super) qemu_img_us: Option<f64>,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct QemuImgFigures {
     pub(super) create_us: f64,
@@ -86,6 +96,7 @@ pub(super) struct CreatorFigures {
     pub(super) disk_bytes: u64,
     /// Resident, of this process and its children, with the shelf full.
     pub(super) memory_bytes: u64,
+    pub(super) beside: BesideFigures,
     pub(super) ratios: Ratios,
 }
 
@@ -95,6 +106,7 @@ pub(super) struct Ratios {
     pub(super) pooled_to_rename: f64,
     pub(super) on_demand_to_create: f64,
     pub(super) on_demand_to_qmp: Option<f64>,
+    pub(super) on_demand_to_qemu_img: Option<f64>,
     pub(super) qemu_img_to_pooled: Option<f64>,
     pub(super) qemu_img_to_on_demand: Option<f64>,
     /// Stocking 1,000 overlays at this rate, in `qemu-img create`s.
@@ -134,8 +146,7 @@ impl Report {
         Self {
             machine,
             base,
-            // The first creator's: the native one's, unless others were asked for.
-            floor: measured.values().next().map(|first| first.floor(measured)).unwrap_or_default(),
+            floor: floor(&creators),
             qemu_img: qemu_img.percentile(50).map(|p50| QemuImgFigures { create_us: us(p50) }),
             targets: Target::all(&creators, large.as_ref()),
             creators,
@@ -146,16 +157,29 @@ impl Report {
     }
 }
 
-impl Measured {
-    fn floor(&self, all: &BTreeMap<CreatorKind, Self>) -> FloorFigures {
-        let daemon = all.get(&CreatorKind::StorageDaemon);
-        FloorFigures {
-            rename_us: p50(&self.beside.rename),
-            create_us: p50(&self.beside.create),
-            qmp_us: daemon.map(|daemon| p50(&daemon.beside.qmp)),
+/// The native creator's, or the first's where others were asked for.
+fn floor(creators: &BTreeMap<CreatorKind, CreatorFigures>) -> FloorFigures {
+    let Some(first) = creators.values().next() else { return FloorFigures::default() };
+    FloorFigures {
+        rename_us: first.beside.rename_us,
+        create_us: first.beside.create_us,
+        qmp_us: creators.values().find_map(|creator| creator.beside.qmp_us),
+    }
+}
+
+impl Beside {
+    fn figures(&self) -> BesideFigures {
+        let p50 = |samples: &Samples| samples.percentile(50).map(us);
+        BesideFigures {
+            rename_us: p50(&self.rename).unwrap_or_default(),
+            create_us: p50(&self.create).unwrap_or_default(),
+            qmp_us: p50(&self.qmp),
+            qemu_img_us: p50(&self.qemu_img),
         }
     }
+}
 
+impl Measured {
     fn figures(&self) -> CreatorFigures {
         CreatorFigures {
             count: self.count,
@@ -169,6 +193,7 @@ impl Measured {
             restock_ms: ms(self.restock),
             disk_bytes: self.disk,
             memory_bytes: self.memory,
+            beside: self.beside.figures(),
             ratios: self.ratios(),
         }
     }
@@ -183,6 +208,7 @@ impl Measured {
             pooled_to_rename: ratio(pooled, median(&self.beside.rename)).unwrap_or_default(),
             on_demand_to_create: ratio(on_demand, median(&self.beside.create)).unwrap_or_default(),
             on_demand_to_qmp: ratio(on_demand, median(&self.beside.qmp)),
+            on_demand_to_qemu_img: ratio(on_demand, qemu_img),
             qemu_img_to_pooled: ratio(qemu_img, pooled),
             qemu_img_to_on_demand: ratio(qemu_img, on_demand),
             stock_1000_to_qemu_img: ratio(Some(thousand), qemu_img),
@@ -212,10 +238,6 @@ impl Percentiles {
         let [p50, p99] = [50, 99].map(|p| us(samples.percentile(p).unwrap_or_default()));
         Self { p50, p99 }
     }
-}
-
-fn p50(samples: &Samples) -> f64 {
-    us(samples.percentile(50).unwrap_or_default())
 }
 
 fn ratio(one: Option<Duration>, by: Option<Duration>) -> Option<f64> {

@@ -3,10 +3,11 @@
 use std::fmt::{self, Display};
 
 use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{HumanCount, HumanFloatCount};
 use overlay_pool::creator::CreatorKind;
 
 use super::measure::TASKS;
-use super::report::{CreatorFigures, Percentiles, Report};
+use super::report::{CreatorFigures, Report};
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,19 +16,10 @@ impl Display for Report {
         for (kind, reason) in &self.missing {
             writeln!(f, "missing  {}: {reason}", kind.as_str())?;
         }
-        writeln!(f, "\n{}\n", self.creators_table())?;
-        writeln!(
-            f,
-            "× is by the floor, and by the bare QMP commands for storage-daemon on demand;"
-        )?;
-        writeln!(f, "both were measured in turns with what they stand beside.")?;
-        writeln!(f, "\n{}\n", self.targets_table())?;
-        let checked = &self.checked;
-        let of_them = match checked.with_qemu_img {
-            0 => String::new(),
-            some => format!(", {} of them by qemu-img check too", thousands(some)),
-        };
-        write!(f, "checked  all {} overlays are sound{of_them}", thousands(checked.overlays))
+        writeln!(f, "\n{}", self.creators_table().trim_fmt())?;
+        writeln!(f, "\nWhat stands under a figure was measured in turns with it; × is by that.")?;
+        writeln!(f, "\n{}\n", self.targets_table().trim_fmt())?;
+        write!(f, "checked  {}", self.checked_line())
     }
 }
 
@@ -39,67 +31,47 @@ impl Report {
     }
 
     fn base_line(&self) -> String {
-        let origin = if self.base.made { "made for this run" } else { "yours" };
-        let gib = self.base.virtual_size >> 20;
-        format!("{}, {} MiB, {origin}", self.base.format, thousands(gib))
+        let size = HumanCount(self.base.virtual_size >> 20);
+        let origin = if self.base.made { "made for this run" } else { "given" };
+        format!("{}, {size} MiB, {origin}", self.base.format)
+    }
+
+    fn checked_line(&self) -> String {
+        let overlays = HumanCount(self.checked.overlays as u64);
+        match self.checked.with_qemu_img {
+            0 => format!("all {overlays} overlays are sound"),
+            some => format!("all {overlays} overlays are sound, {some} by qemu-img check too"),
+        }
     }
 
     fn creators_table(&self) -> Table {
-        let columns: Vec<(CreatorKind, &CreatorFigures)> =
-            self.creators.iter().map(|(kind, figures)| (*kind, figures)).collect();
-        let row = |name: &str,
-                   floor: String,
-                   cell: &dyn Fn(CreatorKind, &CreatorFigures) -> String,
-                   qemu_img: String| {
-            let cells = columns.iter().map(|(kind, figures)| cell(*kind, figures));
-            let cells = [name.to_owned(), floor].into_iter().chain(cells).chain([qemu_img]);
-            cells.collect::<Vec<_>>()
-        };
-        let none = String::new;
-        let by = |us: f64, ratio: f64| format!("{} ({ratio:.2}×)", micros(us));
-        let on_demand = |kind, figures: &CreatorFigures| {
-            let ratios = &figures.ratios;
-            let ratio = match kind {
-                CreatorKind::StorageDaemon => ratios.on_demand_to_qmp,
-                _ => Some(ratios.on_demand_to_create),
-            };
-            by(figures.on_demand_us.p50, ratio.unwrap_or_default())
-        };
-        let p99 = |percentiles: Percentiles| micros(percentiles.p99);
-        let create = self.qemu_img.as_ref().map_or("-".to_owned(), |it| micros(it.create_us));
+        let names = [
+            "overlays",
+            "stock, ms",
+            "restock, ms",
+            "pooled p50, µs",
+            "  bare renameat2",
+            "pooled p99, µs",
+            "on demand p50, µs",
+            "  bare create + writes",
+            "  bare QMP commands",
+            "  qemu-img create",
+            "on demand p99, µs",
+            "acquires/s, 1 task",
+            &format!("acquires/s, {TASKS} tasks"),
+            "disk of an overlay, KiB",
+            "memory, MiB",
+        ]
+        .map(str::to_owned);
+        let mut columns = vec![names];
+        columns.extend(self.creators.iter().map(|(kind, figures)| column(*kind, figures)));
+        let header = self.creators.keys().map(|kind| kind.as_str());
+        let rows = (0..columns[0].len()).map(|row| columns.iter().map(move |column| &column[row]));
+
         let mut table = plain();
-        table.set_header(row(
-            "",
-            "floor".into(),
-            &|kind, _| kind.as_str().to_owned(),
-            "qemu-img create".into(),
-        ));
-        table.add_rows([
-            row("overlays", none(), &|_, it| thousands(it.count), none()),
-            row("stock, ms", none(), &|_, it| millis(it.stock_ms), none()),
-            row("restock, ms", none(), &|_, it| millis(it.restock_ms), none()),
-            row(
-                "pooled p50, µs",
-                micros(self.floor.rename_us),
-                &|_, it| by(it.pooled_us.p50, it.ratios.pooled_to_rename),
-                none(),
-            ),
-            row("pooled p99, µs", none(), &|_, it| p99(it.pooled_us), none()),
-            row("on demand p50, µs", micros(self.floor.create_us), &on_demand, create),
-            row("on demand p99, µs", none(), &|_, it| p99(it.on_demand_us), none()),
-            row("acquires/s, 1 task", none(), &|_, it| whole(it.acquires_per_s.from_one), none()),
-            row(
-                &format!("acquires/s, {TASKS} tasks"),
-                none(),
-                &|_, it| whole(it.acquires_per_s.from_many),
-                none(),
-            ),
-            row("disk/overlay, KiB", none(), &|_, it| thousands(it.disk_bytes >> 10), none()),
-            row("memory, MiB", none(), &|_, it| thousands(it.memory_bytes >> 20), none()),
-        ]);
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        table.set_header([""].into_iter().chain(header));
+        table.add_rows(rows);
+        align_right(&mut table, 1..=self.creators.len());
         table
     }
 
@@ -119,11 +91,42 @@ impl Report {
                 if target.met { "met" } else { "missed" }.to_owned(),
             ]);
         }
-        for column in table.column_iter_mut().skip(1).take(2) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        align_right(&mut table, 1..=2);
         table
     }
+}
+
+/// A creator's figures, in the order of the table's rows.
+fn column(kind: CreatorKind, figures: &CreatorFigures) -> [String; 15] {
+    let (beside, ratios) = (&figures.beside, &figures.ratios);
+    let by = |us: f64, ratio: Option<f64>| match ratio {
+        Some(ratio) => format!("{} ({ratio:.2} ×)", number(us)),
+        None => number(us),
+    };
+    let some = |us: Option<f64>| us.map(number).unwrap_or_default();
+    // What such an overlay costs without a pool.
+    let (on_demand_ratio, bare_create) = match kind {
+        CreatorKind::Native => (Some(ratios.on_demand_to_create), Some(beside.create_us)),
+        CreatorKind::StorageDaemon => (ratios.on_demand_to_qmp, None),
+        CreatorKind::QemuImg => (ratios.on_demand_to_qemu_img, None),
+    };
+    [
+        HumanCount(figures.count as u64).to_string(),
+        number(figures.stock_ms),
+        number(figures.restock_ms),
+        by(figures.pooled_us.p50, Some(ratios.pooled_to_rename)),
+        number(beside.rename_us),
+        number(figures.pooled_us.p99),
+        by(figures.on_demand_us.p50, on_demand_ratio),
+        some(bare_create),
+        some(beside.qmp_us),
+        some(beside.qemu_img_us),
+        number(figures.on_demand_us.p99),
+        number(figures.acquires_per_s.from_one),
+        number(figures.acquires_per_s.from_many),
+        HumanCount(figures.disk_bytes >> 10).to_string(),
+        HumanCount(figures.memory_bytes >> 20).to_string(),
+    ]
 }
 
 fn plain() -> Table {
@@ -132,31 +135,19 @@ fn plain() -> Table {
     table
 }
 
-/// Three digits at least, and no more than a measurement is worth.
-fn micros(us: f64) -> String {
-    if us < 100.0 { format!("{us:.1}") } else { whole(us) }
-}
-
-fn millis(ms: f64) -> String {
-    micros(ms)
-}
-
-fn whole(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    grouped(&digits)
-}
-
-fn thousands(number: impl Display) -> String {
-    grouped(&number.to_string())
-}
-
-fn grouped(digits: &str) -> String {
-    let mut grouped = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
+fn align_right(table: &mut Table, columns: std::ops::RangeInclusive<usize>) {
+    for at in columns {
+        if let Some(column) = table.column_mut(at) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
-        grouped.push(digit);
     }
-    grouped
+}
+
+/// Three digits, which is as many as a measurement is worth, or all before the point.
+fn number(number: f64) -> String {
+    if number < 100.0 {
+        format!("{number:.1}")
+    } else {
+        format!("{:.0}", HumanFloatCount(number.round()))
+    }
 }
