@@ -1,18 +1,17 @@
 //! The base image that is measured on.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Read};
 use std::path::Path;
 
 use overlay_pool::image::{BaseRef, Format};
-use rand::RngCore;
 
 use super::error::BenchError;
 use super::qemu_img::QemuImg;
 
 /// The guest's disk in bytes, of which so many hold data.
 const VIRTUAL_SIZE: u64 = 4 << 30;
-const DATA: usize = 32 << 20;
+const DATA: u64 = 32 << 20;
 
 /// Makes a base image with data in it: qcow2 with `qemu-img`, and raw without.
 pub(super) fn make(dir: &Path, qemu_img: Option<&QemuImg>) -> Result<BaseRef, BenchError> {
@@ -26,12 +25,10 @@ pub(super) fn make(dir: &Path, qemu_img: Option<&QemuImg>) -> Result<BaseRef, Be
 }
 
 fn write_raw(path: &Path) -> Result<(), BenchError> {
-    // Not zeros, which a conversion leaves out.
-    let mut data = vec![0; DATA];
-    rand::rng().fill_bytes(&mut data);
     let write = || {
         let mut file = File::create_new(path)?;
-        file.write_all(&data)?;
+        // Not zeros, which a conversion leaves out.
+        io::copy(&mut File::open("/dev/urandom")?.take(DATA), &mut file)?;
         file.set_len(VIRTUAL_SIZE)
     };
     write().map_err(BenchError::at(path))

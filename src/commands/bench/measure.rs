@@ -226,18 +226,19 @@ impl<'a> Bench<'a> {
             let (pool, base) = (Arc::clone(pool), self.subject.base.clone());
             let share: Vec<_> = targets.iter().skip(task).step_by(TASKS).cloned().collect();
             tasks.spawn(async move {
+                let mut sources = Vec::with_capacity(share.len());
                 for target in share {
-                    pool.acquire(base.clone(), target).await?;
+                    sources.push(pool.acquire(base.clone(), target).await?.source);
                 }
-                Ok::<_, overlay_pool::Error>(())
+                Ok::<_, overlay_pool::Error>(sources)
             });
         }
-        while let Some(ended) = tasks.join_next().await {
-            ended.map_err(|error| self.unmeasurable(error.to_string()))??;
-        }
+        let shares = tasks.join_all().await;
         let took = start.elapsed();
-        if ready(pool) != 0 {
-            return Err(self.unmeasurable("not every concurrent acquire was pooled".to_owned()));
+        for share in shares {
+            for source in share? {
+                self.expect(Source::Pooled, source)?;
+            }
         }
         Ok(per_second(targets.len(), took))
     }

@@ -1,4 +1,5 @@
 //! Real files, real QEMU.
 
 mod acquire;
+mod bench;
 mod requirements;
