@@ -221,7 +221,7 @@ fn count_for(kind: CreatorKind, count: usize) -> usize {
 
 /// Drawn on a terminal alone, and only between measurements.
 fn progress_bar(steps: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg:32}");
+    let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}, {msg:32}");
     let bar = ProgressBar::new(steps);
     match style {
         Ok(style) => bar.with_style(style),
