@@ -1,7 +1,8 @@
 //! One creator, measured in turns with what it is compared with.
 //!
-//! Every round takes one sample of each, and each goes first in turn, so that whatever else the
-//! machine does hits all of them.
+//! Every round takes one sample of each, so that whatever else the machine does hits all of them.
+//! The order stays and nothing is removed between: on a journalling filesystem a sync also pays
+//! for what came before it, and that shall be the same in each round.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -114,24 +115,15 @@ impl<'a> Bench<'a> {
         pool.start(Some(Vec::new())).await?;
         let targets = self.targets("on-demand", *count);
         for (round, target) in targets.iter().enumerate() {
-            let floor_first = round % 2 == 0;
-            if floor_first {
-                beside.create.push(self.bare_create(round)?);
-            }
-            if let Some(daemon) = daemon.as_mut().filter(|_| floor_first) {
-                beside.qmp.push(self.bare_daemon(daemon)?);
+            beside.create.push(self.bare_create(round)?);
+            if let Some(daemon) = &mut daemon {
+                beside.qmp.push(self.bare_daemon(daemon, round)?);
             }
             on_demand.push(self.acquire(&pool, target, Source::OnDemand).await?);
-            if let Some(daemon) = daemon.as_mut().filter(|_| !floor_first) {
-                beside.qmp.push(self.bare_daemon(daemon)?);
-            }
-            if !floor_first {
-                beside.create.push(self.bare_create(round)?);
-            }
             if let Some(qemu_img) = &self.subject.qemu_img
                 && round % count.div_ceil(QEMU_IMG_ROUNDS) == 0
             {
-                beside.qemu_img.push(self.qemu_img_create(qemu_img)?);
+                beside.qemu_img.push(self.qemu_img_create(qemu_img, round)?);
             }
             yield_now().await; // a signal is noticed here
         }
@@ -157,14 +149,8 @@ impl<'a> Bench<'a> {
         let mut targets = self.targets("pooled", count);
         let first = Instant::now();
         for (round, target) in targets.iter().enumerate() {
-            let floor_first = round % 2 == 0;
-            if floor_first {
-                measured.beside.rename.push(self.bare_rename(round)?);
-            }
+            measured.beside.rename.push(self.bare_rename(round)?);
             measured.pooled.push(self.acquire(&pool, target, Source::Pooled).await?);
-            if !floor_first {
-                measured.beside.rename.push(self.bare_rename(round)?);
-            }
             yield_now().await;
         }
         let due = Instant::now().max(first + interval);
@@ -259,23 +245,19 @@ impl<'a> Bench<'a> {
         renamed.map(|()| took).map_err(BenchError::at(target))
     }
 
-    fn bare_daemon(&self, daemon: &mut BareDaemon) -> Result<Duration, BenchError> {
-        let target = self.targets.join("bare.qcow2");
+    fn bare_daemon(&self, daemon: &mut BareDaemon, round: usize) -> Result<Duration, BenchError> {
+        let target = self.targets.join(format!("bare-{round}.qcow2"));
         fs::File::create_new(&target).map_err(BenchError::at(&target))?;
         let start = Instant::now();
         daemon.create(&self.subject.overlay, &target)?;
-        let took = start.elapsed();
-        fs::remove_file(&target).map_err(BenchError::at(&target))?;
-        Ok(took)
+        Ok(start.elapsed())
     }
 
-    fn qemu_img_create(&self, qemu_img: &QemuImg) -> Result<Duration, BenchError> {
-        let target = self.targets.join("qemu-img.qcow2");
+    fn qemu_img_create(&self, qemu_img: &QemuImg, round: usize) -> Result<Duration, BenchError> {
+        let target = self.targets.join(format!("qemu-img-{round}.qcow2"));
         let start = Instant::now();
         qemu_img.create(&self.subject.overlay, &target)?;
-        let took = start.elapsed();
-        fs::remove_file(&target).map_err(BenchError::at(&target))?;
-        Ok(took)
+        Ok(start.elapsed())
     }
 
     /// What a ready overlay takes of the disk on average, in bytes.

@@ -55,12 +55,8 @@ pub(super) async fn measure(
     let (mut from_small, mut from_large) = (Samples::default(), Samples::default());
     let mut made = Vec::new();
     for _ in 0..ROUNDS {
-        for number in 0..SMALL.min(count) {
-            let mut turns = [(&small, &mut from_small), (&large, &mut from_large)];
-            if number % 2 == 1 {
-                turns.reverse();
-            }
-            for (pool, samples) in turns {
+        for _ in 0..SMALL.min(count) {
+            for (pool, samples) in [(&small, &mut from_small), (&large, &mut from_large)] {
                 let target = bench.targets.join(format!("{}.qcow2", made.len()));
                 samples.push(bench.acquire(pool, &target).await?);
                 made.push(target);

@@ -77,7 +77,7 @@ impl Report {
 
     fn targets_table(&self) -> Table {
         let mut table = plain();
-        table.set_header(["target", "wanted", "measured", ""]);
+        table.set_header(["target, on a disk's filesystem", "wanted", "measured", ""]);
         for target in &self.targets {
             let (sign, limit) = match (target.at_most, target.at_least) {
                 (Some(limit), _) => ("≤", limit),

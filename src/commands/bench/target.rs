@@ -1,7 +1,11 @@
 //! What the project promises, beside what was measured.
+//!
+//! The promises are for a disk's filesystem. On tmpfs, where a rename takes 6 µs, the `statx` of
+//! the base image alone is a third of that.
 
 use std::collections::BTreeMap;
 
+use indicatif::HumanCount;
 use overlay_pool::creator::CreatorKind;
 use serde::Serialize;
 
@@ -48,7 +52,8 @@ impl Target {
         let large = large.map(|large| {
             let what = format!(
                 "pooled acquire with {} ready overlays, by one with {}",
-                large.ready, large.small_ready
+                HumanCount(large.ready as u64),
+                HumanCount(large.small_ready as u64),
             );
             [
                 Self::at_most(what, large.pooled_to_small, 1.5),
