@@ -2,6 +2,7 @@
 
 mod answer;
 mod arguments;
+mod bench;
 mod completions;
 mod create;
 mod doctor;
@@ -64,6 +65,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Create(create::Create),
+    Bench(bench::Bench),
     Inspect(inspect::Inspect),
     Doctor(doctor::Doctor),
     Gc(gc::Gc),
@@ -79,6 +81,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
     };
     let answer = start_log(cli.verbose).and_then(|()| match cli.command {
         Command::Create(create) => create.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Gc(gc) => gc.run(),
