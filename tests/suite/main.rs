@@ -3,11 +3,12 @@
 //! It has a harness of its own (see `harness/case.rs`), so that a test whose need this machine
 //! doesn't meet is listed as ignored, and shows as SKIP instead of as passed.
 
+mod conformance;
 mod error_injection;
 mod harness;
 mod integration;
 mod unit;
 
 fn main() -> std::process::ExitCode {
-    harness::case::main()
+    harness::case::main(conformance::trials())
 }

@@ -6,6 +6,7 @@ pub(crate) mod qcow2;
 pub(crate) mod qemu;
 pub(crate) mod requirements;
 pub(crate) mod scratch;
+pub(crate) mod shim;
 pub(crate) mod wait;
 
 pub(crate) mod prelude {

@@ -16,6 +16,8 @@ pub(crate) enum Need {
     QemuIo,
     /// `qemu-storage-daemon`.
     StorageDaemon,
+    /// `python3`.
+    Python,
     /// The right to make a mount namespace and to mount tmpfs in it.
     MountNamespace,
     /// An effective user id of 0.
@@ -37,14 +39,21 @@ impl fmt::Display for Unmet {
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::QemuImg, Self::QemuIo, Self::StorageDaemon, Self::MountNamespace, Self::Root];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::QemuImg,
+        Self::QemuIo,
+        Self::StorageDaemon,
+        Self::Python,
+        Self::MountNamespace,
+        Self::Root,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::QemuImg => "qemu-img",
             Self::QemuIo => "qemu-io",
             Self::StorageDaemon => "qemu-storage-daemon",
+            Self::Python => "python3",
             Self::MountNamespace => "mount-namespace",
             Self::Root => "root",
         }
@@ -55,7 +64,9 @@ impl Need {
         static FOUND: [OnceLock<Result<String, String>>; Need::ALL.len()] =
             [const { OnceLock::new() }; Need::ALL.len()];
         FOUND[self as usize].get_or_init(|| match self {
-            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => version(self.name()),
+            Self::QemuImg | Self::QemuIo | Self::StorageDaemon | Self::Python => {
+                version(self.name())
+            }
             Self::MountNamespace => mount_namespace(),
             Self::Root => root(),
         })
@@ -98,7 +109,7 @@ fn version(program: &str) -> Result<String, String> {
     let output = Command::new(program)
         .arg("--version")
         .output()
-        .map_err(|error| format!("{program}: {error}; install qemu-utils"))?;
+        .map_err(|error| format!("{program}: {error}; install it"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next() {
         Some(line) if output.status.success() => Ok(line.to_owned()),
