@@ -10,5 +10,7 @@ mod integration;
 mod unit;
 
 fn main() -> std::process::ExitCode {
-    harness::case::main(conformance::trials())
+    let trials = conformance::of_named_port()
+        .unwrap_or_else(|| harness::case::registered().chain(conformance::trials()).collect());
+    harness::case::main(trials)
 }

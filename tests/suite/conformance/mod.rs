@@ -70,34 +70,52 @@ fn failing(name: String, message: String) -> Trial {
     Trial::new(name, Vec::new(), false, move || panic!("{message}"))
 }
 
+/// The tests of the port that the environment names, where it names one: then nothing else is
+/// to be judged.
+pub(crate) fn of_named_port() -> Option<Vec<Trial>> {
+    let port = Port::named()?;
+    let (mut trials, cases) = read();
+    judge_port(&mut trials, port, &cases);
+    Some(trials)
+}
+
 /// The tests of this part that are made from files.
 pub(crate) fn trials() -> Vec<Trial> {
+    let (mut trials, cases) = read();
+    for port in Port::of_repository() {
+        judge_port(&mut trials, port, &cases);
+    }
+    broken::trials(&mut trials, &cases);
+    trials
+}
+
+/// All cases; a test that fails for each that can't be read.
+fn read() -> (Vec<Trial>, Vec<Arc<Named>>) {
     let mut trials = Vec::new();
     let mut sound = Vec::new();
     for case in cases() {
         match case {
             Ok(case) => sound.push(Arc::new(case)),
             Err((name, message)) => {
-                trials.push(failing(format!("conformance::case::{name}"), message));
+                trials.push(failing(format!("conformance::port::{name}"), message));
             }
         }
     }
-    for port in Port::all() {
-        match port {
-            Ok(port) => of_port(&mut trials, &Arc::new(port), &sound),
-            Err(message) => trials.push(failing("conformance::shim_toml".to_owned(), message)),
-        }
-    }
-    broken::trials(&mut trials, &sound);
-    trials
+    (trials, sound)
 }
 
-fn of_port(trials: &mut Vec<Trial>, port: &Arc<Port>, cases: &[Arc<Named>]) {
+fn judge_port(trials: &mut Vec<Trial>, port: Result<Port, String>, cases: &[Arc<Named>]) {
+    let port = match port {
+        Ok(port) => Arc::new(port),
+        Err(message) => {
+            return trials.push(failing("conformance::port::shim_toml".to_owned(), message));
+        }
+    };
     for case in cases {
         let name = format!("conformance::{}::{}", port.name, case.name);
         let disabled = port.config.disabled.get(&case.name);
-        let (its_case, its_port) = (Arc::clone(case), Arc::clone(port));
-        trials.push(Trial::new(name, case.needs(port), disabled.is_some(), move || {
+        let (its_case, its_port) = (Arc::clone(case), Arc::clone(&port));
+        trials.push(Trial::new(name, case.needs(&port), disabled.is_some(), move || {
             let folder = scratch(); // kept by the panic
             if let Err(failure) = run::run(&its_case.case, &its_port, &folder) {
                 let Case { about, rules, .. } = &its_case.case;
@@ -106,7 +124,7 @@ fn of_port(trials: &mut Vec<Trial>, port: &Arc<Port>, cases: &[Arc<Named>]) {
         }));
         if let Some(reason) = disabled.cloned() {
             let name = format!("conformance::{}::disabled::{}", port.name, case.name);
-            let (case, port) = (Arc::clone(case), Arc::clone(port));
+            let (case, port) = (Arc::clone(case), Arc::clone(&port));
             trials.push(Trial::new(name, case.needs(&port), false, move || {
                 still_fails(&case, &port, &reason);
             }));

@@ -104,7 +104,7 @@ impl Port {
     pub(crate) fn python(broken: Option<&str>) -> Result<Self, String> {
         let folder = repository().join("fixtures/ports/python");
         let shim = folder.join("shim.py").to_string_lossy().into_owned();
-        let mut argv = vec!["python3".to_owned(), shim];
+        let mut argv = vec!["python3".to_owned(), "-B".to_owned(), shim];
         if let Some(name) = broken {
             argv.extend(["--break".to_owned(), name.to_owned()]);
         }
@@ -115,7 +115,7 @@ impl Port {
     }
 
     /// The port that the environment names.
-    fn named() -> Option<Result<Self, String>> {
+    pub(crate) fn named() -> Option<Result<Self, String>> {
         let command = std::env::var(SHIM).ok()?;
         let argv: Vec<String> = command.split_whitespace().map(absolute_file).collect();
         let config = match std::env::var_os(SHIM_CONFIG) {
@@ -133,11 +133,10 @@ impl Port {
         }))
     }
 
-    /// All of them; where one can't be had, why.
-    pub(crate) fn all() -> Vec<Result<Self, String>> {
+    /// Those of this repository; where one can't be had, why.
+    pub(crate) fn of_repository() -> Vec<Result<Self, String>> {
         let mut ports: Vec<_> = CreatorKind::ALL.map(|kind| Ok(Self::ours(kind))).into();
         ports.push(Self::python(None));
-        ports.extend(Self::named());
         ports
     }
 }

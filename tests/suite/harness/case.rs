@@ -74,8 +74,13 @@ fn checked_run(needs: &[Need], run: impl FnOnce()) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Lists or runs the registered tests and `more`.
-pub(crate) fn main(more: Vec<Trial>) -> ExitCode {
+/// The tests that `case!` registered.
+pub(crate) fn registered() -> impl Iterator<Item = Trial> {
+    CASES.iter().map(Case::trial)
+}
+
+/// Lists or runs tests.
+pub(crate) fn main(mut trials: Vec<Trial>) -> ExitCode {
     let arguments = Arguments::from_args();
     if let Err(error) = requirements::check_required_names() {
         eprintln!("{error}");
@@ -85,7 +90,6 @@ pub(crate) fn main(more: Vec<Trial>) -> ExitCode {
     let wanted = |trial: &Trial| {
         !arguments.exact || arguments.filter.as_deref().is_none_or(|name| name == trial.name)
     };
-    let mut trials: Vec<Trial> = CASES.iter().map(Case::trial).chain(more).collect();
     trials.retain(wanted);
     trials.sort_by(|one, other| one.name.cmp(&other.name));
     let trials = trials.into_iter().map(Trial::into_mimic).collect();
