@@ -253,7 +253,13 @@ pub(crate) enum Step {
     /// A directory is there, with this mode.
     Directory { path: String, mode: u32 },
     /// How many pool directories there are and how many overlays lie in them.
-    Pool { directories: usize, overlays: Option<usize> },
+    Pool {
+        directories: usize,
+        overlays: Option<usize>,
+        /// Waits until it is so.
+        #[serde(default)]
+        wait: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -129,25 +129,36 @@ impl World<'_> {
                 }
                 other => broken!("{path} is no directory of mode {mode:o}: {other:?}"),
             },
-            Step::Pool { directories, overlays } => {
-                let found = self.pool_directories();
-                if found.len() != *directories {
-                    broken!("there are not {directories} pool directories but {found:?}");
+            Step::Pool { directories, overlays, wait } => {
+                let mut found = self.compare_directories(*directories, *overlays);
+                if *wait {
+                    until(self.port.patience, || {
+                        found = self.compare_directories(*directories, *overlays);
+                        found.is_ok()
+                    });
                 }
-                let files = self.overlays()?;
-                if overlays.is_some_and(|overlays| overlays != files.len()) {
-                    broken!("not {overlays:?} overlays are ready but {files:?}");
-                }
-                for file in files {
-                    let found = self.outside(&file).symlink_metadata().map_err(unfit)?;
-                    if !found.is_file() || found.permissions().mode() & 0o7777 != 0o600 {
-                        broken!("A11: {} is not a file of mode 600", file.display());
-                    }
-                }
-                Ok(())
+                found
             }
             other => Err(unfit(format!("{other:?} is nothing to look at"))),
         }
+    }
+
+    fn compare_directories(&self, directories: usize, overlays: Option<usize>) -> Checked {
+        let found = self.pool_directories();
+        if found.len() != directories {
+            broken!("there are not {directories} pool directories but {found:?}");
+        }
+        let files = self.overlays()?;
+        if overlays.is_some_and(|overlays| overlays != files.len()) {
+            broken!("not {overlays:?} overlays are ready but {files:?}");
+        }
+        for file in files {
+            let found = self.outside(&file).symlink_metadata().map_err(unfit)?;
+            if !found.is_file() || found.permissions().mode() & 0o7777 != 0o600 {
+                broken!("A11: {} is not a file of mode 600", file.display());
+            }
+        }
+        Ok(())
     }
 
     /// What is different from what the step wants.
