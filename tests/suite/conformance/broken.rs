@@ -35,7 +35,10 @@ pub(super) fn rules() -> BTreeSet<String> {
 pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) {
     for (name, Broken { rule, about }) in table() {
         let proving = |case: &&Arc<Named>| case.case.rules.contains(&rule);
-        let cases: Vec<_> = cases.iter().filter(proving).cloned().collect();
+        let mut cases: Vec<_> = cases.iter().filter(proving).cloned().collect();
+        // The rule's own cases first: they find it soonest.
+        let own = format!("{}-", rule.to_lowercase());
+        cases.sort_by_key(|case| !case.name.starts_with(&own));
         let needs = vec![Need::QemuImg, Need::QemuIo, Need::Python, Need::MountNamespace];
         trials.push(Trial::new(format!("conformance::broken::{name}"), needs, false, move || {
             let port = Port::python(Some(&name)).expect("shim.toml is sound");
