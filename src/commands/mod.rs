@@ -4,12 +4,14 @@ mod answer;
 mod arguments;
 mod bench;
 mod completions;
+mod conformance;
 mod create;
 mod doctor;
 mod exit;
 mod failure;
 mod gc;
 mod inspect;
+mod shim;
 mod text;
 
 use std::ffi::OsString;
@@ -69,6 +71,8 @@ enum Command {
     Inspect(inspect::Inspect),
     Doctor(doctor::Doctor),
     Gc(gc::Gc),
+    Conformance(conformance::Conformance),
+    Shim(shim::Shim),
     Completions(completions::Completions),
 }
 
@@ -85,6 +89,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Command::Inspect(inspect) => inspect.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Gc(gc) => gc.run(),
+        Command::Conformance(conformance) => conformance.run(),
+        Command::Shim(shim) => shim.run(),
         Command::Completions(completions) => Ok(completions.run()),
     });
     answer.unwrap_or_else(Answer::from)
