@@ -1,9 +1,7 @@
 //! Whether what was made is sound.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::ops::AddAssign;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -98,10 +96,10 @@ fn judge_header(bytes: &[u8], expected: &Overlay) -> Result<(), String> {
     let header = Header::parse(start).map_err(|error| error.to_string())?;
     header.check(bytes.len() as u64).map_err(|error| error.to_string())?;
     let wanted = expected.backing();
-    let backing = Path::new(OsStr::from_bytes(header.backing_file.as_deref().unwrap_or_default()));
+    let backing = header.backing_file.as_deref().unwrap_or(Path::new(""));
     if backing != wanted {
         let (backing, wanted) = (backing.display(), wanted.display());
-        return Err(format!("its backing file is {backing} instead of {wanted}"));
+        return Err(format!("its backing file is {backing:?} instead of {wanted:?}"));
     }
     let (format, wanted) =
         (header.extensions.backing_format.as_deref(), expected.format().as_str());

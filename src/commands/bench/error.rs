@@ -7,9 +7,12 @@ use overlay_pool::Error as PoolError;
 use overlay_pool::creator::CreatorError;
 use overlay_pool::image::BaseError;
 
+use crate::commands::exit::Exit;
+use crate::commands::failure::{self, Failure};
+
 /// Why a bench ended without figures.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BenchError {
+pub(super) enum BenchError {
     /// A file of the bench can't be made, read or removed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -61,6 +64,29 @@ pub(crate) enum BenchError {
     /// A signal ended the bench.
     #[error("interrupted; everything it made is removed")]
     Interrupted,
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        let error = match error {
+            BenchError::Base(error) => return error.into(),
+            BenchError::Pool(error) => return error.into(),
+            error => error,
+        };
+        let (exit, advice) = match &error {
+            BenchError::Io { source, .. } => (Exit::Failed, failure::system(source)),
+            BenchError::CreatorUnavailable { source, .. } => {
+                (Exit::CreatorUnavailable, failure::creator(source))
+            }
+            BenchError::Tool { .. } => (Exit::Failed, "see overlay-pool doctor"),
+            BenchError::Unmeasurable { .. } => {
+                (Exit::Failed, "leave its folder and the base image alone")
+            }
+            BenchError::BadOverlay { .. } => (Exit::Failed, "please report it"),
+            _ => (Exit::Failed, ""),
+        };
+        Self::new(exit, error, advice)
+    }
 }
 
 impl BenchError {

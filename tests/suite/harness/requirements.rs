@@ -7,6 +7,8 @@ use std::fmt;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use overlay_pool::vm::kvm;
+
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -16,10 +18,14 @@ pub(crate) enum Need {
     QemuIo,
     /// `qemu-storage-daemon`.
     StorageDaemon,
+    /// `python3`.
+    Python,
     /// The right to make a mount namespace and to mount tmpfs in it.
     MountNamespace,
     /// An effective user id of 0.
     Root,
+    /// KVM that can run a guest.
+    Kvm,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -37,16 +43,25 @@ impl fmt::Display for Unmet {
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::QemuImg, Self::QemuIo, Self::StorageDaemon, Self::MountNamespace, Self::Root];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::QemuImg,
+        Self::QemuIo,
+        Self::StorageDaemon,
+        Self::Python,
+        Self::MountNamespace,
+        Self::Root,
+        Self::Kvm,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::QemuImg => "qemu-img",
             Self::QemuIo => "qemu-io",
             Self::StorageDaemon => "qemu-storage-daemon",
+            Self::Python => "python3",
             Self::MountNamespace => "mount-namespace",
             Self::Root => "root",
+            Self::Kvm => "kvm",
         }
     }
 
@@ -55,9 +70,13 @@ impl Need {
         static FOUND: [OnceLock<Result<String, String>>; Need::ALL.len()] =
             [const { OnceLock::new() }; Need::ALL.len()];
         FOUND[self as usize].get_or_init(|| match self {
-            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => version(self.name()),
+            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => {
+                version(self.name(), "qemu-utils")
+            }
+            Self::Python => version(self.name(), "python3"),
             Self::MountNamespace => mount_namespace(),
             Self::Root => root(),
+            Self::Kvm => kvm(),
         })
     }
 }
@@ -94,11 +113,11 @@ fn need_named(name: &str) -> Result<Need, String> {
     })
 }
 
-fn version(program: &str) -> Result<String, String> {
+fn version(program: &str, package: &str) -> Result<String, String> {
     let output = Command::new(program)
         .arg("--version")
         .output()
-        .map_err(|error| format!("{program}: {error}; install qemu-utils"))?;
+        .map_err(|error| format!("{program}: {error}; install {package}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next() {
         Some(line) if output.status.success() => Ok(line.to_owned()),
@@ -109,6 +128,11 @@ fn version(program: &str) -> Result<String, String> {
 fn root() -> Result<String, String> {
     let uid = rustix::process::geteuid();
     if uid.is_root() { Ok("uid 0".to_owned()) } else { Err(format!("uid {}", uid.as_raw())) }
+}
+
+fn kvm() -> Result<String, String> {
+    let kvm = kvm::probe();
+    if kvm.is_usable() { Ok(kvm.to_string()) } else { Err(kvm.to_string()) }
 }
 
 fn mount_namespace() -> Result<String, String> {
