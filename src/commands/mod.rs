@@ -9,10 +9,12 @@ mod create;
 mod doctor;
 mod exit;
 mod failure;
+mod filesystem;
 mod gc;
 mod inspect;
 mod shim;
 mod text;
+mod version;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -44,6 +46,7 @@ Environment:
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
+  overlay-pool bench
   overlay-pool doctor";
 
 /// Ready qcow2 overlays for instant VM boot.
@@ -67,8 +70,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Create(create::Create),
-    Bench(bench::Bench),
     Inspect(inspect::Inspect),
+    Bench(bench::Bench),
     Doctor(doctor::Doctor),
     Gc(gc::Gc),
     Conformance(conformance::Conformance),
@@ -85,8 +88,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
     };
     let answer = start_log(cli.verbose).and_then(|()| match cli.command {
         Command::Create(create) => create.run(),
-        Command::Bench(bench) => bench.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Gc(gc) => gc.run(),
         Command::Conformance(conformance) => conformance.run(),
