@@ -8,16 +8,23 @@
 //!   ids (S1, A4, …); the documentation names them.
 //! - [`creator`]: three ways to make an overlay.
 //! - [`image`]: base images, the qcow2 header, and the bytes of an empty overlay.
+//! - [`vm`]: whether KVM can really run a guest.
 //!
 //! Linux only. Events are reported through [`tracing`].
 
 mod error;
 mod pool;
-mod process;
 mod sys;
 
 pub mod creator;
 pub mod image;
+/// For the crate's own binary, and no part of the interface.
+#[doc(hidden)]
+pub mod process;
+pub mod vm;
 
 pub use error::Error;
-pub use pool::{Acquired, OverlayPool, PoolConfig, Source, Stats};
+pub use pool::{
+    Acquired, Leftover, OverlayPool, PoolConfig, PoolDirError, Source, Stats, Sweep, sweep,
+    try_pool_dir,
+};

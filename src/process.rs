@@ -37,7 +37,7 @@ static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
 /// # Errors
 ///
 /// Those of [`Command::spawn`], with `NotFound` where the program isn't there.
-pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
+pub async fn spawn(mut command: Command) -> io::Result<Child> {
     command.kill_on_drop(true);
     sys::die_with_parent(&mut command);
 

@@ -7,6 +7,7 @@ mod restock;
 mod shelf;
 mod shelves;
 mod stats;
+mod upkeep;
 
 use std::fmt;
 use std::io;
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 
 pub use config::PoolConfig;
 pub use stats::Stats;
+pub use upkeep::{Leftover, PoolDirError, Sweep, sweep, try_pool_dir};
 
 use crate::error::Error;
 use crate::image::{BaseImage, BaseRef, Overlay, OverlayOptions};
@@ -242,9 +244,8 @@ impl OverlayPool {
 
     fn make_directory(&self) -> Option<Directory> {
         let parent = &self.config.pool_dir;
-        match directory::sweep(parent, false) {
-            Ok(dead) if dead.is_empty() => {}
-            Ok(dead) => tracing::info!(directories = ?dead, "removed what dead owners left"),
+        match directory::sweep(parent, Sweep::Remove) {
+            Ok(dead) => dead.iter().for_each(log_leftover),
             Err(error) => tracing::warn!(directory = %parent.display(), %error, "not swept"),
         }
         match Directory::create(parent) {
@@ -291,10 +292,12 @@ impl OverlayPool {
             stock.shelves.take_new(&base)?
         };
         let Taken { entry, overlay } = taken;
+        let pooled = match entry {
+            Some(entry) => move_ready(&stock, &shelf, &overlay, entry, &target)?,
+            None => false,
+        };
         stock.request();
-        if let Some(entry) = entry
-            && move_ready(&stock, &shelf, &overlay, entry, &target)?
-        {
+        if pooled {
             let base = shelf.path().to_owned();
             return Ok(Acquired { source: Source::Pooled, base, target });
         }
@@ -322,6 +325,14 @@ impl fmt::Debug for OverlayPool {
     }
 }
 
+fn log_leftover(Leftover { path, error }: &Leftover) {
+    let directory = path.display();
+    match error {
+        None => tracing::info!(%directory, "removed what a dead owner left"),
+        Some(error) => tracing::warn!(%directory, %error, "left-over pool directory not removed"),
+    }
+}
+
 /// Moves a ready overlay to the target; says whether it could be moved.
 fn move_ready(
     stock: &Stock,
@@ -331,14 +342,18 @@ fn move_ready(
     target: &Path,
 ) -> Result<bool, Error> {
     let (entry, errno) = match entry.move_to(target) {
-        Ok(()) => return Ok(true),
+        Ok(()) => {
+            shelf.spend();
+            return Ok(true);
+        }
         Err(failed) => failed,
     };
     if errno == Errno::EXIST {
-        let stale = shelf.put(entry, overlay);
+        let stale = shelf.take_back(entry, overlay);
         stock.shelves.discard(shelf, stale.into_iter().collect(), "base image changed");
         return Err(Error::AlreadyExists { target: target.to_owned() });
     }
+    shelf.spend();
     if errno == Errno::NOENT {
         stock.note_vanished();
     }

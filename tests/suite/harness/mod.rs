@@ -1,13 +1,16 @@
 //! What the tiers share.
 
 pub(crate) mod case;
+pub(crate) mod cli;
 pub(crate) mod fake_tool;
+pub(crate) mod owner;
 pub(crate) mod pools;
 pub(crate) mod properties;
 pub(crate) mod qcow2;
 pub(crate) mod qemu;
 pub(crate) mod requirements;
 pub(crate) mod scratch;
+pub(crate) mod shim;
 pub(crate) mod wait;
 
 pub(crate) mod prelude {

@@ -2,7 +2,10 @@
 
 mod acquire;
 mod base;
+mod bases;
+mod bench;
 mod bytes;
+mod cli;
 mod daemon;
 mod lifecycle;
 mod model;
