@@ -8,6 +8,7 @@
 //!   ids (S1, A4, …); the documentation names them.
 //! - [`creator`]: three ways to make an overlay.
 //! - [`image`]: base images, the qcow2 header, and the bytes of an empty overlay.
+//! - [`vm`]: whether KVM can really run a guest.
 //!
 //! Linux only. Events are reported through [`tracing`].
 
@@ -18,6 +19,7 @@ mod sys;
 
 pub mod creator;
 pub mod image;
+pub mod vm;
 
 pub use error::Error;
 pub use pool::{Acquired, OverlayPool, PoolConfig, Source, Stats};

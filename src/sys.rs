@@ -3,7 +3,13 @@
 #![expect(unsafe_code, reason = "nothing else can ask for these")]
 
 use std::io;
+#[cfg(target_arch = "x86_64")]
+use std::sync::atomic::AtomicU8;
 
+#[cfg(target_arch = "x86_64")]
+use kvm_bindings::kvm_userspace_memory_region;
+#[cfg(target_arch = "x86_64")]
+use kvm_ioctls::VmFd;
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 use tokio::process::Command;
 
@@ -19,4 +25,32 @@ fn ask_for_death(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before the line above.
     if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// The size of a [`Page`] in bytes.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const PAGE: usize = 4096;
+
+/// A page of a guest's memory. Atomic, since the guest may write to it at any time.
+#[cfg(target_arch = "x86_64")]
+#[repr(C, align(4096))]
+pub(crate) struct Page(pub(crate) [AtomicU8; PAGE]);
+
+/// Gives a VM one page of memory at a guest address.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn map_guest_memory(
+    vm: &VmFd,
+    guest_address: u64,
+    page: &'static Page,
+) -> Result<(), kvm_ioctls::Error> {
+    let region = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: guest_address,
+        memory_size: PAGE as u64,
+        userspace_addr: std::ptr::from_ref(page) as u64,
+    };
+    // SAFETY: the page lives as long as the process, and so longer than any VM; its bytes are
+    // atomic, so that nobody relies on what a guest may change.
+    unsafe { vm.set_user_memory_region(region) }
 }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use overlay_pool::vm::kvm;
+
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -20,6 +22,8 @@ pub(crate) enum Need {
     MountNamespace,
     /// An effective user id of 0.
     Root,
+    /// KVM that can run a guest.
+    Kvm,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -37,8 +41,14 @@ impl fmt::Display for Unmet {
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::QemuImg, Self::QemuIo, Self::StorageDaemon, Self::MountNamespace, Self::Root];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::QemuImg,
+        Self::QemuIo,
+        Self::StorageDaemon,
+        Self::MountNamespace,
+        Self::Root,
+        Self::Kvm,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -47,6 +57,7 @@ impl Need {
             Self::StorageDaemon => "qemu-storage-daemon",
             Self::MountNamespace => "mount-namespace",
             Self::Root => "root",
+            Self::Kvm => "kvm",
         }
     }
 
@@ -58,6 +69,7 @@ impl Need {
             Self::QemuImg | Self::QemuIo | Self::StorageDaemon => version(self.name()),
             Self::MountNamespace => mount_namespace(),
             Self::Root => root(),
+            Self::Kvm => kvm(),
         })
     }
 }
@@ -109,6 +121,11 @@ fn version(program: &str) -> Result<String, String> {
 fn root() -> Result<String, String> {
     let uid = rustix::process::geteuid();
     if uid.is_root() { Ok("uid 0".to_owned()) } else { Err(format!("uid {}", uid.as_raw())) }
+}
+
+fn kvm() -> Result<String, String> {
+    let kvm = kvm::probe();
+    if kvm.is_usable() { Ok(kvm.to_string()) } else { Err(kvm.to_string()) }
 }
 
 fn mount_namespace() -> Result<String, String> {

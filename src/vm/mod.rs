@@ -1,0 +1,3 @@
+//! What this machine has for running VMs.
+
+pub mod kvm;
