@@ -11,13 +11,13 @@ use crate::image::BaseError;
 #[non_exhaustive]
 pub enum Error {
     /// `acquire` before `start` (rule L1).
-    #[error("the pool must be started before overlays can be acquired: call start first")]
+    #[error("the pool must be started before overlays can be acquired; call start first")]
     NotStarted,
     /// `start` on a running pool (rule L4).
-    #[error("the pool is already started: stop it first")]
+    #[error("the pool is already started; stop it first")]
     AlreadyStarted,
     /// Something is at the target, if only a dangling symbolic link (rule A1).
-    #[error("target {} already exists: choose another, or remove it", target.display())]
+    #[error("target {} already exists; choose another, or remove it", target.display())]
     AlreadyExists {
         /// The target.
         target: PathBuf,

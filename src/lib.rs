@@ -22,4 +22,7 @@ pub mod image;
 pub mod vm;
 
 pub use error::Error;
-pub use pool::{Acquired, OverlayPool, PoolConfig, Source, Stats};
+pub use pool::{
+    Acquired, Leftover, OverlayPool, PoolConfig, PoolDirError, Source, Stats, Sweep, sweep,
+    try_pool_dir,
+};

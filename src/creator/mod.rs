@@ -139,7 +139,7 @@ pub enum CreatorError {
     #[error("no answer within {0:?}; the creator was killed and will be replaced")]
     Timeout(Duration),
     /// QMP carries text, and this path isn't.
-    #[error("{} is not valid UTF-8, which the storage daemon can't be told: use another creator", .0.display())]
+    #[error("{} is not valid UTF-8, which the storage daemon can't be told; use another creator", .0.display())]
     NotUtf8(PathBuf),
     /// The creator isn't running.
     #[error("the creator was stopped")]

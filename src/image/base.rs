@@ -119,7 +119,7 @@ pub enum BaseError {
     },
     /// The image refers to another file, and that isn't allowed.
     #[error(
-        "base image {}: its {what} is {}, and images that refer to other files are not allowed: \
+        "base image {}: its {what} is {}, and images that refer to other files are not allowed; \
          flatten it with qemu-img convert, or allow references",
         path.display(), refers_to.display()
     )]
@@ -207,8 +207,12 @@ impl BaseImage {
     }
 }
 
-/// The first [`READ_LIMIT`] bytes of a regular file, and what `fstat` said of it before.
-pub(crate) fn read_start(path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
+/// Reads the first [`READ_LIMIT`] bytes of a regular file, and what `fstat` says of it.
+///
+/// # Errors
+///
+/// [`BaseError::Io`] and [`BaseError::NotAFile`].
+pub fn read_start(path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
     let failed = |source| BaseError::Io { path: path.to_owned(), source };
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     // Without O_NONBLOCK, opening a FIFO would wait for a writer.

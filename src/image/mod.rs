@@ -7,7 +7,7 @@ mod header;
 mod header_error;
 mod overlay;
 
-pub use base::{BaseError, BaseImage, BaseRef, Identity, References};
+pub use base::{BaseError, BaseImage, BaseRef, Identity, References, read_start};
 pub use header::{CompressionType, Extensions, Header, READ_LIMIT};
 pub use header_error::HeaderError;
 pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};

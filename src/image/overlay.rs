@@ -118,14 +118,14 @@ pub struct OverlayOptions {
 pub enum OverlayError {
     /// A qcow2 header holds a backing file name of 1 to 1023 bytes.
     #[error(
-        "the backing file name has {0} bytes, a qcow2 header holds 1 to {MAX_BACKING_NAME}: use a shorter path"
+        "the backing file name has {0} bytes, a qcow2 header holds 1 to {MAX_BACKING_NAME}; use a shorter path"
     )]
     BackingNameLength(usize),
     /// A name with a NUL byte, which no file has.
     #[error("the backing file name has a NUL byte")]
     BackingNameNul,
     /// The disk is larger than the L1 table can map.
-    #[error("a virtual size of {size} bytes is over the limit of {limit} bytes")]
+    #[error("a virtual size of {size} bytes is over the limit of {limit} bytes; ask for less")]
     TooLarge {
         /// The size that was asked for, in bytes.
         size: u64,
@@ -134,7 +134,7 @@ pub enum OverlayError {
     },
     /// An overlay smaller than its base would cut the disk off.
     #[error(
-        "a virtual size of {size} bytes is smaller than the base image's {base} bytes: ask for at least that"
+        "a virtual size of {size} bytes is smaller than the base image's {base} bytes; ask for at least that"
     )]
     SmallerThanBase {
         /// The size that was asked for, in bytes.

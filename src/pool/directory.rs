@@ -20,6 +20,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::upkeep::{Leftover, Sweep};
+
 const PREFIX: &str = "pool-";
 const RANDOM_DIGITS: usize = 32;
 /// How often a new directory is tried for when a sweep takes it away before it is locked.
@@ -145,8 +147,8 @@ impl Drop for Entry {
     }
 }
 
-/// The pool directories below `parent` that dead owners left, which are removed unless `keep`.
-pub(crate) fn sweep(parent: &Path, keep: bool) -> io::Result<Vec<PathBuf>> {
+/// The pool directories below `parent` that dead owners left.
+pub(crate) fn sweep(parent: &Path, what: Sweep) -> io::Result<Vec<Leftover>> {
     let parent_fd = match open_parent(parent) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         result => result?,
@@ -159,14 +161,13 @@ pub(crate) fn sweep(parent: &Path, keep: bool) -> io::Result<Vec<PathBuf>> {
         };
         // Another user's, a live owner's, or gone by now: not ours to judge.
         let Ok(Some(fd)) = own(&parent_fd, name) else { continue };
-        let path = parent.join(name);
-        if !keep && let Err(error) = remove(parent_fd.as_fd(), name, &fd) {
-            tracing::warn!(directory = %path.display(), %error, "left-over pool directory not removed");
-            continue;
-        }
-        dead.push(path);
+        let error = match what {
+            Sweep::Look => None,
+            Sweep::Remove => remove(parent_fd.as_fd(), name, &fd).err(),
+        };
+        dead.push(Leftover { path: parent.join(name), error });
     }
-    dead.sort();
+    dead.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(dead)
 }
 
@@ -204,7 +205,7 @@ fn open_parent(parent: &Path) -> io::Result<OwnedFd> {
     if foreign || others_write {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "another user may change this directory: let it belong to the pool's user, mode 0700",
+            "another user may change this directory; let it belong to the pool's user, mode 0700",
         ));
     }
     Ok(fd)

@@ -7,6 +7,7 @@ mod restock;
 mod shelf;
 mod shelves;
 mod stats;
+mod upkeep;
 
 use std::fmt;
 use std::io;
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 
 pub use config::PoolConfig;
 pub use stats::Stats;
+pub use upkeep::{Leftover, PoolDirError, Sweep, sweep, try_pool_dir};
 
 use crate::error::Error;
 use crate::image::{BaseImage, BaseRef, Overlay, OverlayOptions};
@@ -242,9 +244,8 @@ impl OverlayPool {
 
     fn make_directory(&self) -> Option<Directory> {
         let parent = &self.config.pool_dir;
-        match directory::sweep(parent, false) {
-            Ok(dead) if dead.is_empty() => {}
-            Ok(dead) => tracing::info!(directories = ?dead, "removed what dead owners left"),
+        match directory::sweep(parent, Sweep::Remove) {
+            Ok(dead) => dead.iter().for_each(log_leftover),
             Err(error) => tracing::warn!(directory = %parent.display(), %error, "not swept"),
         }
         match Directory::create(parent) {
@@ -319,6 +320,14 @@ impl Drop for OverlayPool {
 impl fmt::Debug for OverlayPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OverlayPool").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+fn log_leftover(Leftover { path, error }: &Leftover) {
+    let directory = path.display();
+    match error {
+        None => tracing::info!(%directory, "removed what a dead owner left"),
+        Some(error) => tracing::warn!(%directory, %error, "left-over pool directory not removed"),
     }
 }
 

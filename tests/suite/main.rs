@@ -9,5 +9,5 @@ mod integration;
 mod unit;
 
 fn main() -> std::process::ExitCode {
-    harness::case::main()
+    harness::owner::main_if_owner().unwrap_or_else(harness::case::main)
 }

@@ -1,7 +1,9 @@
 //! What the tiers share.
 
 pub(crate) mod case;
+pub(crate) mod cli;
 pub(crate) mod fake_tool;
+pub(crate) mod owner;
 pub(crate) mod pools;
 pub(crate) mod properties;
 pub(crate) mod qcow2;

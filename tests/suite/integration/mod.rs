@@ -3,6 +3,7 @@
 mod acquire;
 mod base;
 mod bytes;
+mod cli;
 mod daemon;
 mod lifecycle;
 mod requirements;

@@ -1,0 +1,46 @@
+//! What a subcommand has to say, and how it is printed.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use super::exit::Exit;
+use super::failure::Failure;
+
+/// What goes to standard output, and what went wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) failures: Vec<Failure>,
+}
+
+impl Answer {
+    /// Prints the text, then each failure as a line on standard error.
+    pub(crate) fn print(mut self) -> ExitCode {
+        let mut stdout = io::stdout().lock();
+        let written = stdout.write_all(self.text.as_bytes()).and_then(|()| stdout.flush());
+        // Whoever closed the pipe has read enough.
+        if let Err(error) = written
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            let cause = format!("can't write to standard output: {error}");
+            self.failures.push(Failure::new(Exit::Failed, cause, "make room, or write elsewhere"));
+        }
+        for failure in &self.failures {
+            // Where standard error is closed too, the exit code is all that is left to tell.
+            let _ = writeln!(io::stderr(), "overlay-pool: {failure}");
+        }
+        self.failures.first().map_or(Exit::Success, Failure::exit).into()
+    }
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Self {
+        Self { text, failures: Vec::new() }
+    }
+}
+
+impl From<Failure> for Answer {
+    fn from(failure: Failure) -> Self {
+        Self { text: String::new(), failures: vec![failure] }
+    }
+}

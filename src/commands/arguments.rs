@@ -1,0 +1,133 @@
+//! Arguments that several subcommands take.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use overlay_pool::PoolConfig;
+use overlay_pool::creator::CreatorKind;
+use overlay_pool::image::Profile;
+
+/// Where pools make their directories.
+#[derive(Debug, clap::Args)]
+pub(super) struct PoolDir {
+    /// Where pools make their directories; OVERLAY_POOL_DIR, or else a place for the user.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl PoolDir {
+    pub(super) fn path(self) -> PathBuf {
+        self.dir.unwrap_or_else(PoolConfig::default_pool_dir)
+    }
+}
+
+/// Takes a creator by its name.
+pub(super) fn creator() -> impl TypedValueParser<Value = CreatorKind> {
+    PossibleValuesParser::new(CreatorKind::ALL.map(CreatorKind::as_str)).map(|name| {
+        let named = CreatorKind::ALL.into_iter().find(|creator| creator.as_str() == name);
+        named.unwrap_or_default()
+    })
+}
+
+/// Takes a profile by its name.
+pub(super) fn profile() -> impl TypedValueParser<Value = Profile> {
+    PossibleValuesParser::new(["qemu", "portable"]).map(|name| match name.as_str() {
+        "portable" => Profile::Portable,
+        _ => Profile::Qemu,
+    })
+}
+
+/// Why a size isn't one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SizeError {
+    #[error("a size is a number of bytes, or one with a suffix: k, M, G, T, P or E")]
+    Syntax,
+    #[error("the size is over 8 EiB")]
+    TooLarge,
+}
+
+/// Takes a size as `qemu-img` does: `4096`, `64k`, `1.5G`. Suffixes are powers of 1024.
+pub(super) fn size(text: &str) -> Result<u64, SizeError> {
+    let (number, exponent) = match text.as_bytes() {
+        [.., last] if last.is_ascii_alphabetic() => {
+            let suffix = char::from(last.to_ascii_lowercase());
+            let exponent = "bkmgtpe".find(suffix).ok_or(SizeError::Syntax)?;
+            (&text[..text.len() - 1], exponent)
+        }
+        _ => (text, 0),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    // There is no half of a byte.
+    if !digits(whole) || !digits(fraction) || (number.contains('.') && exponent == 0) {
+        return Err(SizeError::Syntax);
+    }
+    let unit = 1_u128 << (10 * exponent);
+    // Digits after the eighteenth are worth less than a byte of the largest unit.
+    let fraction = &fraction[..fraction.len().min(18)];
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).map_err(|_| SizeError::Syntax)?);
+    let part = |digits: &str| digits.parse::<u128>().map_err(|_| SizeError::TooLarge);
+    let bytes = part(whole)?
+        .checked_mul(unit)
+        .and_then(|bytes| bytes.checked_add(part(fraction).ok()? * unit / scale))
+        .and_then(|bytes| i64::try_from(bytes).ok())
+        .ok_or(SizeError::TooLarge)?;
+    u64::try_from(bytes).map_err(|_| SizeError::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::{SizeError, size};
+
+    #[rstest]
+    #[case("0", 0)]
+    #[case("1", 1)]
+    #[case("512b", 512)]
+    #[case("64k", 64 << 10)]
+    #[case("64K", 64 << 10)]
+    #[case("1M", 1 << 20)]
+    #[case("10g", 10 << 30)]
+    #[case("1.5G", 3 << 29)]
+    #[case("0.5k", 512)]
+    #[case("2T", 2 << 40)]
+    #[case("4P", 4 << 50)]
+    #[case("7E", 7 << 60)]
+    #[case("9223372036854775807", i64::MAX as u64)]
+    #[case("1.00000000000000000000000000000000000000000001k", 1024)]
+    fn sizes_are_those_of_qemu_img(#[case] text: &str, #[case] bytes: u64) {
+        assert_eq!(size(text), Ok(bytes));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("k")]
+    #[case("-1")]
+    #[case("+1")]
+    #[case(" 1")]
+    #[case("1 k")]
+    #[case("1x")]
+    #[case("1kB")]
+    #[case("1.5")]
+    #[case("1.5b")]
+    #[case(".5k")]
+    #[case("1.k")]
+    #[case("1.-5k")]
+    #[case("1.2.3k")]
+    #[case("1٣k")]
+    #[case("ké")]
+    fn what_is_no_size_is_refused(#[case] text: &str) {
+        assert_eq!(size(text), Err(SizeError::Syntax));
+    }
+
+    #[rstest]
+    #[case("8E")]
+    #[case("9223372036854775808")]
+    #[case("18446744073709551616")]
+    #[case("99999999999999999999999999999999999999999999")]
+    #[case("340282366920938463463374607431768211455E")]
+    fn a_size_that_overflows_is_an_error(#[case] text: &str) {
+        assert_eq!(size(text), Err(SizeError::TooLarge));
+    }
+}

@@ -1,0 +1,28 @@
+//! How the program ends.
+
+use std::process::ExitCode;
+
+/// The exit codes, which `--help` lists and scripts may rely on. Of several failures the first
+/// one's counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Everything that was asked for was done.
+    Success = 0,
+    /// Something failed.
+    Failed = 1,
+    /// The arguments can't be understood or don't fit the base image.
+    Usage = 2,
+    /// An image is missing, unreadable or refused.
+    BadImage = 3,
+    /// A target already exists.
+    TargetExists = 4,
+    /// This machine lacks what the creator needs.
+    CreatorUnavailable = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

@@ -1,0 +1,131 @@
+//! What went wrong, and what to do about it.
+
+use std::fmt;
+use std::io;
+
+use overlay_pool::creator::CreatorError;
+use overlay_pool::image::{BaseError, HeaderError, OverlayError};
+use overlay_pool::{Error, PoolDirError};
+
+use super::exit::Exit;
+use super::text;
+
+/// One line for standard error, and the exit code that goes with it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    exit: Exit,
+    line: String,
+}
+
+impl Failure {
+    /// A failure with its cause and what to do about it; no advice where the cause gives it.
+    pub(crate) fn new(exit: Exit, cause: impl fmt::Display, advice: &str) -> Self {
+        let separator = if advice.is_empty() { "" } else { "; " };
+        // What is named may come from an image.
+        Self { exit, line: text::escaped(&format!("{cause}{separator}{advice}")) }
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl From<clap::Error> for Failure {
+    /// Clap's paragraphs are the cause, tips, the usage, and where to find help.
+    fn from(error: clap::Error) -> Self {
+        let said = error.to_string();
+        let mut paragraphs = said.split("\n\n").map(one_line);
+        let cause = paragraphs.next().unwrap_or_default();
+        let tip = paragraphs.find_map(|line| line.strip_prefix("tip: ").map(str::to_owned));
+        let advice = tip.unwrap_or_else(|| "try --help".to_owned());
+        Self::new(Exit::Usage, cause.strip_prefix("error: ").unwrap_or(&cause), &advice)
+    }
+}
+
+fn one_line(paragraph: &str) -> String {
+    paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (exit, advice) = match &error {
+            Error::AlreadyExists { .. } => (Exit::TargetExists, ""),
+            Error::Base(error) => base(error),
+            Error::CreatorUnavailable { source, .. } => (Exit::CreatorUnavailable, creator(source)),
+            Error::Target { source, .. } => (Exit::Failed, system(source)),
+            Error::Create { source, .. } => (Exit::Failed, creator(source)),
+            Error::Path { .. } => (Exit::Failed, "give an absolute path"),
+            _ => (Exit::Failed, ""),
+        };
+        Self::new(exit, &error, advice)
+    }
+}
+
+impl From<BaseError> for Failure {
+    fn from(error: BaseError) -> Self {
+        let (exit, advice) = base(&error);
+        Self::new(exit, &error, advice)
+    }
+}
+
+impl From<PoolDirError> for Failure {
+    fn from(error: PoolDirError) -> Self {
+        let advice = pool_dir(&error);
+        Self::new(Exit::Failed, &error, advice)
+    }
+}
+
+/// What to do about a pool directory that can't be used.
+pub(super) fn pool_dir(error: &PoolDirError) -> &'static str {
+    // With an error number the system said so, without one we did, and gave the advice.
+    if error.source.raw_os_error().is_some() {
+        "name another with --dir or OVERLAY_POOL_DIR"
+    } else {
+        ""
+    }
+}
+
+fn base(error: &BaseError) -> (Exit, &'static str) {
+    match error {
+        BaseError::Io { source, .. } => (Exit::BadImage, system(source)),
+        BaseError::NotAFile { .. } => (Exit::BadImage, "name a regular file"),
+        BaseError::Overlay { source: OverlayError::BackingNameLength(_), .. } => {
+            (Exit::BadImage, "")
+        }
+        BaseError::Overlay { .. } => (Exit::Usage, ""),
+        BaseError::Reference { .. }
+        | BaseError::Header {
+            source:
+                HeaderError::Magic(_)
+                | HeaderError::Dirty
+                | HeaderError::Corrupt
+                | HeaderError::Encrypted(_),
+            ..
+        } => (Exit::BadImage, ""),
+        _ => (Exit::BadImage, "see what it holds with overlay-pool inspect"),
+    }
+}
+
+fn creator(error: &CreatorError) -> &'static str {
+    match error {
+        CreatorError::Write(error) => system(error),
+        CreatorError::Spawn { .. } | CreatorError::NotUtf8(_) => "",
+        _ => "try another --creator, and see overlay-pool doctor",
+    }
+}
+
+fn system(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "check the path",
+        io::ErrorKind::PermissionDenied => "change its permissions, or run as another user",
+        io::ErrorKind::ReadOnlyFilesystem => "choose a path that can be written to",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
+        _ => "check the path and the filesystem it is on",
+    }
+}

@@ -1,0 +1,51 @@
+//! `gc`: what dead owners left.
+
+use std::fmt::Write;
+
+use overlay_pool::{PoolDirError, Sweep, sweep};
+
+use super::arguments::PoolDir;
+use super::failure::Failure;
+use super::{Answer, text};
+
+const EXAMPLES: &str = "\
+Only directories that a pool made and whose owner is dead are removed; a live owner holds a lock
+on its own. Pools do the same when they start.
+
+Examples:
+  overlay-pool gc --dry-run
+  overlay-pool gc --dir /var/lib/vms/pool";
+
+/// Remove the pool directories that dead owners left.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Gc {
+    /// Only list them.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    dir: PoolDir,
+}
+
+impl Gc {
+    pub(super) fn run(self) -> Result<Answer, Failure> {
+        let (what, did) =
+            if self.dry_run { (Sweep::Look, "would remove") } else { (Sweep::Remove, "removed") };
+        let dir = self.dir.path();
+        let leftovers = sweep(&dir, what)?;
+        let mut answer = Answer::default();
+        if leftovers.is_empty() {
+            answer.text = format!("nothing left over in {}\n", text::escaped_path(&dir));
+        }
+        for leftover in leftovers {
+            let path = leftover.path;
+            match leftover.error {
+                None => {
+                    let _ = writeln!(answer.text, "{did} {}", text::escaped_path(&path));
+                }
+                Some(source) => answer.failures.push(PoolDirError { path, source }.into()),
+            }
+        }
+        Ok(answer)
+    }
+}

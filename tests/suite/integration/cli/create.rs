@@ -1,0 +1,177 @@
+//! `create`: rules A1, A3, A7, A8 and A9 from outside, on each creator.
+
+use std::fs;
+use std::path::Path;
+
+use overlay_pool::creator::CreatorKind;
+
+use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
+use crate::harness::prelude::*;
+use crate::harness::qcow2::Image;
+use crate::harness::qemu;
+
+const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
+
+/// The names in a directory, sorted.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into())
+        .collect();
+    names.sort();
+    names
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a1_existing_target_is_kept_and_hides_no_other(
+    scratch: Scratch,
+    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
+    creator: CreatorKind,
+) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "1G");
+    fs::write(scratch.join("vm-2"), "precious").expect("a file in the way");
+
+    let targets = ["vm-1", "vm-2", "vm-3"];
+    let create = ["create", "--creator", creator.as_str(), "base.qcow2"];
+    let created = answer(&scratch, create.into_iter().chain(targets));
+    assert_answer!(scratch, "create_existing_target", created);
+
+    for target in ["vm-1", "vm-3"] {
+        qemu::check(&scratch.join(target));
+        qemu::compare(&base, &scratch.join(target));
+    }
+    assert_eq!(fs::read(scratch.join("vm-2")).expect("still there"), b"precious");
+    assert_eq!(names(&scratch), ["base.qcow2", "vm-1", "vm-2", "vm-3"]);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a3_many_targets_at_once(
+    scratch: Scratch,
+    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
+    creator: CreatorKind,
+) {
+    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
+    let targets: Vec<String> = (0..24).map(|number| format!("vm-{number}.qcow2")).collect();
+    let mut command = overlay_pool(&scratch);
+    command.args(["create", "--creator", creator.as_str(), "base.qcow2"]).args(&targets);
+    let created = run(&mut command);
+    assert_eq!((created.code, created.stderr.as_str()), (Some(0), ""));
+    for target in &targets {
+        qemu::check(&scratch.join(target));
+    }
+}
+
+/// A drop-in: the bytes are those that `qemu-img create -b` writes.
+#[rstest]
+#[case::qemu("qemu", "cluster_size=128k,extended_l2=on,lazy_refcounts=on")]
+#[case::portable("portable", "cluster_size=64k,extended_l2=off,lazy_refcounts=off")]
+#[test_attr(apply(case))]
+fn a9_overlay_is_what_qemu_img_makes(
+    scratch: Scratch,
+    #[case] profile: &str,
+    #[case] options: &str,
+    #[values("qcow2", "raw")] format: &str,
+    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
+    creator: CreatorKind,
+) {
+    let (base, theirs) = (scratch.join("base, a b"), scratch.join("theirs"));
+    let (base_path, theirs_path) = (base.to_string_lossy(), theirs.to_string_lossy());
+    qemu::run("qemu-img", ["create", "-q", "-f", format, &base_path, "3M"]);
+    let create = ["create", "-q", "-f", "qcow2", "-F", format, "-b", &base_path, "-o", options];
+    qemu::run("qemu-img", create.into_iter().chain([&*theirs_path, "5M"]));
+
+    let raw: &[&str] = if format == "raw" { &["--raw"] } else { &[] };
+    let ours = ["create", "--creator", creator.as_str(), "--profile", profile, "--size", "5M"];
+    let ours = ours.iter().chain(raw).chain(&["base, a b", "ours"]);
+    assert_eq!(answer(&scratch, ours).to_string(), "exit code: 0\n--- stdout\n--- stderr\n");
+    assert!(fs::read(scratch.join("ours")).expect("ours") == fs::read(theirs).expect("theirs"));
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn sizes_are_read_as_qemu_img_reads_them(
+    scratch: Scratch,
+    #[values(
+        "4096", "5000", "4k", "1.5K", "0.3m", "7M", "1.1G", "2g", "1T", "1.7t", "1P", "4096b"
+    )]
+    size: &str,
+) {
+    Image::new(512).write(&scratch.join("base.qcow2"));
+    let (theirs, ours) = (scratch.join("theirs"), scratch.join("ours"));
+    // Clusters large enough for any of the sizes.
+    let create = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M"];
+    qemu::run("qemu-img", create.into_iter().chain([&*theirs.to_string_lossy(), size]));
+    let created = answer(&scratch, ["create", "--size", size, "base.qcow2", "ours"]);
+    assert_eq!(created.code, Some(0), "{created}");
+    assert_eq!(qemu::info(&ours)["virtual-size"], qemu::info(&theirs)["virtual-size"]);
+}
+
+#[rstest]
+#[case::missing_base("missing_base", 3, &["nowhere", "vm-1", "vm-2"])]
+#[case::directory_as_base("directory_as_base", 3, &[".", "vm"])]
+#[case::base_is_not_qcow2("base_is_not_qcow2", 3, &["disk.img", "vm"])]
+#[case::base_refers("base_refers", 3, &["overlay.qcow2", "vm"])]
+#[case::smaller_than_base("smaller_than_base", 2, &["--size", "512k", "base.qcow2", "vm"])]
+#[case::larger_than_qcow2("larger_than_qcow2", 2, &["--size", "5P", "base.qcow2", "vm"])]
+#[case::no_directory("no_directory", 1, &["base.qcow2", "nowhere/vm", "nowhere/vm"])]
+#[case::target_is_a_directory("target_is_a_directory", 4, &["base.qcow2", "."])]
+#[case::first_failure_counts("first_failure_counts", 4, &["base.qcow2", ".", "nowhere/vm"])]
+#[case::first_failure_counts_again("first_failure_counts_again", 1, &["base.qcow2", "nowhere/vm", "."])]
+#[case::same_target_twice("same_target_twice", 4, &["base.qcow2", "vm-twice", "vm-twice"])]
+#[test_attr(apply(case))]
+fn a7_failures_say_what_to_do(
+    scratch: Scratch,
+    #[case] name: &str,
+    #[case] code: i32,
+    #[case] args: &[&str],
+) {
+    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
+    Image::new(1 << 20).backing(b"/etc/passwd").write(&scratch.join("overlay.qcow2"));
+    fs::write(scratch.join("disk.img"), [0; 512]).expect("a raw image");
+
+    let failed = answer(&scratch, ["create"].iter().chain(args));
+    assert_eq!(failed.code, Some(code), "{failed}");
+    assert!(failed.stderr.lines().all(|line| line.starts_with("overlay-pool: ")), "{failed}");
+    assert_answer!(scratch, format!("create_{name}"), failed);
+    assert!(!scratch.join("vm").exists() && !scratch.join("vm-1").exists());
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn base_that_refers_is_taken_where_allowed(scratch: Scratch) {
+    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
+    let create = |args: &[&str]| answer(&scratch, ["create"].iter().chain(args));
+    assert_eq!(create(&["base.qcow2", "middle.qcow2"]).code, Some(0));
+    assert_eq!(create(&["middle.qcow2", "vm.qcow2"]).code, Some(3));
+    assert_eq!(create(&["--allow-references", "middle.qcow2", "vm.qcow2"]).code, Some(0));
+    qemu::compare(&scratch.join("base.qcow2"), &scratch.join("vm.qcow2"));
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn l7_missing_creator_has_its_exit_code(
+    scratch: Scratch,
+    #[values("storage-daemon", "qemu-img")] creator: &str,
+) {
+    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
+    let mut command = overlay_pool(&scratch);
+    command.env("PATH", scratch.join("empty"));
+    let failed = run(command.args(["create", "--creator", creator, "base.qcow2", "vm"]));
+    assert_eq!(failed.code, Some(5));
+    assert_answer!(scratch, format!("create_without_{creator}"), failed);
+    assert_eq!(names(&scratch), ["base.qcow2"]);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn hostile_names_are_one_escaped_line(scratch: Scratch) {
+    let name = b"/\x1b[31m\n\x9b2J\xe2\x80\xae";
+    Image::new(1 << 20).backing(name).write(&scratch.join("overlay.qcow2"));
+    let failed = answer(&scratch, ["create", "overlay.qcow2", "vm"]);
+    let printed: Vec<char> = failed.stderr.chars().filter(|char| char.is_control()).collect();
+    assert_eq!(printed, ['\n'], "{failed}");
+    assert_answer!(scratch, "create_hostile_name", failed);
+}

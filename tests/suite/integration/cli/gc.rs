@@ -1,0 +1,79 @@
+//! `gc`: rule C1 from outside.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use crate::harness::cli::{answer, assert_answer};
+use crate::harness::owner::Owner;
+use crate::harness::prelude::*;
+
+const NEEDS: &[Need] = &[];
+
+#[rstest]
+#[test_attr(apply(case))]
+fn c1_dead_owners_are_swept_and_live_ones_kept(scratch: Scratch) {
+    let live = Owner::start(&scratch);
+    let dead = Owner::start(&scratch).kill();
+    let files = |directory: &Path| fs::read_dir(directory).map(Iterator::count).ok();
+    assert_eq!((files(&live.directory), files(&dead)), (Some(2), Some(2)));
+
+    assert_answer!(scratch, "gc_dry_run", answer(&scratch, ["gc", "--dry-run"]));
+    assert_eq!((files(&live.directory), files(&dead)), (Some(2), Some(2)));
+
+    assert_answer!(scratch, "gc", answer(&scratch, ["gc"]));
+    assert_eq!((files(&live.directory), files(&dead)), (Some(2), None));
+
+    assert_answer!(scratch, "gc_nothing", answer(&scratch, ["gc"]));
+    let dead = live.kill();
+    let named =
+        answer(&scratch, ["gc".as_ref(), "--dir".as_ref(), scratch.join("pool").as_os_str()]);
+    assert_eq!((named.code, files(&dead)), (Some(0), None), "{named}");
+}
+
+/// Whatever else lies there is somebody's.
+#[rstest]
+#[test_attr(apply(case))]
+fn c1_what_no_pool_made_is_kept(scratch: Scratch) {
+    let pool = scratch.join("pool");
+    let name = |digit: &str| format!("pool-{}", digit.repeat(32));
+    fs::create_dir_all(pool.join("pool-1")).expect("a directory that no pool made");
+    fs::create_dir_all(scratch.join("other")).expect("a directory");
+    fs::write(scratch.join("other/disk.qcow2"), "precious").expect("a file");
+    symlink("../other", pool.join(name("a"))).expect("a symbolic link");
+    fs::write(pool.join(name("b")), "precious").expect("a file");
+
+    let gc = answer(&scratch, ["gc"]);
+    assert_eq!((gc.code, gc.stderr.as_str()), (Some(0), ""), "{gc}");
+    assert!(gc.stdout.starts_with("nothing left over"), "{gc}");
+    assert!(pool.join("pool-1").is_dir() && pool.join(name("b")).is_file());
+    assert!(pool.join(name("a")).is_symlink() && scratch.join("other/disk.qcow2").is_file());
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn what_can_t_be_removed_is_a_failure(scratch: Scratch) {
+    let kept = Owner::start(&scratch).kill();
+    let removed = Owner::start(&scratch).kill();
+    fs::create_dir(kept.join("somebody-s")).expect("a directory in a pool directory");
+
+    let gc = answer(&scratch, ["gc"]);
+    assert!(kept.join("somebody-s").exists() && !removed.exists());
+    assert_answer!(scratch, "gc_not_removed", gc);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a_directory_that_others_may_change_is_refused(scratch: Scratch) {
+    let pool = scratch.join("pool");
+    fs::create_dir(&pool).expect("a directory");
+    fs::set_permissions(&pool, fs::Permissions::from_mode(0o777)).expect("its permissions");
+    assert_answer!(scratch, "gc_foreign", answer(&scratch, ["gc"]));
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn no_directory_is_nothing_to_do(scratch: Scratch) {
+    assert_answer!(scratch, "gc_no_directory", answer(&scratch, ["gc", "--dir", "not-there"]));
+    assert!(!scratch.join("not-there").exists());
+}
