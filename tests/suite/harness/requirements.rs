@@ -18,6 +18,8 @@ pub(crate) enum Need {
     QemuIo,
     /// `qemu-storage-daemon`.
     StorageDaemon,
+    /// `python3`.
+    Python,
     /// The right to make a mount namespace and to mount tmpfs in it.
     MountNamespace,
     /// An effective user id of 0.
@@ -41,10 +43,11 @@ impl fmt::Display for Unmet {
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
+        Self::Python,
         Self::MountNamespace,
         Self::Root,
         Self::Kvm,
@@ -55,6 +58,7 @@ impl Need {
             Self::QemuImg => "qemu-img",
             Self::QemuIo => "qemu-io",
             Self::StorageDaemon => "qemu-storage-daemon",
+            Self::Python => "python3",
             Self::MountNamespace => "mount-namespace",
             Self::Root => "root",
             Self::Kvm => "kvm",
@@ -66,7 +70,10 @@ impl Need {
         static FOUND: [OnceLock<Result<String, String>>; Need::ALL.len()] =
             [const { OnceLock::new() }; Need::ALL.len()];
         FOUND[self as usize].get_or_init(|| match self {
-            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => version(self.name()),
+            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => {
+                version(self.name(), "qemu-utils")
+            }
+            Self::Python => version(self.name(), "python3"),
             Self::MountNamespace => mount_namespace(),
             Self::Root => root(),
             Self::Kvm => kvm(),
@@ -106,11 +113,11 @@ fn need_named(name: &str) -> Result<Need, String> {
     })
 }
 
-fn version(program: &str) -> Result<String, String> {
+fn version(program: &str, package: &str) -> Result<String, String> {
     let output = Command::new(program)
         .arg("--version")
         .output()
-        .map_err(|error| format!("{program}: {error}; install qemu-utils"))?;
+        .map_err(|error| format!("{program}: {error}; install {package}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next() {
         Some(line) if output.status.success() => Ok(line.to_owned()),

@@ -6,5 +6,8 @@ mod bytes;
 mod cli;
 mod daemon;
 mod lifecycle;
+mod model;
+mod qmp;
 mod requirements;
 mod restock;
+mod second_opinion;
