@@ -10,7 +10,7 @@ use overlay_pool::image::Profile;
 /// Where pools make their directories.
 #[derive(Debug, clap::Args)]
 pub(super) struct PoolDir {
-    /// Where pools make their directories; OVERLAY_POOL_DIR, or else a place for the user.
+    /// Where pools make their directories, instead of `OVERLAY_POOL_DIR` or the user's own place.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

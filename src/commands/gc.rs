@@ -5,6 +5,7 @@ use std::fmt::Write;
 use overlay_pool::{PoolDirError, Sweep, sweep};
 
 use super::arguments::PoolDir;
+use super::exit::Exit;
 use super::failure::Failure;
 use super::{Answer, text};
 
@@ -27,6 +28,10 @@ pub(super) struct Gc {
     dir: PoolDir,
 }
 
+fn not_removed(error: PoolDirError) -> Failure {
+    Failure::new(Exit::Failed, error, "remove it by hand")
+}
+
 impl Gc {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let (what, did) =
@@ -43,7 +48,7 @@ impl Gc {
                 None => {
                     let _ = writeln!(answer.text, "{did} {}", text::escaped_path(&path));
                 }
-                Some(source) => answer.failures.push(PoolDirError { path, source }.into()),
+                Some(source) => answer.failures.push(not_removed(PoolDirError { path, source })),
             }
         }
         Ok(answer)

@@ -17,18 +17,14 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// Like [`escaped`], with bytes that aren't UTF-8 as `\xNN`.
-pub(super) fn escaped_bytes(bytes: &[u8]) -> String {
-    bytes.utf8_chunks().fold(String::new(), |mut out, chunk| {
+pub(super) fn escaped_path(path: &Path) -> String {
+    path.as_os_str().as_bytes().utf8_chunks().fold(String::new(), |mut out, chunk| {
         out.push_str(&escaped(chunk.valid()));
         for byte in chunk.invalid() {
             let _ = write!(out, "\\x{byte:02x}");
         }
         out
     })
-}
-
-pub(super) fn escaped_path(path: &Path) -> String {
-    escaped_bytes(path.as_os_str().as_bytes())
 }
 
 /// JSON means the same, and shows on a terminal what it means, with everything that doesn't
@@ -48,9 +44,12 @@ pub(super) fn escaped_json(json: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use rstest::rstest;
 
-    use super::{escaped_bytes, escaped_json};
+    use super::{escaped_json, escaped_path};
 
     #[rstest]
     #[case::plain(b"a b,c:d", "a b,c:d")]
@@ -63,7 +62,7 @@ mod tests {
     #[case::right_to_left("\u{202e}gpj".as_bytes(), "\\u{202e}gpj")]
     #[case::not_utf8(b"a\xff\xc3b", "a\\xff\\xc3b")]
     fn nothing_reaches_the_terminal_unescaped(#[case] name: &[u8], #[case] shown: &str) {
-        assert_eq!(escaped_bytes(name), shown);
+        assert_eq!(escaped_path(OsStr::from_bytes(name).as_ref()), shown);
     }
 
     #[rstest]

@@ -13,6 +13,7 @@ use std::time::Duration;
 mod guest;
 
 /// How long a million guest instructions may take; real hardware needs a few milliseconds.
+#[cfg(target_arch = "x86_64")]
 const LIMIT: Duration = Duration::from_millis(100);
 /// How long the answer is waited for, whatever the kernel does.
 const PATIENCE: Duration = Duration::from_secs(2);

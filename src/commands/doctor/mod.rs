@@ -3,7 +3,7 @@
 mod place;
 mod programs;
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use overlay_pool::vm::kvm::{self, Kvm};
 
@@ -36,7 +36,7 @@ impl Doctor {
 
         let mut answer = Answer::default();
         for finding in &findings {
-            answer.text += &format!("{finding}\n");
+            let _ = writeln!(answer.text, "{finding}");
         }
         let bad = findings.iter().filter(|finding| finding.state == State::Bad).count();
         if bad > 0 {

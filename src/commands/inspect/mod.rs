@@ -36,16 +36,15 @@ pub(super) struct Inspect {
     raw: bool,
 }
 
-fn unprintable(error: serde_json::Error) -> Failure {
-    Failure::new(Exit::Failed, format!("no JSON: {error}"), "do without --json")
-}
-
 impl Inspect {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let base = if self.raw { BaseRef::raw(self.image) } else { BaseRef::qcow2(self.image) };
         let report = Report::of(&base)?;
         let text = if self.json {
-            text::escaped_json(&serde_json::to_string_pretty(&report).map_err(unprintable)?) + "\n"
+            let json = serde_json::to_string_pretty(&report).map_err(|error| {
+                Failure::new(Exit::Failed, format!("no JSON: {error}"), "do without --json")
+            })?;
+            text::escaped_json(&json) + "\n"
         } else {
             report.to_string()
         };

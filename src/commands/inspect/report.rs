@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use indicatif::BinaryBytes;
 use overlay_pool::image::{
@@ -61,7 +62,7 @@ impl Report {
             }
         };
         Ok(Self {
-            image: Name(image.path.as_os_str().as_bytes().to_owned()),
+            image: Name(image.path.clone()),
             format,
             virtual_size,
             file_size,
@@ -162,19 +163,19 @@ fn bytes(count: u64) -> String {
 
 /// A name as it stands in an image or on a disk: any bytes.
 #[derive(Debug)]
-struct Name(Vec<u8>);
+struct Name(PathBuf);
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&text::escaped_bytes(&self.0))
+        f.write_str(&text::escaped_path(&self.0))
     }
 }
 
 impl Serialize for Name {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(&self.0) {
-            Ok(name) => serializer.serialize_str(name),
-            Err(_) => serializer.collect_seq(&self.0),
+        match self.0.to_str() {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.collect_seq(self.0.as_os_str().as_bytes()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod base;
+mod bases;
 mod bytes;
 mod cli;
 mod daemon;

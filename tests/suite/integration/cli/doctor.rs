@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use overlay_pool::vm::kvm;
 
-use crate::harness::cli::{Answer, answer, assert_answer, overlay_pool, overlay_pool_after, run};
+use crate::harness::cli::{Answer, answer, assert_answer, overlay_pool, run};
 use crate::harness::owner::Owner;
 use crate::harness::prelude::*;
 
@@ -109,7 +109,11 @@ fn c1_leftovers_are_told_and_kept(scratch: Scratch) {
 mod namespaces {
     //! What can only be had by mounting something else there.
 
-    use super::*;
+    use std::fs;
+
+    use super::line;
+    use crate::harness::cli::{overlay_pool_after, run};
+    use crate::harness::prelude::*;
 
     const NEEDS: &[Need] = &[Need::MountNamespace];
 

@@ -53,8 +53,9 @@ fn c1_what_no_pool_made_is_kept(scratch: Scratch) {
 #[rstest]
 #[test_attr(apply(case))]
 fn what_can_t_be_removed_is_a_failure(scratch: Scratch) {
-    let kept = Owner::start(&scratch).kill();
-    let removed = Owner::start(&scratch).kill();
+    // Both before either dies: who starts sweeps.
+    let owners = [Owner::start(&scratch), Owner::start(&scratch)];
+    let [kept, removed] = owners.map(Owner::kill);
     fs::create_dir(kept.join("somebody-s")).expect("a directory in a pool directory");
 
     let gc = answer(&scratch, ["gc"]);

@@ -126,8 +126,14 @@ fn completions_know_the_subcommands(scratch: Scratch, #[case] shell: &str) {
 fn bash_completes_with_them(scratch: Scratch) {
     let script = scratch.join("completions.bash");
     std::fs::write(&script, answer(&scratch, ["completions", "bash"]).stdout).expect("written");
-    let complete = "source \"$0\"; COMP_WORDS=(overlay-pool create --creator stor); COMP_CWORD=3; \
-                    _overlay-pool overlay-pool stor --creator; echo \"${COMPREPLY[@]}\"";
+    // As bash does when Tab is pressed: the function it is told, with command, word and the word
+    // before.
+    let complete = r#"source "$0"
+        function=$(complete -p overlay-pool | sed 's/.* -F \([^ ]*\).*/\1/')
+        COMP_WORDS=(overlay-pool create --creator stor)
+        COMP_CWORD=3
+        "$function" overlay-pool stor --creator
+        echo "${COMPREPLY[@]}""#;
     let output = Command::new("bash").args(["-c", complete]).arg(&script).output();
     let output = output.expect("bash runs");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "storage-daemon\n");

@@ -142,7 +142,10 @@ fn what_is_no_file_is_a_failure(scratch: Scratch, #[case] name: &str, #[case] im
 mod qemu_agrees {
     //! The same figures from `qemu-img info`.
 
-    use super::*;
+    use serde_json::Value;
+
+    use crate::harness::cli::answer;
+    use crate::harness::prelude::*;
     use crate::harness::qemu;
 
     const NEEDS: &[Need] = &[Need::QemuImg];

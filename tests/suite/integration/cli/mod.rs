@@ -1,7 +1,32 @@
 //! The command line, as its users meet it.
 
 mod create;
+mod create_failures;
 mod doctor;
 mod gc;
 mod general;
 mod inspect;
+
+use std::path::Path;
+
+use rstest::fixture;
+
+use crate::harness::prelude::*;
+use crate::harness::qcow2::Image;
+
+/// A folder with a small base image in it.
+#[fixture]
+fn with_base(scratch: Scratch) -> Scratch {
+    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
+    scratch
+}
+
+/// The names in a directory, sorted.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into())
+        .collect();
+    names.sort();
+    names
+}
