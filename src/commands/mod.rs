@@ -5,6 +5,7 @@ mod arguments;
 mod completions;
 mod create;
 mod doctor;
+mod exec;
 mod exit;
 mod failure;
 mod gc;
@@ -33,6 +34,7 @@ Exit codes:
   3  an image is missing, unreadable or refused
   4  a target already exists
   5  this machine lacks what the creator needs
+  125  exec: the code could not be run; else its exit code is the code's own
 Of several failures the first gives the code.
 
 Environment:
@@ -41,7 +43,8 @@ Environment:
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
-  overlay-pool doctor";
+  overlay-pool doctor
+  overlay-pool exec python -c \"print('hello from pool')\"";
 
 /// Ready qcow2 overlays for instant VM boot.
 #[derive(Debug, Parser)]
@@ -63,6 +66,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Exec(exec::Exec),
     Create(create::Create),
     Inspect(inspect::Inspect),
     Doctor(doctor::Doctor),
@@ -78,6 +82,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Err(help) => return Answer::from(help.to_string()),
     };
     let answer = start_log(cli.verbose).and_then(|()| match cli.command {
+        Command::Exec(exec) => exec.run(),
         Command::Create(create) => create.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Doctor(doctor) => doctor.run(),

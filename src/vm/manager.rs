@@ -214,6 +214,18 @@ impl VmManager {
         self.vms().remove(vm.id());
     }
 
+    /// Destroys a VM, and keeps its disk at `target`, on the same filesystem.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::File`] where something is at the target, or the disk can't be moved there;
+    /// those of [`Vm::execute`].
+    pub async fn keep_disk(&self, vm: &Vm, target: &Path) -> Result<(), VmError> {
+        let kept = vm.keep_disk(target).await;
+        self.vms().remove(vm.id());
+        kept
+    }
+
     /// Destroys all VMs and stops the pool. Stopping a stopped manager is nothing.
     pub async fn stop(&self) {
         let _starting = self.starting.lock().await;

@@ -162,6 +162,15 @@ impl Qemu {
         }
     }
 
+    /// Has QEMU write what it holds of the disk, and end.
+    pub(super) async fn quit(&self) {
+        // The connection may end before the answer comes.
+        let _ = timeout(END, self.qmp.execute("quit", &json!({}))).await;
+        if self.end().await.is_none() {
+            self.kill().await;
+        }
+    }
+
     /// Kills QEMU, without waiting for its end.
     pub(super) fn kill_now(&self) {
         drop(self.take_child());

@@ -118,10 +118,10 @@ impl VmSettings {
                 .parse(str::parse)?
                 .unwrap_or(default.accelerator),
             boot_timeout: get("OVERLAY_POOL_BOOT_TIMEOUT")
-                .parse(seconds)?
+                .parse(Self::seconds)?
                 .unwrap_or(default.boot_timeout),
             execute_timeout: get("OVERLAY_POOL_EXECUTE_TIMEOUT")
-                .parse(seconds)?
+                .parse(Self::seconds)?
                 .unwrap_or(default.execute_timeout),
             max_output: get("OVERLAY_POOL_MAX_OUTPUT").parse(number)?.unwrap_or(default.max_output),
             qemu: path("OVERLAY_POOL_QEMU").unwrap_or(default.qemu),
@@ -154,6 +154,18 @@ impl VmSettings {
         set.cloned().unwrap_or_else(beside)
     }
 
+    /// Takes a time-out as the variables give it: a number of seconds, whole or with a fraction.
+    ///
+    /// # Errors
+    ///
+    /// What it should be.
+    pub fn seconds(text: &str) -> Result<Duration, String> {
+        let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0 && *seconds <= 86400.0);
+        let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        duration
+            .ok_or_else(|| "give a number of seconds over 0 and up to 86400, as in 2.5".to_owned())
+    }
+
     /// What the pool of the VMs' disks is told.
     pub(super) fn pool(&self) -> PoolConfig {
         PoolConfig {
@@ -163,17 +175,6 @@ impl VmSettings {
             ..PoolConfig::default()
         }
     }
-}
-
-/// Takes a number of seconds, whole or with a fraction, that is over zero.
-///
-/// # Errors
-///
-/// What it should be.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0 && *seconds <= 86400.0);
-    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    duration.ok_or_else(|| "give a number of seconds over 0 and up to 86400, as in 2.5".to_owned())
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {

@@ -1,9 +1,11 @@
 //! One VM.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -204,6 +206,31 @@ impl Vm {
         };
         drop(busy);
         result
+    }
+
+    /// Has the guest and QEMU write all that they hold of the disk, ends them, and moves the disk
+    /// to `target`, where nothing is there. The VM is destroyed.
+    pub(super) async fn keep_disk(&self, target: &Path) -> Result<(), VmError> {
+        let failed = |source| VmError::File { what: "disk", path: target.to_owned(), source };
+        if target.symlink_metadata().is_ok() {
+            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+        }
+        self.enter(VmState::Executing)?;
+        let busy = Busy(self);
+        let (Some(alive), Some(disk)) = (self.alive.get(), self.disk()) else {
+            return Err(self.not_ready());
+        };
+        let mut guest = alive.guest.lock().await;
+        let synced = guest.run(&["sync"], &[], self.execute_timeout, self.max_output).await;
+        drop(guest);
+        if let Err(error) = synced {
+            return Err(self.judge(&alive.qemu, error).await);
+        }
+        alive.qemu.quit().await;
+        let moved = renameat_with(CWD, &disk, CWD, target, RenameFlags::NOREPLACE);
+        drop(busy);
+        self.destroy().await;
+        moved.map_err(|errno| failed(errno.into()))
     }
 
     /// What is wrong with the VM where its agent can't be asked; it is destroyed, unless the
