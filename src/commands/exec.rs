@@ -105,13 +105,13 @@ impl Exec {
         if let Some(code) = &self.code {
             return Ok(code.clone().into_bytes());
         }
-        let mut code = Vec::new();
-        let (name, read) = match self.file.as_ref().filter(|file| file.as_os_str() != "-") {
-            Some(file) => (file.display().to_string(), std::fs::read(file)),
-            None => {
-                let read = io::stdin().lock().read_to_end(&mut code);
-                ("standard input".to_owned(), read.map(|_| code))
-            }
+        let file = self.file.as_ref().filter(|file| file.as_os_str() != "-");
+        let (name, read) = if let Some(file) = file {
+            (file.display().to_string(), std::fs::read(file))
+        } else {
+            let mut code = Vec::new();
+            let read = io::stdin().lock().read_to_end(&mut code);
+            ("standard input".to_owned(), read.map(|_| code))
         };
         read.map_err(|error| {
             Failure::new(Exit::NotRun, format!("{name}: {error}"), "check the path")

@@ -95,7 +95,7 @@ impl Guest {
             let status = self.status(group).await?;
             if status.exited {
                 self.left = None;
-                return ran(status, limit);
+                return ran(&status, limit);
             }
             if Instant::now() >= deadline {
                 return self.kill(group, limit).await;
@@ -119,7 +119,7 @@ impl Guest {
             };
             if status.exited {
                 self.left = None;
-                return Ok(Ran { end: End::TimedOut, ..ran(status, limit)? });
+                return Ok(Ran { end: End::TimedOut, ..ran(&status, limit)? });
             }
         }
         self.kill_all().await?;
@@ -162,7 +162,7 @@ impl Guest {
     }
 }
 
-fn ran(status: Status, limit: usize) -> Result<Ran, AgentError> {
+fn ran(status: &Status, limit: usize) -> Result<Ran, AgentError> {
     let output = |data: &str, truncated| {
         let mut bytes = BASE64_STANDARD
             .decode(data)

@@ -9,10 +9,10 @@ use super::agent::{Agent, AgentError};
 use super::error::VmError;
 use super::execution::End;
 use super::guest::Guest;
+use super::handle::{Alive, Phases, Start, Vm};
 use super::machine::{Beginning, Machine};
 use super::qemu::{Qemu, QemuError};
 use super::saved::SavedState;
-use super::vm::{Alive, Phases, Start, Vm};
 use crate::Source;
 
 /// The name of the disk in a VM's working directory.
@@ -60,8 +60,12 @@ pub(super) async fn boot(
         }
         Err(error) => return Err(vm.judge(&qemu, error).await),
     };
-    let phases =
-        Phases { overlay: disk.elapsed, spawn, boot: begin.elapsed() - spawn, ..Phases::default() };
+    let phases = Phases {
+        overlay: disk.elapsed,
+        spawn,
+        boot: begin.elapsed().saturating_sub(spawn),
+        ..Phases::default()
+    };
     renewed(vm, qemu, guest, disk, Start::Booted, phases).await
 }
 
@@ -102,8 +106,12 @@ pub(super) async fn resume(
         Ok(guest) => guest,
         Err(error) => return unusable(&error),
     };
-    let phases =
-        Phases { overlay: disk.elapsed, spawn, boot: begin.elapsed() - spawn, ..Phases::default() };
+    let phases = Phases {
+        overlay: disk.elapsed,
+        spawn,
+        boot: begin.elapsed().saturating_sub(spawn),
+        ..Phases::default()
+    };
     renewed(vm, qemu, guest, disk, Start::Resumed, phases).await.map(Some)
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::error::VmError;
+use super::handle::{Alive, Home, Vm};
 use super::images;
 use super::language::Language;
 use super::launch::{self, DISK, Disk};
@@ -20,7 +21,6 @@ use super::saved::{SavedState, SavedStates};
 use super::settings::VmSettings;
 use super::state::VmState;
 use super::tenancy::check_id;
-use super::vm::{Alive, Home, Vm};
 use crate::image::{BaseImage, BaseRef, References};
 use crate::pool::Directory;
 use crate::{OverlayPool, PoolConfig, Sweep, process, sweep};

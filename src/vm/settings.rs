@@ -97,7 +97,7 @@ impl VmSettings {
     ///
     /// A [`SettingsError`] that names the first variable whose value can't be used.
     pub fn from_env() -> Result<Self, SettingsError> {
-        Self::from_variables(|name| std::env::var_os(name))
+        Self::from_variables(std::env::var_os)
     }
 
     fn from_variables(

@@ -12,3 +12,4 @@ mod qmp;
 mod requirements;
 mod restock;
 mod second_opinion;
+mod vm;
