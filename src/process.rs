@@ -38,7 +38,7 @@ static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
 /// # Errors
 ///
 /// Those of [`Command::spawn`], with `NotFound` where the program isn't there.
-pub(crate) async fn spawn(command: Command) -> io::Result<Child> {
+pub async fn spawn(command: Command) -> io::Result<Child> {
     spawn_with(command, Vec::new()).await
 }
 

@@ -160,7 +160,7 @@ fn facts(vm: &Vm, execution: &Execution) -> Value {
 }
 
 /// Waits for a signal that asks the program to end.
-async fn interrupted() -> Failure {
+pub(super) async fn interrupted() -> Failure {
     let ended = async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;

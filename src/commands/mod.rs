@@ -2,6 +2,7 @@
 
 mod answer;
 mod arguments;
+mod bench;
 mod completions;
 mod create;
 mod doctor;
@@ -9,6 +10,7 @@ mod exec;
 mod exit;
 mod failure;
 mod gc;
+mod images;
 mod inspect;
 mod text;
 
@@ -67,7 +69,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Exec(exec::Exec),
+    Images(images::Images),
     Create(create::Create),
+    Bench(bench::Bench),
     Inspect(inspect::Inspect),
     Doctor(doctor::Doctor),
     Gc(gc::Gc),
@@ -83,7 +87,9 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
     };
     let answer = start_log(cli.verbose).and_then(|()| match cli.command {
         Command::Exec(exec) => exec.run(),
+        Command::Images(images) => images.run(),
         Command::Create(create) => create.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Gc(gc) => gc.run(),

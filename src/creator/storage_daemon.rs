@@ -228,29 +228,40 @@ impl Daemon {
             self.qmp.forget_job(&job);
             return Err(error.into());
         }
-        let result = match created.await {
+        let ended = match created.await {
             Ok(_) => {
                 concluded.await?;
-                self.end_job(&job).await
+                Ok(self.end_job(&job))
             }
             Err(error) => {
                 self.qmp.forget_job(&job);
                 Err(error)
             }
         };
-        self.qmp.execute("blockdev-del", &json!({ "node-name": node })).await?;
+        // Sent with the commands that end the job: the daemon takes them in this order.
+        let deleted = self.qmp.execute("blockdev-del", &json!({ "node-name": node }));
+        let result = match ended {
+            Ok(ended) => ended.await,
+            Err(error) => Err(error),
+        };
+        deleted.await?;
         Ok(result?)
     }
 
-    /// Dismisses a concluded job. Its error stands in the list of jobs and nowhere else.
-    async fn end_job(&self, job: &str) -> Result<(), QmpError> {
-        let jobs = self.qmp.execute("query-jobs", &json!({})).await?;
-        self.qmp.execute("job-dismiss", &json!({ "id": job })).await?;
-        let ours = jobs.as_array().into_iter().flatten().find(|entry| entry["id"] == job);
-        match ours.map(|entry| &entry["error"]) {
-            None => Err(QmpError::Job(format!("the job {job} is not in the list of jobs"))),
-            Some(Value::String(message)) => Err(QmpError::Job(message.clone())),
-            Some(_) => Ok(()),
+    /// Dismisses a concluded job now; the future says how it ended. Its error stands in the list
+    /// of jobs and nowhere else.
+    fn end_job(&self, job: &str) -> impl Future<Output = Result<(), QmpError>> + Send {
+        let jobs = self.qmp.execute("query-jobs", &json!({}));
+        let dismissed = self.qmp.execute("job-dismiss", &json!({ "id": job }));
+        async move {
+            let jobs = jobs.await?;
+            dismissed.await?;
+            let ours = jobs.as_array().into_iter().flatten().find(|entry| entry["id"] == job);
+            match ours.map(|entry| &entry["error"]) {
+                None => Err(QmpError::Job(format!("the job {job} is not in the list of jobs"))),
+                Some(Value::String(message)) => Err(QmpError::Job(message.clone())),
+                Some(_) => Ok(()),
+            }
         }
     }
 

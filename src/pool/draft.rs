@@ -63,7 +63,12 @@ impl Drop for Draft {
 }
 
 fn name(file: &File, target: &Path) -> io::Result<()> {
-    // Linking by descriptor alone needs a capability, linking through /proc does not.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(linkat(CWD, path, CWD, target, AtFlags::SYMLINK_FOLLOW)?)
+    match linkat(file, c"", CWD, target, AtFlags::EMPTY_PATH) {
+        // Before Linux 6.10 that takes a capability, which linking through /proc does not.
+        Err(Errno::NOENT) => {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            Ok(linkat(CWD, path, CWD, target, AtFlags::SYMLINK_FOLLOW)?)
+        }
+        result => Ok(result?),
+    }
 }

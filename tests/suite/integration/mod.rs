@@ -3,6 +3,7 @@
 mod acquire;
 mod base;
 mod bases;
+mod bench;
 mod bytes;
 mod cli;
 mod daemon;

@@ -1,0 +1,248 @@
+//! `bench`: what the pool does on this machine, beside what it can't beat.
+
+mod bare_daemon;
+mod base;
+mod check;
+mod error;
+mod floor;
+mod machine;
+mod measure;
+mod qemu_img;
+mod report;
+mod samples;
+mod scale;
+mod table;
+mod target;
+mod vm;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use overlay_pool::creator::{CreatorKind, Tools};
+use overlay_pool::image::{BaseImage, BaseRef, OverlayOptions, References};
+use overlay_pool::vm::Accelerator;
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
+
+use error::BenchError;
+use machine::Machine;
+use measure::Subject;
+use qemu_img::QemuImg;
+use report::{Base, Report};
+
+use super::failure::Failure;
+use super::{Answer, arguments};
+
+/// How much slower than the native creator those that run QEMU are taken to be, so that a run
+/// ends in time; and how many overlays they make at least.
+const QEMU_FACTOR: usize = 10;
+const QEMU_LEAST: usize = 16;
+/// How long a creator may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// What each creator goes through, and the large pool.
+const STEPS: u64 = 3;
+const SCALE_STEPS: u64 = 4;
+
+const EXAMPLES: &str = "\
+Examples:
+  overlay-pool bench
+      Measures every creator this machine has, on a base image made for the run
+  overlay-pool bench --base debian.qcow2 --dir /var/lib/vms
+      Measures on an image of yours, on the filesystem of your VMs' disks
+  overlay-pool bench --creator native --ready --json
+      Measures also a pool of 100,000 ready overlays (takes 1.2 GB of disk for a while)
+  overlay-pool bench --vm 5 --accel tcg
+      Measures VMs that boot beside VMs that are resumed, to python's hello";
+
+/// Measure the pool on this machine, beside what it can't beat.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Bench {
+    /// Base image to measure on, qcow2 [default: one made for the run]
+    #[arg(long, value_name = "IMG")]
+    base: Option<PathBuf>,
+    /// The base image is raw
+    #[arg(long, requires = "base")]
+    raw: bool,
+    /// Folder to measure in: a new folder is made in it, and removed at the end
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Creator to measure; can be given several times [default: all that this machine has]
+    #[arg(long = "creator", value_name = "CREATOR", value_parser = arguments::creator())]
+    creators: Vec<CreatorKind>,
+    /// Overlays to make ahead and on demand; creators that run QEMU make a tenth, 16 at least
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    count: u32,
+    /// Measure also a native pool with N ready overlays [default N: 100000]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "100000",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    ready: Option<u32>,
+    /// Measure VMs instead, N booted and N resumed ones in turns [default N: 3]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3",
+          value_parser = clap::value_parser!(u32).range(1..=1000),
+          conflicts_with_all = ["base", "creators", "count", "ready"])]
+    vm: Option<u32>,
+    /// What runs the VMs' instructions [default: `OVERLAY_POOL_ACCEL`, or else KVM]
+    #[arg(long, requires = "vm", value_parser = arguments::accelerator())]
+    accel: Option<Accelerator>,
+    /// Print the figures as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Bench {
+    /// Measures, and removes everything it made; a single overlay that turns out bad is a failure.
+    pub(super) fn run(&self) -> Result<Answer, Failure> {
+        if let Some(rounds) = self.vm {
+            return vm::run(rounds, self.accel, &self.dir, self.json);
+        }
+        let report = self.report()?;
+        Ok(Answer::from(if self.json { json(&report) } else { format!("{report}\n") }))
+    }
+
+    fn report(&self) -> Result<Report, BenchError> {
+        let parent = self.dir.canonicalize().map_err(BenchError::at(&self.dir))?;
+        let folder = new_folder(&parent)?;
+        spread_folders(folder.path());
+        let report = {
+            // It ends before the folder is removed, and with it whatever still writes there.
+            let runtime = tokio::runtime::Runtime::new().map_err(BenchError::at(folder.path()))?;
+            runtime.block_on(unless_interrupted(measure(self, folder.path())))
+        };
+        remove(folder)?;
+        report
+    }
+}
+
+fn new_folder(parent: &Path) -> Result<TempDir, BenchError> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("overlay-pool-bench-").tempdir_in(parent).map_err(BenchError::at(parent))
+}
+
+fn remove(folder: TempDir) -> Result<(), BenchError> {
+    let path = folder.path().to_owned();
+    folder.close().map_err(BenchError::at(path))
+}
+
+/// Has ext4 put each folder in `folder` into a block group chosen by the folder's name.
+///
+/// For minutes ext4 makes no file of an inode that was freed, and each create in the same group
+/// looks at all of those again: what an earlier bench removed would cost this one up to 1 ms a
+/// file.
+fn spread_folders(folder: &Path) {
+    if let Ok(dir) = File::open(folder)
+        && let Ok(flags) = ioctl_getflags(&dir)
+    {
+        let _ = ioctl_setflags(&dir, flags | IFlags::TOPDIR);
+    }
+}
+
+async fn unless_interrupted(
+    report: impl Future<Output = Result<Report, BenchError>>,
+) -> Result<Report, BenchError> {
+    let signal = |kind| signal(kind).map_err(BenchError::at("signals"));
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        report = report => report,
+        _ = interrupt.recv() => Err(BenchError::Interrupted),
+        _ = terminate.recv() => Err(BenchError::Interrupted),
+    }
+}
+
+async fn measure(args: &Bench, folder: &Path) -> Result<Report, BenchError> {
+    let tools = Tools::default();
+    let machine = Machine::probe(folder, &tools.qemu_img);
+    let qemu_img = machine.qemu.as_ref().map(|_| QemuImg(tools.qemu_img.clone()));
+    let (creators, missing) = choose_creators(&args.creators, &tools).await?;
+
+    let base = match &args.base {
+        Some(path) if args.raw => BaseRef::raw(path),
+        Some(path) => BaseRef::qcow2(path),
+        None => base::make(folder, qemu_img.as_ref())?,
+    };
+    let image = BaseImage::open(&base, References::Deny)?;
+    let overlay = Arc::new(image.overlay(OverlayOptions::default())?);
+    let subject = Subject { base, overlay, tools, qemu_img };
+
+    let scale_steps = if args.ready.is_some() { SCALE_STEPS } else { 0 };
+    let bar = progress_bar(creators.len() as u64 * STEPS + scale_steps);
+    let step = |name: &str, what: &str| {
+        bar.set_message(format!("{name}: {what}"));
+        bar.inc(1);
+    };
+    let mut measured = BTreeMap::new();
+    for kind in creators {
+        let dir = new_folder(folder)?;
+        let count = count_for(kind, args.count as usize);
+        let progress = |what| step(kind.as_str(), what);
+        measured.insert(kind, measure::measure(&subject, kind, count, dir.path(), progress).await?);
+        remove(dir)?;
+    }
+    let scale = match args.ready {
+        Some(ready) => {
+            let dir = new_folder(folder)?;
+            let progress = |what| step("large pool", what);
+            Some(scale::measure(&subject, ready as usize, dir.path(), progress).await?)
+        }
+        None => None,
+    };
+    bar.finish_and_clear();
+    let base = Base::new(&subject.base, image.virtual_size(), args.base.is_none());
+    Ok(Report::new(machine, base, &measured, missing, scale.as_ref()))
+}
+
+/// The creators to measure, and those that this machine lacks and why. One that was asked for
+/// must be there.
+async fn choose_creators(
+    wanted: &[CreatorKind],
+    tools: &Tools,
+) -> Result<(Vec<CreatorKind>, BTreeMap<CreatorKind, String>), BenchError> {
+    let (mut there, mut missing) = (Vec::new(), BTreeMap::new());
+    for kind in CreatorKind::ALL {
+        if !wanted.is_empty() && !wanted.contains(&kind) {
+            continue;
+        }
+        let creator = kind.creator(tools, START_TIMEOUT);
+        match creator.start().await {
+            Ok(()) => there.push(kind),
+            Err(source) if wanted.contains(&kind) => {
+                return Err(BenchError::CreatorUnavailable { creator: kind.as_str(), source });
+            }
+            Err(error) => drop(missing.insert(kind, error.to_string())),
+        }
+        creator.stop().await;
+    }
+    Ok((there, missing))
+}
+
+fn count_for(kind: CreatorKind, count: usize) -> usize {
+    match kind {
+        CreatorKind::Native => count,
+        CreatorKind::StorageDaemon | CreatorKind::QemuImg => {
+            (count / QEMU_FACTOR).max(QEMU_LEAST).min(count)
+        }
+    }
+}
+
+/// Drawn on a terminal alone, and only between measurements.
+fn progress_bar(steps: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}, {msg:32}");
+    let bar = ProgressBar::new(steps);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn json(report: &Report) -> String {
+    let mut text = serde_json::to_string_pretty(report).unwrap_or_default();
+    text.push('\n');
+    text
+}

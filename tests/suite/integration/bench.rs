@@ -1,0 +1,254 @@
+//! `overlay-pool bench`: the figures it promises, and that it leaves nothing behind.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::prelude::*;
+use crate::harness::qemu;
+
+const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
+
+/// How many overlays each creator makes ahead; it hands over three times as many.
+const COUNT: usize = 6;
+
+/// A bench in `folder`, which finds programs in `path` alone.
+fn bench(folder: &Path, path: impl AsRef<OsStr>) -> Command {
+    bench_of(COUNT, folder, path)
+}
+
+fn bench_of(count: usize, folder: &Path, path: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_overlay-pool"));
+    command.env_clear().env("PATH", path).current_dir(folder).stdin(Stdio::null());
+    command.args(["bench", "--count", &count.to_string()]);
+    command
+}
+
+fn path() -> OsString {
+    std::env::var_os("PATH").expect("a PATH")
+}
+
+#[track_caller]
+fn figures(command: &mut Command) -> Value {
+    let output = command.arg("--json").output().expect("the bench runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stderr}", output.status);
+    assert_eq!(stderr, "", "no progress bar in a pipe");
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+/// What a bench that can't go on says.
+#[track_caller]
+fn refusal(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().expect("the bench runs");
+    assert!(!status.success(), "{}", String::from_utf8_lossy(&stdout));
+    assert_eq!(String::from_utf8_lossy(&stdout), "", "no figures");
+    String::from_utf8_lossy(&stderr).into_owned()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect()
+}
+
+#[track_caller]
+fn number(figures: &Value, pointer: &str) -> f64 {
+    let found = figures.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {figures:#}"));
+    found.as_f64().unwrap_or_else(|| panic!("{pointer} is {found}"))
+}
+
+/// Every promised figure is there and can be one.
+#[track_caller]
+fn assert_sane(figures: &Value, creators: &[&str]) {
+    let measured: Vec<&String> =
+        figures["creators"].as_object().expect("creators").keys().collect();
+    assert_eq!(measured.len(), creators.len(), "{measured:?}");
+    for pointer in ["/floor/rename_us", "/floor/create_us"] {
+        assert!(number(figures, pointer) > 0.0, "{pointer}");
+    }
+    for creator in creators {
+        let of = |figure: &str| number(figures, &format!("/creators/{creator}/{figure}"));
+        for figure in ["stock_ms", "restock_ms", "acquires_per_s/1", "acquires_per_s/64"] {
+            assert!(of(figure) > 0.0, "{creator} {figure}");
+        }
+        for figure in ["pooled_us", "on_demand_us"] {
+            let (p50, p99) = (of(&format!("{figure}/p50")), of(&format!("{figure}/p99")));
+            assert!(0.0 < p50 && p50 <= p99, "{creator} {figure}: {p50}, {p99}");
+        }
+        assert!(of("disk_bytes") >= 4096.0, "{creator}");
+        assert!(of("ratios/pooled_to_rename") > 0.0, "{creator}");
+    }
+    let checked = figures["checked"]["overlays"].as_u64().expect("a count");
+    assert_eq!(checked, (3 * COUNT * creators.len()) as u64);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn every_creator_has_every_figure(scratch: Scratch) {
+    let figures = figures(&mut bench(&scratch, path()));
+    assert_sane(&figures, &["native", "storage-daemon", "qemu-img"]);
+    assert!(number(&figures, "/qemu_img/create_us") > 0.0);
+    assert!(number(&figures, "/floor/qmp_us") > 0.0);
+    assert!(number(&figures, "/checked/with_qemu_img") > 0.0);
+    assert_eq!(figures["missing"], serde_json::json!({}));
+    assert_eq!(figures["base"]["format"], "qcow2");
+    assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
+}
+
+/// The native creator writes sparse files: at most 16 KiB where QEMU takes 388.
+#[rstest]
+#[test_attr(apply(case))]
+fn a_base_of_ones_own(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "1G");
+    let before = fs::read(&base).expect("the base");
+    let mut command = bench(&scratch, path());
+    let figures = figures(command.args(["--creator", "native", "--base"]).arg(&base));
+    assert_sane(&figures, &["native"]);
+    assert!(number(&figures, "/creators/native/disk_bytes") <= 16384.0);
+    assert_eq!(figures["base"]["made"], false);
+    assert_eq!(figures["base"]["virtual_size"], 1 << 30);
+    assert_eq!(entries(&scratch), std::slice::from_ref(&base));
+    assert!(fs::read(&base).expect("the base") == before, "the base is as it was");
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn the_table_says_what_was_checked(scratch: Scratch) {
+    let output = bench(&scratch, path()).output().expect("the bench runs");
+    let table = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{}", output.status);
+    assert!(table.starts_with("machine  "), "{table}");
+    assert!(table.contains("checked  all 54 overlays are sound"), "{table}");
+    assert!(!table.contains('\u{1b}'), "no control codes in a pipe: {table}");
+    for creator in ["native", "storage-daemon", "qemu-img"] {
+        assert!(table.contains(creator), "{table}");
+    }
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a_large_pool_stands_beside_a_small_one(scratch: Scratch) {
+    let mut command = bench(&scratch, path());
+    let figures = figures(command.args(["--creator", "native", "--ready", "300"]));
+    let large = &figures["large"];
+    assert_eq!((&large["ready"], &large["small_ready"]), (&300.into(), &100.into()));
+    assert!(number(&figures, "/large/pooled_to_small") > 0.0);
+    assert_eq!(figures["checked"]["overlays"], 3 * COUNT + 2000);
+    assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
+}
+
+/// A signal ends it at once, and what it made goes.
+#[rstest]
+#[case(Signal::INT)]
+#[case(Signal::TERM)]
+#[test_attr(apply(case))]
+async fn a_signal_leaves_nothing(scratch: Scratch, #[case] signal: Signal) {
+    let mut command = bench_of(100_000, &scratch, path());
+    command.args(["--creator", "storage-daemon"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = tokio::process::Command::from(command);
+    let bench = command.kill_on_drop(true).spawn().expect("a bench");
+    let measuring = || entries(&scratch).iter().any(|folder| entries(folder).len() > 1);
+    eventually("the bench measures", measuring).await;
+    let pid = bench.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("a PID");
+    kill_process(pid, signal).expect("the signal is sent");
+    let output = bench.wait_with_output().await.expect("the bench ends");
+    assert_eq!(output.status.code(), Some(1), "it ended by itself");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+    assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
+}
+
+/// A `qemu-img` that does something else where a shell pattern fits its arguments.
+fn faulty_qemu_img(scratch: &Path, pattern: &str, instead: &str) -> PathBuf {
+    let program = std::env::split_paths(&path())
+        .map(|folder| folder.join("qemu-img"))
+        .find(|program| program.is_file())
+        .expect("qemu-img");
+    let folder = scratch.join("bin");
+    fs::create_dir(&folder).expect("a folder");
+    let script = folder.join("qemu-img");
+    let program = program.display();
+    let text =
+        format!("#!/bin/sh\ncase \"$*\" in {pattern}) {instead};; esac\nexec {program} \"$@\"\n");
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    folder
+}
+
+/// A9: one bad overlay is enough to fail, whoever finds it.
+#[rstest]
+#[case::header(
+    "native-check",
+    "create*/proc/self/fd/0*",
+    "echo no overlay >/proc/self/fd/0; exit 0",
+    "magic"
+)]
+#[case::qemu_img("qemu-check", "check*", "echo leaked clusters; exit 3", "leaked clusters")]
+#[test_attr(apply(case))]
+fn a9_a_bad_overlay_fails_the_bench(
+    scratch: Scratch,
+    #[case] folder: &str,
+    #[case] pattern: &str,
+    #[case] instead: &str,
+    #[case] cause: &str,
+) {
+    let bin = faulty_qemu_img(&scratch, pattern, instead);
+    let folder = scratch.join(folder);
+    fs::create_dir(&folder).expect("a folder");
+    let path = [bin.into_os_string(), path()].join(OsStr::new(":"));
+    let stderr = refusal(bench(&folder, path).args(["--creator", "qemu-img"]));
+    assert!(stderr.contains("creator qemu-img made a bad overlay"), "{stderr}");
+    assert!(stderr.contains(cause), "{stderr}");
+    assert_eq!(entries(&folder), [] as [PathBuf; 0]);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a_bad_base_is_refused(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    fs::write(&base, "no image").expect("a file");
+    let stderr = refusal(bench(&scratch, path()).arg("--base").arg(&base));
+    assert!(stderr.contains("base.qcow2"), "{stderr}");
+    assert_eq!(entries(&scratch), [base]);
+}
+
+mod without_qemu {
+    //! A machine that has no QEMU.
+
+    use super::{
+        Need, PathBuf, Scratch, Value, apply, assert_sane, bench, case, entries, figures, refusal,
+        rstest, scratch,
+    };
+
+    const NEEDS: &[Need] = &[];
+
+    #[rstest]
+    #[test_attr(apply(case))]
+    fn the_native_creator_is_measured(scratch: Scratch) {
+        let figures = figures(&mut bench(&scratch, ""));
+        assert_sane(&figures, &["native"]);
+        assert_eq!(figures["qemu_img"], Value::Null);
+        assert_eq!(figures["machine"]["qemu"], Value::Null);
+        assert_eq!(figures["base"]["format"], "raw");
+        for creator in ["storage-daemon", "qemu-img"] {
+            let reason = figures["missing"][creator].as_str().expect("a reason");
+            assert!(reason.contains("can't run"), "{reason}");
+        }
+        assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
+    }
+
+    #[rstest]
+    #[test_attr(apply(case))]
+    fn a_creator_that_was_asked_for_must_be_there(
+        scratch: Scratch,
+        #[values("storage-daemon", "qemu-img")] creator: &str,
+    ) {
+        let stderr = refusal(bench(&scratch, "").args(["--creator", creator]));
+        assert!(stderr.contains(&format!("creator {creator}: can't run")), "{stderr}");
+        assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
+    }
+}
