@@ -69,7 +69,9 @@ impl Guest {
         rand::rng().fill_bytes(&mut seed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
-        self.run(&[RENEW, hostname, &time], &seed, ANSWER, limit).await
+        let deadline = Instant::now() + ANSWER;
+        let pid = self.start(RENEW, &[hostname, &time], &seed).await?;
+        self.wait(pid, deadline, limit).await
     }
 
     /// Runs a program to its end, in a process group of its own that is killed when the time is
@@ -87,6 +89,16 @@ impl Guest {
         let deadline = Instant::now() + patience;
         // The agent's child leads no group, so that setsid keeps its process id.
         let group = self.start("setsid", command, input).await?;
+        self.wait(group, deadline, limit).await
+    }
+
+    /// Waits for a program's end, and kills its process group when the time is over.
+    async fn wait(
+        &mut self,
+        group: i64,
+        deadline: Instant,
+        limit: usize,
+    ) -> Result<Ran, AgentError> {
         self.left = Some(group);
         let mut pause = FIRST_POLL;
         loop {
