@@ -99,3 +99,25 @@ async fn a_killed_owner_leaves_no_qemu(scratch: Scratch) {
     assert_eq!(answer.code, Some(0), "{answer}");
     assert_eq!(left(), 0, "{answer}");
 }
+
+#[rstest]
+#[test_attr(apply(case))]
+fn the_bench_measures_boots_and_resumes(scratch: Scratch) {
+    let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
+    let mut command = cli::overlay_pool(&scratch);
+    command.env("OVERLAY_POOL_IMAGES", images());
+    let answer =
+        run(command.args(["bench", "--vm", "1", "--json", "--accel", accelerator.as_str()]));
+    assert_eq!(answer.code, Some(0), "{answer}");
+    let facts: Value = serde_json::from_str(&answer.stdout).expect("JSON");
+    for kind in ["boot", "resume"] {
+        let sum: f64 = ["overlay", "spawn", "boot", "renew", "execute"]
+            .map(|phase| facts[kind][phase].as_f64().expect("seconds"))
+            .iter()
+            .sum();
+        let hello = facts[kind]["hello"].as_f64().expect("seconds");
+        assert!((sum - hello).abs() < 1e-6, "the phases are all there is: {facts}");
+    }
+    let left: Vec<_> = scratch.read_dir().expect("a folder").flatten().collect();
+    assert!(left.is_empty(), "{left:?} are left");
+}
