@@ -112,7 +112,8 @@ fn base(error: &BaseError) -> (Exit, &'static str) {
     }
 }
 
-fn creator(error: &CreatorError) -> &'static str {
+/// What to do about a creator that failed.
+pub(super) fn creator(error: &CreatorError) -> &'static str {
     match error {
         CreatorError::Write(error) => system(error),
         CreatorError::Spawn { .. } | CreatorError::NotUtf8(_) => "",
@@ -120,7 +121,8 @@ fn creator(error: &CreatorError) -> &'static str {
     }
 }
 
-fn system(error: &io::Error) -> &'static str {
+/// What to do about what the system said.
+pub(super) fn system(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "check the path",
         io::ErrorKind::PermissionDenied => "change its permissions, or run as another user",

@@ -4,15 +4,19 @@ mod answer;
 mod arguments;
 mod bench;
 mod completions;
+mod conformance;
 mod create;
 mod doctor;
 mod exec;
 mod exit;
 mod failure;
+mod filesystem;
 mod gc;
 mod images;
 mod inspect;
+mod shim;
 mod text;
+mod version;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -45,8 +49,9 @@ Environment:
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
-  overlay-pool doctor
-  overlay-pool exec python -c \"print('hello from pool')\"";
+  overlay-pool exec python -c \"print('hello from pool')\"
+  overlay-pool bench
+  overlay-pool doctor";
 
 /// Ready qcow2 overlays for instant VM boot.
 #[derive(Debug, Parser)]
@@ -71,10 +76,12 @@ enum Command {
     Exec(exec::Exec),
     Images(images::Images),
     Create(create::Create),
-    Bench(bench::Bench),
     Inspect(inspect::Inspect),
+    Bench(bench::Bench),
     Doctor(doctor::Doctor),
     Gc(gc::Gc),
+    Conformance(conformance::Conformance),
+    Shim(shim::Shim),
     Completions(completions::Completions),
 }
 
@@ -89,10 +96,12 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Command::Exec(exec) => exec.run(),
         Command::Images(images) => images.run(),
         Command::Create(create) => create.run(),
-        Command::Bench(bench) => bench.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Gc(gc) => gc.run(),
+        Command::Conformance(conformance) => conformance.run(),
+        Command::Shim(shim) => shim.run(),
         Command::Completions(completions) => Ok(completions.run()),
     });
     answer.unwrap_or_else(Answer::from)

@@ -3,11 +3,15 @@
 //! It has a harness of its own (see `harness/case.rs`), so that a test whose need this machine
 //! doesn't meet is listed as ignored, and shows as SKIP instead of as passed.
 
+mod conformance;
 mod error_injection;
 mod harness;
 mod integration;
 mod unit;
 
 fn main() -> std::process::ExitCode {
-    harness::owner::main_if_owner().unwrap_or_else(harness::case::main)
+    harness::owner::main_if_owner().unwrap_or_else(|| {
+        let all = || harness::case::registered().chain(conformance::trials()).collect();
+        harness::case::main(conformance::of_named_port().unwrap_or_else(all))
+    })
 }

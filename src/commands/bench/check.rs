@@ -99,7 +99,7 @@ fn judge_header(bytes: &[u8], expected: &Overlay) -> Result<(), String> {
     let backing = header.backing_file.as_deref().unwrap_or(Path::new(""));
     if backing != wanted {
         let (backing, wanted) = (backing.display(), wanted.display());
-        return Err(format!("its backing file is {backing} instead of {wanted}"));
+        return Err(format!("its backing file is {backing:?} instead of {wanted:?}"));
     }
     let (format, wanted) =
         (header.extensions.backing_format.as_deref(), expected.format().as_str());

@@ -8,11 +8,11 @@ use overlay_pool::creator::CreatorError;
 use overlay_pool::image::BaseError;
 
 use crate::commands::exit::Exit;
-use crate::commands::failure::Failure;
+use crate::commands::failure::{self, Failure};
 
 /// Why a bench ended without figures.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BenchError {
+pub(super) enum BenchError {
     /// A file of the bench can't be made, read or removed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -66,23 +66,32 @@ pub(crate) enum BenchError {
     Interrupted,
 }
 
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        let error = match error {
+            BenchError::Base(error) => return error.into(),
+            BenchError::Pool(error) => return error.into(),
+            error => error,
+        };
+        let (exit, advice) = match &error {
+            BenchError::Io { source, .. } => (Exit::Failed, failure::system(source)),
+            BenchError::CreatorUnavailable { source, .. } => {
+                (Exit::CreatorUnavailable, failure::creator(source))
+            }
+            BenchError::Tool { .. } => (Exit::Failed, "see overlay-pool doctor"),
+            BenchError::Unmeasurable { .. } => {
+                (Exit::Failed, "leave its folder and the base image alone")
+            }
+            BenchError::BadOverlay { .. } => (Exit::Failed, "please report it"),
+            _ => (Exit::Failed, ""),
+        };
+        Self::new(exit, error, advice)
+    }
+}
+
 impl BenchError {
     /// Says which path an I/O error belongs to.
     pub(super) fn at(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.as_ref().to_owned(), source }
-    }
-}
-
-impl From<BenchError> for Failure {
-    fn from(error: BenchError) -> Self {
-        match error {
-            BenchError::Base(error) => error.into(),
-            BenchError::Pool(error) => error.into(),
-            BenchError::CreatorUnavailable { .. } => {
-                Self::new(Exit::CreatorUnavailable, error, "see overlay-pool doctor")
-            }
-            BenchError::Io { .. } => Self::new(Exit::Failed, error, "choose another --dir"),
-            error => Self::new(Exit::Failed, error, ""),
-        }
     }
 }

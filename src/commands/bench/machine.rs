@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread::available_parallelism;
 
 use serde::Serialize;
+
+use crate::commands::filesystem;
+use crate::commands::version::version;
 
 /// The facts about a machine that figures depend on.
 #[derive(Debug, Serialize)]
@@ -21,37 +23,16 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Asks this machine, with `dir` as the folder that is measured in.
-    pub(super) fn probe(dir: &Path, qemu_img: &Path) -> Self {
+    pub(super) async fn probe(dir: &Path, qemu_img: &Path) -> Self {
         let unknown = || "unknown".to_owned();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
         Self {
             cores: available_parallelism().map_or(1, usize::from),
             kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
-            filesystem: filesystem(dir).unwrap_or_else(unknown),
-            qemu: qemu_version(qemu_img),
+            filesystem: filesystem::name(dir).unwrap_or_else(|_| unknown()),
+            qemu: version(qemu_img).await.ok(),
         }
     }
-}
-
-/// The type of the filesystem that `dir`, an absolute path, is on.
-fn filesystem(dir: &Path) -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // The last one mounted hides those before.
-    let longest = mounts.lines().filter_map(mount).filter(|(point, _)| dir.starts_with(point));
-    longest.max_by_key(|(point, _)| point.as_os_str().len()).map(|(_, kind)| kind.to_owned())
-}
-
-/// Where something is mounted, and its type, from a line of `mountinfo`.
-fn mount(line: &str) -> Option<(PathBuf, &str)> {
-    let (mount, source) = line.split_once(" - ")?;
-    let point = mount.split(' ').nth(4)?.replace("\\040", " ");
-    Some((point.into(), source.split(' ').next()?))
-}
-
-fn qemu_version(qemu_img: &Path) -> Option<String> {
-    let output = Command::new(qemu_img).arg("--version").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    text.strip_prefix("qemu-img version ")?.split_whitespace().next().map(str::to_owned)
 }
 
 /// The resident memory of this process and of those it started, in bytes.
@@ -79,14 +60,6 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-
-    #[rstest]
-    #[case("36 35 98:0 /a /mnt/x rw shared:1 - ext4 /dev/root rw", Some(("/mnt/x", "ext4")))]
-    #[case("40 1 0:9 / /a\\040b rw - tmpfs none rw", Some(("/a b", "tmpfs")))]
-    #[case("nonsense", None)]
-    fn mountinfo_lines(#[case] line: &str, #[case] expected: Option<(&str, &str)>) {
-        assert_eq!(mount(line), expected.map(|(point, kind)| (point.into(), kind)));
-    }
 
     #[rstest]
     fn this_process_has_memory() {

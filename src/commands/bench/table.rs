@@ -8,13 +8,14 @@ use overlay_pool::creator::CreatorKind;
 
 use super::measure::TASKS;
 use super::report::{CreatorFigures, Report};
+use crate::commands::text::escaped;
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "machine  {}", self.machine_line())?;
         writeln!(f, "base     {}", self.base_line())?;
         for (kind, reason) in &self.missing {
-            writeln!(f, "missing  {}: {reason}", kind.as_str())?;
+            writeln!(f, "missing  {}: {}", kind.as_str(), escaped(reason))?;
         }
         writeln!(f, "\n{}", self.creators_table().trim_fmt())?;
         writeln!(f, "\nWhat stands under a figure was measured in turns with it; × is by that.")?;
@@ -26,7 +27,10 @@ impl Display for Report {
 impl Report {
     fn machine_line(&self) -> String {
         let machine = &self.machine;
-        let qemu = machine.qemu.as_deref().map_or("no QEMU".to_owned(), |v| format!("QEMU {v}"));
+        let qemu = machine
+            .qemu
+            .as_deref()
+            .map_or("no QEMU".to_owned(), |v| format!("QEMU {}", escaped(v)));
         format!("{} cores, Linux {}, {}, {qemu}", machine.cores, machine.kernel, machine.filesystem)
     }
 

@@ -4,30 +4,14 @@ use std::path::{Path, PathBuf};
 
 use indicatif::BinaryBytes;
 use overlay_pool::{PoolDirError, Sweep, sweep, try_pool_dir};
-use rustix::fs::{CWD, FsWord, Mode, OFlags, openat, statfs, statvfs};
+use rustix::fs::{CWD, Mode, OFlags, openat, statvfs};
 use rustix::io::Errno;
 
 use super::Finding;
-use crate::commands::failure;
+use crate::commands::{failure, filesystem};
 
 /// Overlays grow as their guests write.
 const LITTLE_SPACE: u64 = 1 << 30;
-
-const TMPFS: FsWord = 0x0102_1994;
-/// Names by the numbers in Linux' `magic.h`.
-const FILESYSTEMS: [(FsWord, &str); 11] = [
-    (TMPFS, "tmpfs"),
-    (0xef53, "ext4"),
-    (0x5846_5342, "xfs"),
-    (0x9123_683e, "btrfs"),
-    (0x2fc1_2fc1, "zfs"),
-    (0xf2f5_2010, "f2fs"),
-    (0xca45_1a4e, "bcachefs"),
-    (0x794c_7630, "overlayfs"),
-    (0x6969, "nfs"),
-    (0x6573_5546, "fuse"),
-    (0x0102_1997, "9p"),
-];
 
 /// Looks at a place for pool directories. Leaves everything there as it is.
 pub(super) fn look(pool_dir: &Path) -> Vec<Finding> {
@@ -73,14 +57,12 @@ fn bad_directory(what: &'static str, error: &PoolDirError) -> Finding {
 
 fn filesystem(directory: &Path) -> Finding {
     const WHAT: &str = "filesystem";
-    let kind = match statfs(directory) {
-        Ok(stat) => stat.f_type,
+    let name = match filesystem::name(directory) {
+        Ok(name) => name,
         Err(errno) => return Finding::note(WHAT, errno, "name another directory"),
     };
-    let name = FILESYSTEMS.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name);
-    let name = name.map_or_else(|| format!("{kind:#x}"), str::to_owned);
     let found = format!("{name}, at {}", directory.display());
-    if kind == TMPFS {
+    if name == filesystem::TMPFS {
         let advice = "overlays there take memory from the guests: name a directory on a disk";
         return Finding::note(WHAT, found, advice);
     }

@@ -13,7 +13,7 @@
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Failed};
 use linkme::distributed_slice;
 
 use super::requirements::{self, Need};
@@ -34,34 +34,65 @@ impl Case {
         self.path.split_once("::").map_or(self.path, |(_, name)| name)
     }
 
-    fn trial(&'static self) -> Trial {
-        let ignored = requirements::skips(self.needs);
-        Trial::test(self.name(), || self.checked_run()).with_ignored_flag(ignored)
-    }
-
-    /// Forced to run without what it needs, a test fails with the reason.
-    fn checked_run(&self) -> Result<(), Failed> {
-        let unmet: Vec<String> = requirements::unmet(self.needs).map(|u| u.to_string()).collect();
-        if !unmet.is_empty() {
-            return Err(Failed::from(unmet.join("\n")));
-        }
-        (self.run)();
-        Ok(())
+    fn trial(&self) -> Trial {
+        Trial::new(self.name().to_owned(), self.needs.to_vec(), false, self.run)
     }
 }
 
-pub(crate) fn main() -> ExitCode {
+/// A test to list or run; those that are made from files while listing are nothing else.
+pub(crate) struct Trial {
+    name: String,
+    needs: Vec<Need>,
+    ignored: bool,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl Trial {
+    pub(crate) fn new(
+        name: String,
+        needs: Vec<Need>,
+        ignored: bool,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        Self { name, needs, ignored, run: Box::new(run) }
+    }
+
+    fn into_mimic(self) -> libtest_mimic::Trial {
+        let ignored = self.ignored || requirements::skips(&self.needs);
+        let run = move || checked_run(&self.needs, self.run);
+        libtest_mimic::Trial::test(self.name, run).with_ignored_flag(ignored)
+    }
+}
+
+/// Forced to run without what it needs, a test fails with the reason.
+fn checked_run(needs: &[Need], run: impl FnOnce()) -> Result<(), Failed> {
+    let unmet: Vec<String> = requirements::unmet(needs).map(|u| u.to_string()).collect();
+    if !unmet.is_empty() {
+        return Err(Failed::from(unmet.join("\n")));
+    }
+    run();
+    Ok(())
+}
+
+/// The tests that `case!` registered.
+pub(crate) fn registered() -> impl Iterator<Item = Trial> {
+    CASES.iter().map(Case::trial)
+}
+
+/// Lists or runs tests.
+pub(crate) fn main(mut trials: Vec<Trial>) -> ExitCode {
     let arguments = Arguments::from_args();
     if let Err(error) = requirements::check_required_names() {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
     // A nextest child runs one test: what only others need isn't probed.
-    let wanted = |case: &&Case| {
-        !arguments.exact || arguments.filter.as_deref().is_none_or(|name| name == case.name())
+    let wanted = |trial: &Trial| {
+        !arguments.exact || arguments.filter.as_deref().is_none_or(|name| name == trial.name)
     };
-    let mut trials: Vec<Trial> = CASES.iter().filter(wanted).map(Case::trial).collect();
-    trials.sort_by(|one, other| one.name().cmp(other.name()));
+    trials.retain(wanted);
+    trials.sort_by(|one, other| one.name.cmp(&other.name));
+    let trials = trials.into_iter().map(Trial::into_mimic).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod qcow2;
 pub(crate) mod qemu;
 pub(crate) mod requirements;
 pub(crate) mod scratch;
+pub(crate) mod shim;
 pub(crate) mod vms;
 pub(crate) mod wait;
 

@@ -163,7 +163,9 @@ async fn a4_no_overlay_is_handed_out_twice(
 async fn a5_vanished_overlay_is_replaced_on_demand(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
-    let pool = started(config(CreatorKind::Native, &scratch, 8), &base).await;
+    // Made one by one, so that the last is known to be the next to be handed out.
+    let one_by_one = PoolConfig { max_creations: 1, ..config(CreatorKind::Native, &scratch, 8) };
+    let pool = started(one_by_one, &base).await;
     let mut files = ready_files(&pool);
     files.sort();
     let last = files.pop().expect("an overlay"); // the next to be handed out

@@ -2,13 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::harness::cli::{Answer, overlay_pool, run};
+use crate::harness::fake_tool::script;
 use crate::harness::prelude::*;
 use crate::harness::qemu;
 
@@ -17,14 +18,13 @@ const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
 /// How many overlays each creator makes ahead; it hands over three times as many.
 const COUNT: usize = 6;
 
-/// A bench in `folder`, which finds programs in `path` alone.
-fn bench(folder: &Path, path: impl AsRef<OsStr>) -> Command {
-    bench_of(COUNT, folder, path)
+/// A bench in `folder`.
+fn bench(folder: &Path) -> Command {
+    bench_of(COUNT, folder)
 }
 
-fn bench_of(count: usize, folder: &Path, path: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_overlay-pool"));
-    command.env_clear().env("PATH", path).current_dir(folder).stdin(Stdio::null());
+fn bench_of(count: usize, folder: &Path) -> Command {
+    let mut command = overlay_pool(folder);
     command.args(["bench", "--count", &count.to_string()]);
     command
 }
@@ -35,20 +35,18 @@ fn path() -> OsString {
 
 #[track_caller]
 fn figures(command: &mut Command) -> Value {
-    let output = command.arg("--json").output().expect("the bench runs");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {stderr}", output.status);
-    assert_eq!(stderr, "", "no progress bar in a pipe");
-    serde_json::from_slice(&output.stdout).expect("one JSON object")
+    let Answer { code, stdout, stderr } = run(command.arg("--json"));
+    // No progress bar in a pipe.
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    serde_json::from_str(&stdout).expect("one JSON object")
 }
 
 /// What a bench that can't go on says.
 #[track_caller]
-fn refusal(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().expect("the bench runs");
-    assert!(!status.success(), "{}", String::from_utf8_lossy(&stdout));
-    assert_eq!(String::from_utf8_lossy(&stdout), "", "no figures");
-    String::from_utf8_lossy(&stderr).into_owned()
+fn refusal(command: &mut Command, exit: i32) -> String {
+    let Answer { code, stdout, stderr } = run(command);
+    assert_eq!((code, stdout.as_str()), (Some(exit), ""), "{stderr}");
+    stderr
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
@@ -89,7 +87,7 @@ fn assert_sane(figures: &Value, creators: &[&str]) {
 #[rstest]
 #[test_attr(apply(case))]
 fn every_creator_has_every_figure(scratch: Scratch) {
-    let figures = figures(&mut bench(&scratch, path()));
+    let figures = figures(&mut bench(&scratch));
     assert_sane(&figures, &["native", "storage-daemon", "qemu-img"]);
     assert!(number(&figures, "/qemu_img/create_us") > 0.0);
     assert!(number(&figures, "/floor/qmp_us") > 0.0);
@@ -106,22 +104,21 @@ fn a_base_of_ones_own(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "1G");
     let before = fs::read(&base).expect("the base");
-    let mut command = bench(&scratch, path());
+    let mut command = bench(&scratch);
     let figures = figures(command.args(["--creator", "native", "--base"]).arg(&base));
     assert_sane(&figures, &["native"]);
     assert!(number(&figures, "/creators/native/disk_bytes") <= 16384.0);
     assert_eq!(figures["base"]["made"], false);
     assert_eq!(figures["base"]["virtual_size"], 1 << 30);
-    assert_eq!(entries(&scratch), std::slice::from_ref(&base));
     assert!(fs::read(&base).expect("the base") == before, "the base is as it was");
+    assert_eq!(entries(&scratch), [base]);
 }
 
 #[rstest]
 #[test_attr(apply(case))]
 fn the_table_says_what_was_checked(scratch: Scratch) {
-    let output = bench(&scratch, path()).output().expect("the bench runs");
-    let table = String::from_utf8(output.stdout).expect("text");
-    assert!(output.status.success(), "{}", output.status);
+    let Answer { code, stdout: table, stderr } = run(&mut bench(&scratch));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(table.starts_with("machine  "), "{table}");
     assert!(table.contains("checked  all 54 overlays are sound"), "{table}");
     assert!(!table.contains('\u{1b}'), "no control codes in a pipe: {table}");
@@ -133,7 +130,7 @@ fn the_table_says_what_was_checked(scratch: Scratch) {
 #[rstest]
 #[test_attr(apply(case))]
 fn a_large_pool_stands_beside_a_small_one(scratch: Scratch) {
-    let mut command = bench(&scratch, path());
+    let mut command = bench(&scratch);
     let figures = figures(command.args(["--creator", "native", "--ready", "300"]));
     let large = &figures["large"];
     assert_eq!((&large["ready"], &large["small_ready"]), (&300.into(), &100.into()));
@@ -148,7 +145,7 @@ fn a_large_pool_stands_beside_a_small_one(scratch: Scratch) {
 #[case(Signal::TERM)]
 #[test_attr(apply(case))]
 async fn a_signal_leaves_nothing(scratch: Scratch, #[case] signal: Signal) {
-    let mut command = bench_of(100_000, &scratch, path());
+    let mut command = bench_of(100_000, &scratch);
     command.args(["--creator", "storage-daemon"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
     let bench = command.kill_on_drop(true).spawn().expect("a bench");
@@ -170,12 +167,9 @@ fn faulty_qemu_img(scratch: &Path, pattern: &str, instead: &str) -> PathBuf {
         .expect("qemu-img");
     let folder = scratch.join("bin");
     fs::create_dir(&folder).expect("a folder");
-    let script = folder.join("qemu-img");
-    let program = program.display();
-    let text =
-        format!("#!/bin/sh\ncase \"$*\" in {pattern}) {instead};; esac\nexec {program} \"$@\"\n");
-    fs::write(&script, text).expect("a script");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    let body =
+        format!("case \"$*\" in {pattern}) {instead};; esac\nexec {} \"$@\"", program.display());
+    script(&folder.join("qemu-img"), &body);
     folder
 }
 
@@ -200,7 +194,7 @@ fn a9_a_bad_overlay_fails_the_bench(
     let folder = scratch.join(folder);
     fs::create_dir(&folder).expect("a folder");
     let path = [bin.into_os_string(), path()].join(OsStr::new(":"));
-    let stderr = refusal(bench(&folder, path).args(["--creator", "qemu-img"]));
+    let stderr = refusal(bench(&folder).env("PATH", path).args(["--creator", "qemu-img"]), 1);
     assert!(stderr.contains("creator qemu-img made a bad overlay"), "{stderr}");
     assert!(stderr.contains(cause), "{stderr}");
     assert_eq!(entries(&folder), [] as [PathBuf; 0]);
@@ -211,7 +205,7 @@ fn a9_a_bad_overlay_fails_the_bench(
 fn a_bad_base_is_refused(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     fs::write(&base, "no image").expect("a file");
-    let stderr = refusal(bench(&scratch, path()).arg("--base").arg(&base));
+    let stderr = refusal(bench(&scratch).arg("--base").arg(&base), 3);
     assert!(stderr.contains("base.qcow2"), "{stderr}");
     assert_eq!(entries(&scratch), [base]);
 }
@@ -219,26 +213,24 @@ fn a_bad_base_is_refused(scratch: Scratch) {
 mod without_qemu {
     //! A machine that has no QEMU.
 
-    use super::{
-        Need, PathBuf, Scratch, Value, apply, assert_sane, bench, case, entries, figures, refusal,
-        rstest, scratch,
-    };
+    use super::{assert_sane, bench, entries, figures, refusal};
+    use crate::harness::prelude::*;
 
     const NEEDS: &[Need] = &[];
 
     #[rstest]
     #[test_attr(apply(case))]
     fn the_native_creator_is_measured(scratch: Scratch) {
-        let figures = figures(&mut bench(&scratch, ""));
+        let figures = figures(bench(&scratch).env("PATH", ""));
         assert_sane(&figures, &["native"]);
-        assert_eq!(figures["qemu_img"], Value::Null);
-        assert_eq!(figures["machine"]["qemu"], Value::Null);
+        assert_eq!(figures["qemu_img"], serde_json::Value::Null);
+        assert_eq!(figures["machine"]["qemu"], serde_json::Value::Null);
         assert_eq!(figures["base"]["format"], "raw");
         for creator in ["storage-daemon", "qemu-img"] {
             let reason = figures["missing"][creator].as_str().expect("a reason");
             assert!(reason.contains("can't run"), "{reason}");
         }
-        assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
+        assert_eq!(entries(&scratch), [] as [std::path::PathBuf; 0]);
     }
 
     #[rstest]
@@ -247,8 +239,8 @@ mod without_qemu {
         scratch: Scratch,
         #[values("storage-daemon", "qemu-img")] creator: &str,
     ) {
-        let stderr = refusal(bench(&scratch, "").args(["--creator", creator]));
+        let stderr = refusal(bench(&scratch).env("PATH", "").args(["--creator", creator]), 5);
         assert!(stderr.contains(&format!("creator {creator}: can't run")), "{stderr}");
-        assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
+        assert_eq!(entries(&scratch), [] as [std::path::PathBuf; 0]);
     }
 }

@@ -11,6 +11,7 @@ const NEEDS: &[Need] = &[];
 #[rstest]
 #[case("create")]
 #[case("inspect")]
+#[case("bench")]
 #[case("doctor")]
 #[case("gc")]
 #[case("completions")]

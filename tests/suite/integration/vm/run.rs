@@ -116,7 +116,7 @@ async fn outputs_and_ends(scratch: Scratch) {
     assert_eq!(execution.stdout.bytes, vec![b'x'; 1 << 20]);
     assert!(execution.stdout.truncated, "it is said to be cut");
 
-    let execution = execute(&vm, "this is not python").await;
+    let execution = execute(&vm, "1 +").await;
     assert_eq!(execution.end, End::Code(1));
     assert!(execution.stderr.text().contains("SyntaxError"));
     manager.stop().await;

@@ -1,0 +1,64 @@
+//! The suite can fail: each broken port is caught by the rule that it breaks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::Named;
+use super::ports::{Port, repository};
+use crate::harness::case::Trial;
+use crate::harness::requirements::Need;
+use crate::harness::shim::Failure;
+
+/// The plain port with one thing done wrong; `fixtures/ports/python/broken.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Broken {
+    /// The rule that it breaks.
+    rule: String,
+    /// What it does wrong.
+    about: String,
+}
+
+fn table() -> BTreeMap<String, Broken> {
+    let path = repository().join("fixtures/ports/python/broken.toml");
+    let text = std::fs::read_to_string(path).expect("broken.toml can be read");
+    toml::from_str(&text).expect("broken.toml is sound")
+}
+
+/// The rules that are broken by one port at least.
+pub(super) fn rules() -> BTreeSet<String> {
+    table().into_values().map(|broken| broken.rule).collect()
+}
+
+pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) {
+    for (name, Broken { rule, about }) in table() {
+        let proving = |case: &&Arc<Named>| case.case.rules.contains(&rule);
+        let mut cases: Vec<_> = cases.iter().filter(proving).cloned().collect();
+        // The rule's own cases first: they find it soonest.
+        let own = format!("{}-", rule.to_lowercase());
+        cases.sort_by_key(|case| !case.name.starts_with(&own));
+        let needs = vec![Need::QemuImg, Need::QemuIo, Need::Python, Need::MountNamespace];
+        trials.push(Trial::new(format!("conformance::broken::{name}"), needs, false, move || {
+            let port = Port::python(Some(&name)).expect("shim.toml is sound");
+            let caught = cases.iter().any(|case| is_caught(case, &port));
+            assert!(caught, "no case of {rule} fails for a port that {about}");
+        }));
+    }
+}
+
+/// Whether the case fails, and not because it can't be run.
+fn is_caught(case: &Named, port: &Port) -> bool {
+    if port.config.disabled.contains_key(&case.name) {
+        return false;
+    }
+    match case.judge(port) {
+        Ok(()) => false,
+        Err(Failure::Broken(what)) => {
+            println!("caught by {}: {what}", case.name);
+            true
+        }
+        Err(failure) => panic!("{}: {failure}", case.name),
+    }
+}

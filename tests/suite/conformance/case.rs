@@ -1,0 +1,279 @@
+//! A case as its file has it. The JSON schema is made from these types.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// One case of the conformance suite. All paths are relative to the case's own folder.
+///
+/// After the steps of every case the pool is stopped and the shim asked to exit. Then no pool
+/// directory may be left, no process, every acquired overlay must still be there, and no base
+/// image may have changed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Case {
+    /// What the case shows, in one sentence.
+    pub(crate) about: String,
+    /// The rules of CONTRACT.md that it proves.
+    #[schemars(length(min = 1))]
+    pub(crate) rules: Vec<String>,
+    /// What the pool is told.
+    #[serde(default)]
+    pub(crate) config: Config,
+    /// Base images that are there from the beginning.
+    #[serde(default)]
+    pub(crate) images: BTreeMap<String, Image>,
+    /// Filesystems of their own, in a mount namespace of the shim.
+    #[serde(default)]
+    pub(crate) mounts: BTreeMap<String, Mount>,
+    /// The shim has none of root's powers: the modes of files hold for it.
+    #[serde(default)]
+    pub(crate) unprivileged: bool,
+    /// What is done and expected, in this order.
+    #[schemars(length(min = 1))]
+    pub(crate) steps: Vec<Step>,
+}
+
+/// The pool's configuration. The defaults hold for cases alone, they aren't the contract's.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) max_concurrent_vms: i64,
+    pub(crate) images_path: String,
+    pub(crate) pool_dir: String,
+    pub(crate) restock_interval_ms: u64,
+    pub(crate) create_timeout_ms: u64,
+    pub(crate) shelf_idle_ms: Option<u64>,
+    /// The paths are sent as they are written here, and not made absolute.
+    pub(crate) relative: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_concurrent_vms: 4,
+            images_path: "images".to_owned(),
+            pool_dir: "pool".to_owned(),
+            restock_interval_ms: 3_600_000, // never while a case looks
+            create_timeout_ms: 10_000,
+            shelf_idle_ms: None,
+            relative: false,
+        }
+    }
+}
+
+/// A base image with a pattern at its start.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Image {
+    /// The virtual size in MiB.
+    pub(crate) mib: u64,
+    pub(crate) format: Format,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self { mib: 16, format: Format::Qcow2 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    #[default]
+    Qcow2,
+    Raw,
+}
+
+impl Format {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// A tmpfs.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mount {
+    /// How much it holds; a file takes whole units of 4 KiB.
+    pub(crate) kib: u64,
+    #[serde(default)]
+    pub(crate) read_only: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Source {
+    Pooled,
+    OnDemand,
+}
+
+impl Source {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pooled => "pooled",
+            Self::OnDemand => "on-demand",
+        }
+    }
+}
+
+/// One step. In a path `{pool}` stands for the pool directory and `{ready}` for one file of a
+/// ready overlay.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Step {
+    /// Makes another pool, that isn't started, with this number of VMs.
+    New { max_concurrent_vms: i64, pool_size: i64 },
+    /// Starts the pool; without a list it discovers base images.
+    Start {
+        bases: Option<Vec<String>>,
+        #[serde(default)]
+        format: Format,
+        /// The paths are sent as they are written here.
+        #[serde(default)]
+        relative: bool,
+        /// The names one of which the error must have; empty means success.
+        #[serde(default)]
+        error: Vec<String>,
+    },
+    /// Starts the pool and cancels that at once. Where it was done before, the pool is stopped.
+    StartCancelled { bases: Vec<String> },
+    /// Stops the pool; no process of a creator may be left then.
+    Stop {},
+    /// Acquires one overlay. A target of a failed one must be as it was before.
+    Acquire {
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+        #[serde(default)]
+        format: Format,
+        virtual_size_mib: Option<u64>,
+        #[serde(default)]
+        relative: bool,
+        /// Where it must come from.
+        source: Option<Source>,
+        /// The names one of which the error must have; empty means success.
+        #[serde(default)]
+        error: Vec<String>,
+        /// What the error's message must contain.
+        #[serde(default)]
+        says: Vec<String>,
+    },
+    /// Acquires at the same time. A `{}` in the target is the number of the acquire; without it
+    /// all want one target. What becomes visible must be complete at once.
+    AcquireMany {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+        pooled: Option<usize>,
+        on_demand: Option<usize>,
+        /// How many fail, with `already-exists`.
+        #[serde(default)]
+        exists: usize,
+    },
+    /// Acquires at the same time and cancels each at once. Either it was done before, or nothing
+    /// is at the target; and the shelves and counters agree with the answers.
+    AcquireCancelled {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
+    /// Compares the pool's figures; what isn't named isn't compared.
+    Stats {
+        /// All base images with their ready overlays.
+        ready: Option<BTreeMap<String, u64>>,
+        pooled: Option<u64>,
+        on_demand: Option<u64>,
+        failed: Option<u64>,
+        discarded: Option<u64>,
+        /// Waits until it is so.
+        #[serde(default)]
+        wait: bool,
+    },
+    /// Changes the shim's working directory.
+    Chdir { path: String },
+    /// Goes on with another shim of the port, which is started where it doesn't run.
+    Use { shim: String },
+    /// Kills the shim. The next step that needs one starts another.
+    Kill {},
+
+    /// Sends a signal to every process that the shim has started.
+    Signal { signal: Signal },
+    /// Writes a small file.
+    Write { path: String, text: String },
+    /// Makes a symbolic link.
+    Symlink { path: String, to: String },
+    /// Removes a file or a directory with all that it holds.
+    Remove { path: String },
+    /// Moves a file or a directory.
+    Rename { from: String, to: String },
+    /// Makes a directory.
+    Mkdir { path: String },
+    /// Sets the mode of a file or a directory.
+    Chmod { path: String, mode: u32 },
+    /// Makes a base image; one that is there is replaced by another file.
+    Image {
+        path: String,
+        #[serde(default)]
+        image: Image,
+    },
+    /// Sets another modification time.
+    Touch { path: String },
+    /// Makes a base image larger, in place.
+    Resize { path: String, mib: u64 },
+    /// Cuts a file off.
+    Truncate { path: String, len: u64 },
+    /// Fills the filesystem that the file lies on.
+    Fill { path: String },
+    /// Writes to an overlay as a guest does.
+    GuestWrite { overlay: String },
+
+    /// The overlay is sound: the oracle is `qemu-img`.
+    Sound {
+        overlay: String,
+        #[serde(default = "base")]
+        base: String,
+        #[serde(default)]
+        format: Format,
+        #[serde(default = "mib")]
+        virtual_size_mib: u64,
+    },
+    /// The file has this text and nothing else.
+    File { path: String, text: String },
+    /// Nothing is there.
+    Absent { path: String },
+    /// Nothing lies in this directory.
+    Empty { path: String },
+    /// A directory is there, with this mode.
+    Directory { path: String, mode: u32 },
+    /// How many pool directories there are and how many overlays lie in them.
+    Pool {
+        directories: usize,
+        overlays: Option<usize>,
+        /// Waits until it is so.
+        #[serde(default)]
+        wait: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Signal {
+    Kill,
+    Stop,
+    Cont,
+}
+
+fn base() -> String {
+    "base.qcow2".to_owned()
+}
+
+fn mib() -> u64 {
+    Image::default().mib
+}

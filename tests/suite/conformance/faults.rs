@@ -1,0 +1,92 @@
+//! Faults, made outside of the port.
+
+use std::fs::{File, FileTimes, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::kill_process;
+
+use super::case::{Signal, Step};
+use super::world::{World, unfit};
+use crate::harness::qemu;
+use crate::harness::shim::Checked;
+
+impl World<'_> {
+    pub(super) fn make_fault(&mut self, step: &Step) -> Checked {
+        match step {
+            Step::Signal { signal } => {
+                let signal = match signal {
+                    Signal::Kill => rustix::process::Signal::KILL,
+                    Signal::Stop => rustix::process::Signal::STOP,
+                    Signal::Cont => rustix::process::Signal::CONT,
+                };
+                for pid in self.shim()?.started() {
+                    // It may have ended by itself.
+                    let _ = kill_process(pid, signal);
+                }
+                Ok(())
+            }
+            Step::Write { path, text } => std::fs::write(self.file(path)?, text).map_err(unfit),
+            Step::Symlink { path, to } => {
+                std::os::unix::fs::symlink(self.path(to)?, self.file(path)?).map_err(unfit)
+            }
+            Step::Remove { path } => {
+                let path = self.file(path)?;
+                self.images.remove(&path);
+                let is_dir = path.symlink_metadata().map_err(unfit)?.is_dir();
+                let removed = if is_dir {
+                    std::fs::remove_dir_all(&path)
+                } else {
+                    std::fs::remove_file(&path)
+                };
+                removed.map_err(unfit)
+            }
+            Step::Rename { from, to } => {
+                let (from, to) = (self.file(from)?, self.file(to)?);
+                if let Some(bytes) = self.images.remove(&from) {
+                    self.images.insert(to.clone(), bytes);
+                }
+                std::fs::rename(from, to).map_err(unfit)
+            }
+            Step::Mkdir { path } => std::fs::create_dir_all(self.file(path)?).map_err(unfit),
+            Step::Chmod { path, mode } => {
+                let permissions = Permissions::from_mode(*mode);
+                std::fs::set_permissions(self.file(path)?, permissions).map_err(unfit)
+            }
+            Step::Image { path, image } => self.make_image(path, *image),
+            Step::Touch { path } => {
+                let file = File::options().append(true).open(self.file(path)?).map_err(unfit)?;
+                let other = SystemTime::now() - Duration::from_secs(10);
+                file.set_times(FileTimes::new().set_modified(other)).map_err(unfit)
+            }
+            Step::Resize { path, mib } => {
+                let path = self.file(path)?;
+                let (name, size) = (path.to_string_lossy(), format!("{mib}M"));
+                qemu::run("qemu-img", ["resize", "-q", "-f", "qcow2", &name, &size]);
+                self.remember(&path)
+            }
+            Step::Truncate { path, len } => {
+                let path = self.file(path)?;
+                let file = File::options().write(true).open(&path).map_err(unfit)?;
+                file.set_len(*len).map_err(unfit)?;
+                if self.images.contains_key(&path) {
+                    self.remember(&path)?;
+                }
+                Ok(())
+            }
+            Step::Fill { path } => {
+                let mut file = File::create(self.file(path)?).map_err(unfit)?;
+                while file.write_all(&[0; 4096]).is_ok() {}
+                Ok(())
+            }
+            Step::GuestWrite { overlay } => {
+                let overlay = self.file(overlay)?;
+                let name = overlay.to_string_lossy();
+                qemu::run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 0x77 0 128k", &name]);
+                Ok(())
+            }
+            other => Err(unfit(format!("{other:?} is no fault"))),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The contract's cases, judged on each port; each case on each port is one test.
+
+mod broken;
+mod case;
+mod contract;
+mod faults;
+mod look;
+mod ports;
+mod run;
+mod world;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use case::Case;
+use ports::{Port, repository};
+
+use crate::harness::case::Trial;
+use crate::harness::requirements::Need;
+use crate::harness::scratch::scratch;
+use crate::harness::shim::{Checked, Failure};
+
+/// A case and its name, which is that of its file.
+struct Named {
+    name: String,
+    case: Case,
+}
+
+impl Named {
+    fn needs(&self, port: &Port) -> Vec<Need> {
+        let mut needs = vec![Need::QemuImg];
+        needs.extend(port.needs);
+        if !self.case.mounts.is_empty() {
+            needs.push(Need::MountNamespace);
+        }
+        if self.case.steps.iter().any(|step| matches!(step, case::Step::GuestWrite { .. })) {
+            needs.push(Need::QemuIo);
+        }
+        needs
+    }
+
+    fn judge(&self, port: &Port) -> Checked {
+        run::run(&self.case, port, &scratch())
+    }
+}
+
+fn cases_folder() -> PathBuf {
+    repository().join("fixtures/conformance")
+}
+
+/// All cases, sorted by name; where a file can't be read as one, its name and why.
+fn cases() -> Vec<Result<Named, (String, String)>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(cases_folder())
+        .expect("fixtures/conformance can be read")
+        .map(|entry| entry.expect("an entry of it").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    files.sort();
+    let read = |path: PathBuf| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| (name.clone(), error.to_string()))?;
+        let case = toml::from_str(&text).map_err(|error| (name.clone(), error.to_string()))?;
+        Ok(Named { name, case })
+    };
+    files.into_iter().map(read).collect()
+}
+
+fn failing(name: String, message: String) -> Trial {
+    Trial::new(name, Vec::new(), false, move || panic!("{message}"))
+}
+
+/// The tests of the port that the environment names, where it names one: then nothing else is
+/// to be judged.
+pub(crate) fn of_named_port() -> Option<Vec<Trial>> {
+    let port = Port::named()?;
+    let (mut trials, cases) = read();
+    judge_port(&mut trials, port, &cases);
+    Some(trials)
+}
+
+/// The tests of this part that are made from files.
+pub(crate) fn trials() -> Vec<Trial> {
+    let (mut trials, cases) = read();
+    for port in Port::of_repository() {
+        judge_port(&mut trials, port, &cases);
+    }
+    broken::trials(&mut trials, &cases);
+    trials
+}
+
+/// All cases; a test that fails for each that can't be read.
+fn read() -> (Vec<Trial>, Vec<Arc<Named>>) {
+    let mut trials = Vec::new();
+    let mut sound = Vec::new();
+    for case in cases() {
+        match case {
+            Ok(case) => sound.push(Arc::new(case)),
+            Err((name, message)) => {
+                trials.push(failing(format!("conformance::port::{name}"), message));
+            }
+        }
+    }
+    (trials, sound)
+}
+
+fn judge_port(trials: &mut Vec<Trial>, port: Result<Port, String>, cases: &[Arc<Named>]) {
+    let port = match port {
+        Ok(port) => Arc::new(port),
+        Err(message) => {
+            return trials.push(failing("conformance::port::shim_toml".to_owned(), message));
+        }
+    };
+    for case in cases {
+        let name = format!("conformance::{}::{}", port.name, case.name);
+        let disabled = port.config.disabled.get(&case.name);
+        let (its_case, its_port) = (Arc::clone(case), Arc::clone(&port));
+        trials.push(Trial::new(name, case.needs(&port), disabled.is_some(), move || {
+            let folder = scratch(); // kept by the panic
+            if let Err(failure) = run::run(&its_case.case, &its_port, &folder) {
+                let Case { about, rules, .. } = &its_case.case;
+                panic!("{}\n{about}\n{failure}", rules.join(", "));
+            }
+        }));
+        if let Some(reason) = disabled.cloned() {
+            let name = format!("conformance::{}::disabled::{}", port.name, case.name);
+            let (case, port) = (Arc::clone(case), Arc::clone(&port));
+            trials.push(Trial::new(name, case.needs(&port), false, move || {
+                still_fails(&case, &port, &reason);
+            }));
+        }
+    }
+    for name in port.config.disabled.keys() {
+        if !cases.iter().any(|case| case.name == *name) {
+            let trial = format!("conformance::{}::disabled::{name}", port.name);
+            trials.push(failing(trial, format!("shim.toml disables {name}, which is no case")));
+        }
+    }
+}
+
+/// A disabled case that passes is an error: it need not be disabled any more.
+fn still_fails(case: &Named, port: &Port, reason: &str) {
+    match case.judge(port) {
+        Ok(()) => panic!("{} passes, but shim.toml disables it: {reason}", case.name),
+        Err(Failure::Unfit(what)) => panic!("{} can't be judged: {what}", case.name),
+        Err(failure) => println!("{failure}\ndisabled: {reason}"),
+    }
+}

@@ -1,0 +1,339 @@
+//! Runs a case against a port.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use super::case::{Case, Format, Source, Step};
+use super::ports::Port;
+use super::world::{World, broken, fields, unfit};
+use crate::harness::shim::{Answer, Checked, Failure, Shim, until};
+
+/// Judges a port by a case.
+pub(crate) fn run(case: &Case, port: &Port, folder: &Path) -> Checked {
+    let mut world = World::new(case, port, folder)?;
+    for (number, step) in case.steps.iter().enumerate() {
+        world.step(step).map_err(|failure| at(failure, number + 1, step))?;
+    }
+    world.end()
+}
+
+fn at(failure: Failure, number: usize, step: &Step) -> Failure {
+    let place = |what: String| format!("step {number}, {step:?}: {what}");
+    match failure {
+        Failure::Broken(what) => Failure::Broken(place(what)),
+        Failure::Unimplemented(what) => Failure::Unimplemented(place(what)),
+        Failure::Unfit(what) => Failure::Unfit(place(what)),
+    }
+}
+
+/// What is at a path: nothing, a link to somewhere, or bytes.
+#[derive(Debug, PartialEq, Eq)]
+enum There {
+    Nothing,
+    Link(PathBuf),
+    Bytes(Vec<u8>),
+}
+
+fn there(path: &Path) -> There {
+    match path.read_link() {
+        Ok(to) => There::Link(to),
+        Err(_) => std::fs::read(path).map_or(There::Nothing, There::Bytes),
+    }
+}
+
+/// The answer is a success, or one of these errors whose message says all of that.
+fn expect(answer: Answer, error: &[String], says: &[String]) -> Checked<Value> {
+    match answer {
+        Ok(value) if error.is_empty() => Ok(value),
+        Err((name, message)) if error.contains(&name) => {
+            for text in says {
+                if !message.contains(text.as_str()) {
+                    broken!("A7: the message doesn't name {text}: {message}");
+                }
+            }
+            Ok(Value::Null)
+        }
+        other => broken!("{other:?}, but expected was {error:?} (none: a success)"),
+    }
+}
+
+impl World<'_> {
+    fn step(&mut self, step: &Step) -> Checked {
+        self.shim()?;
+        match step {
+            Step::New { max_concurrent_vms, pool_size } => {
+                let size = self.new_pool(*max_concurrent_vms)?;
+                if size != *pool_size {
+                    broken!("S1: the size is {size}, not {pool_size}");
+                }
+                Ok(())
+            }
+            Step::Start { bases, format, relative, error } => {
+                let base = |path: &String| self.base(path, *format, *relative);
+                let bases = bases.as_ref().map(|bases| bases.iter().map(base).collect::<Vec<_>>());
+                let answer = self.ask("start", json!({ "bases": bases }))?;
+                expect(answer, error, &[]).map(drop)
+            }
+            Step::StartCancelled { bases } => self.start_cancelled(bases),
+            Step::Stop {} => self.stop(),
+            Step::Acquire {
+                base,
+                target,
+                format,
+                virtual_size_mib,
+                relative,
+                source,
+                error,
+                says,
+            } => {
+                let mut request = self.acquire_request(base, *format, target, *relative)?;
+                if let Some(mib) = virtual_size_mib {
+                    request["virtual_size"] = (mib << 20).into();
+                }
+                let target = self.path(target)?;
+                let before = there(&self.outside(&target));
+                let answer = self.ask("acquire", request)?;
+                let failed = answer.is_err();
+                let acquired = expect(answer, error, says)?;
+                if failed {
+                    let after = there(&self.outside(&target));
+                    if before != after {
+                        broken!("a failed acquire changed {}: {after:?}", target.display());
+                    }
+                    return Ok(());
+                }
+                self.check_acquired(&acquired, base, &target)?;
+                match source {
+                    Some(source) if acquired["source"] != source.as_str() => {
+                        broken!("the overlay is {}, not {source:?}", acquired["source"])
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Step::AcquireMany { count, base, target, pooled, on_demand, exists } => {
+                let answers = self.acquire_many(*count, base, target)?;
+                let (mut sources, mut existing) = (BTreeMap::new(), 0);
+                for answer in answers {
+                    match answer {
+                        Ok(ok) => *sources.entry(ok["source"].to_string()).or_insert(0) += 1,
+                        Err((name, _)) if name == "already-exists" => existing += 1,
+                        Err(error) => broken!("an acquire failed: {error:?}"),
+                    }
+                }
+                let of = |source: Source| {
+                    let name = json!(source.as_str()).to_string();
+                    sources.get(&name).copied().unwrap_or(0)
+                };
+                let found = (of(Source::Pooled), of(Source::OnDemand), existing);
+                let wanted = (pooled.unwrap_or(found.0), on_demand.unwrap_or(found.1), *exists);
+                if found != wanted {
+                    broken!("(pooled, on-demand, existing) are {found:?}, not {wanted:?}");
+                }
+                Ok(())
+            }
+            Step::AcquireCancelled { count, base, target } => {
+                self.acquire_cancelled(*count, base, target)
+            }
+            Step::Chdir { path } => {
+                let path = self.path(path)?;
+                let answer = self.ask("chdir", json!({ "path": path }))?;
+                expect(answer, &[], &[]).map(drop)
+            }
+            Step::Use { shim } => {
+                self.use_shim(shim);
+                self.shim().map(drop)
+            }
+            Step::Kill {} => self.take_shim().map_or(Ok(()), Shim::kill),
+            Step::Stats { .. }
+            | Step::Sound { .. }
+            | Step::File { .. }
+            | Step::Absent { .. }
+            | Step::Empty { .. }
+            | Step::Directory { .. }
+            | Step::Pool { .. } => self.look(step),
+            fault => self.make_fault(fault),
+        }
+    }
+
+    fn acquire_request(
+        &self,
+        base: &str,
+        format: Format,
+        target: &str,
+        relative: bool,
+    ) -> Checked<Value> {
+        let base = self.base(base, format, relative);
+        let target = if relative { PathBuf::from(target) } else { self.path(target)? };
+        Ok(json!({ "base": base, "target": target }))
+    }
+
+    fn check_acquired(&mut self, acquired: &Value, base: &str, target: &Path) -> Checked {
+        let base = self.folder.join(base).canonicalize().map_err(unfit)?;
+        if acquired["base"] != json!(base) || acquired["target"] != json!(target) {
+            broken!("A2: base and target are {acquired}, not {base:?} and {target:?}");
+        }
+        self.handed_over(target)
+    }
+
+    fn stop(&mut self) -> Checked {
+        let answer = self.ask("stop", json!({}))?;
+        expect(answer, &[], &[])?;
+        self.shim()?.expect_alone("after stop")
+    }
+
+    fn start_cancelled(&mut self, bases: &[String]) -> Checked {
+        let bases: Vec<_> =
+            bases.iter().map(|base| self.base(base, Format::Qcow2, false)).collect();
+        let before = self.directories();
+        let start = self.shim()?.send("start", fields(json!({ "bases": bases })))?;
+        self.ask("cancel", json!({ "request": start }))?.map_err(|error| unfit(error.1))?;
+        match self.answer(start)? {
+            Ok(_) => self.stop(),
+            Err((name, _)) if name == "cancelled" => {
+                // A creation under way may have to end first.
+                if !until(self.port.patience, || self.directories() == before) {
+                    broken!("L7: left are {:?}", self.directories());
+                }
+                self.shim()?.expect_alone("after a cancelled start")
+            }
+            Err(error) => broken!("L7: {error:?} instead of cancelled"),
+        }
+    }
+
+    /// The pool directories, and whether there is one that holds them.
+    fn directories(&self) -> (Vec<PathBuf>, bool) {
+        let parent = self.outside(&self.folder.join(&self.case.config.pool_dir));
+        (self.pool_directories(), parent.exists())
+    }
+
+    /// Sends all, then reads the answers; meanwhile looks that each target is complete when it
+    /// becomes visible.
+    fn acquire_many(&mut self, count: usize, base: &str, target: &str) -> Checked<Vec<Answer>> {
+        let mut targets = Vec::new();
+        let mut ids = Vec::new();
+        for number in 0..count {
+            targets.push(self.path(&target.replace("{}", &number.to_string()))?);
+        }
+        let seen_at: Vec<PathBuf> = targets.iter().map(|target| self.outside(target)).collect();
+        let done = AtomicBool::new(false);
+        let (answers, first_seen) = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| watch(&seen_at, &done));
+            let mut answers = || -> Checked<Vec<Answer>> {
+                for target in &targets {
+                    let base = self.base(base, Format::Qcow2, false);
+                    let request = json!({ "base": base, "target": target });
+                    ids.push(self.shim()?.send("acquire", fields(request))?);
+                }
+                ids.iter().map(|id| self.answer(*id)).collect()
+            };
+            let answers = answers();
+            done.store(true, Ordering::Relaxed);
+            (answers, watcher.join().expect("the watcher doesn't panic"))
+        });
+        let answers = answers?;
+        for (target, answer) in targets.iter().zip(&answers) {
+            if let Ok(acquired) = answer {
+                self.check_acquired(acquired, base, target)?;
+            }
+        }
+        for (target, first) in seen_at.iter().zip(first_seen) {
+            if first.is_some_and(|first| there(target) != There::Bytes(first)) {
+                broken!("A2: {} was visible before it was complete", target.display());
+            }
+        }
+        Ok(answers)
+    }
+
+    fn acquire_cancelled(&mut self, count: usize, base: &str, target: &str) -> Checked {
+        let before = self.stats()?;
+        let mut acquires = Vec::new();
+        for number in 0..count {
+            let target = target.replace("{}", &number.to_string());
+            let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
+            let id = self.shim()?.send("acquire", fields(request))?;
+            let cancel = self.shim()?.send("cancel", fields(json!({ "request": id })))?;
+            acquires.push((id, cancel, self.path(&target)?));
+        }
+        let (mut pooled, mut on_demand) = (0, 0);
+        for (acquire, cancel, target) in acquires {
+            self.answer(cancel)?.map_err(|error| unfit(format!("cancel: {error:?}")))?;
+            match self.answer(acquire)? {
+                Ok(acquired) => {
+                    self.check_acquired(&acquired, base, &target)?;
+                    let pooled_one = acquired["source"] == "pooled";
+                    *(if pooled_one { &mut pooled } else { &mut on_demand }) += 1;
+                }
+                Err((name, _)) if name == "cancelled" => {
+                    if self.outside(&target).symlink_metadata().is_ok() {
+                        broken!("A12: a cancelled acquire left {}", target.display());
+                    }
+                }
+                Err(error) => broken!("A12: {error:?} instead of cancelled"),
+            }
+        }
+        let after = self.stats()?;
+        let grown = |name: &str| after.counter(name) - before.counter(name);
+        if (grown("pooled"), grown("on_demand"), grown("failed")) != (pooled, on_demand, 0) {
+            broken!("T2: {pooled} pooled and {on_demand} on demand, but {before:?} and {after:?}");
+        }
+        if before.total() - after.total() != pooled {
+            broken!("A12: {pooled} pooled, but {before:?} and then {after:?}");
+        }
+        Ok(())
+    }
+
+    /// Every case ends so.
+    fn end(mut self) -> Checked {
+        for shim in self.running() {
+            self.use_shim(&shim);
+            self.stop().map_err(|failure| ended(&failure))?;
+            self.check_end()?;
+        }
+        if let [directory, ..] = self.pool_directories().as_slice() {
+            broken!("at the end, L11: {} is left", directory.display());
+        }
+        for shim in self.running() {
+            self.use_shim(&shim);
+            self.take_shim().map_or(Ok(()), Shim::exit)?;
+        }
+        Ok(())
+    }
+
+    /// Acquired overlays are still there, and no base image was written to.
+    fn check_end(&self) -> Checked {
+        use std::os::unix::fs::MetadataExt;
+        for (id, target) in &self.acquired {
+            let found = self.outside(target).symlink_metadata().ok();
+            if found.map(|found| (found.dev(), found.ino())) != Some(*id) {
+                broken!("at the end, L11: {} is gone or another", target.display());
+            }
+        }
+        for (path, bytes) in &self.images {
+            if std::fs::read(path).map_err(unfit)? != *bytes {
+                broken!("at the end, A9: the base image {} was changed", path.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ended(failure: &Failure) -> Failure {
+    Failure::Broken(format!("at the end: {failure}"))
+}
+
+/// What stood at each path when it was first seen.
+fn watch(paths: &[PathBuf], done: &AtomicBool) -> Vec<Option<Vec<u8>>> {
+    let mut seen = vec![None; paths.len()];
+    while !done.load(Ordering::Relaxed) {
+        for (path, seen) in paths.iter().zip(&mut seen) {
+            if seen.is_none() {
+                *seen = std::fs::read(path).ok();
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+    seen
+}

@@ -1,0 +1,247 @@
+//! What a case has around it: its folder, the shims that run, and what they were given.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::case::{Case, Config, Format, Image};
+use super::ports::Port;
+use crate::harness::qemu;
+use crate::harness::shim::{Answer, Checked, Failure, Shim};
+
+pub(crate) struct World<'a> {
+    pub(super) case: &'a Case,
+    pub(super) port: &'a Port,
+    pub(super) folder: &'a Path,
+    shims: HashMap<String, Shim>,
+    current: String,
+    /// The bytes of each base image as the last step left them.
+    pub(super) images: BTreeMap<PathBuf, Vec<u8>>,
+    /// Acquired overlays by device and inode.
+    pub(super) acquired: HashMap<(u64, u64), PathBuf>,
+    pub(super) max_concurrent_vms: i64,
+}
+
+/// Fails the case for a rule that is broken.
+macro_rules! broken {
+    ($($message:tt)*) => {
+        return Err($crate::harness::shim::Failure::Broken(format!($($message)*)))
+    };
+}
+pub(super) use broken;
+
+/// A step of the case itself can't be done.
+pub(super) fn unfit(what: impl std::fmt::Display) -> Failure {
+    Failure::Unfit(what.to_string())
+}
+
+/// The fields of a request.
+pub(super) fn fields(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(case: &'a Case, port: &'a Port, folder: &'a Path) -> Checked<Self> {
+        let mut world = Self {
+            case,
+            port,
+            folder,
+            shims: HashMap::new(),
+            current: "shim".to_owned(),
+            images: BTreeMap::new(),
+            acquired: HashMap::new(),
+            max_concurrent_vms: case.config.max_concurrent_vms,
+        };
+        for point in case.mounts.keys() {
+            std::fs::create_dir(world.folder.join(point)).map_err(unfit)?;
+        }
+        for (path, image) in &case.images {
+            world.make_image(path, *image)?;
+        }
+        Ok(world)
+    }
+
+    /// Where a path of the case is as the shim sees it.
+    pub(super) fn path(&self, path: &str) -> Checked<PathBuf> {
+        let mut path = path.to_owned();
+        if path.contains("{ready}") {
+            let ready = self.overlays()?;
+            let first = ready.first().ok_or_else(|| unfit("{ready}: there is none"))?;
+            path = path.replace("{ready}", &first.to_string_lossy());
+        }
+        if path.contains("{pool}") {
+            let [pool] = self.pool_directories().try_into().map_err(|found: Vec<_>| {
+                unfit(format!("{{pool}}: not one pool directory but {found:?}"))
+            })?;
+            path = path.replace("{pool}", &pool.to_string_lossy());
+        }
+        Ok(self.folder.join(path))
+    }
+
+    /// Where a path of the shim is for the runner, which is outside of its mount namespace.
+    pub(super) fn outside(&self, path: &Path) -> PathBuf {
+        match self.shims.get(&self.current) {
+            Some(shim) if !self.case.mounts.is_empty() => {
+                let root = format!("/proc/{}/root", shim.pid().as_raw_nonzero());
+                Path::new(&root).join(path.strip_prefix("/").unwrap_or(path))
+            }
+            _ => path.to_owned(),
+        }
+    }
+
+    /// A path of the case, for the runner.
+    pub(super) fn file(&self, path: &str) -> Checked<PathBuf> {
+        Ok(self.outside(&self.path(path)?))
+    }
+
+    /// The pool directories, as the shim sees them.
+    pub(super) fn pool_directories(&self) -> Vec<PathBuf> {
+        let parent = self.folder.join(&self.case.config.pool_dir);
+        let found = names(&self.outside(&parent)).into_iter().filter(|name| is_pool_name(name));
+        let found = found.map(|name| parent.join(name));
+        let is_directory = |path: &PathBuf| {
+            self.outside(path).symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+        };
+        found.filter(is_directory).collect()
+    }
+
+    /// The overlays in all pool directories, as the shim sees them.
+    pub(super) fn overlays(&self) -> Checked<Vec<PathBuf>> {
+        let mut overlays = Vec::new();
+        for directory in self.pool_directories() {
+            let outside = self.outside(&directory);
+            let mode = std::fs::metadata(&outside).map_err(unfit)?.permissions().mode() & 0o7777;
+            if mode != 0o700 {
+                broken!("A11: the pool directory has mode {mode:o}, not 700");
+            }
+            let files = names(&outside).into_iter().map(|name| directory.join(name));
+            overlays.extend(files.filter(|path| path.extension() == Some("qcow2".as_ref())));
+        }
+        Ok(overlays)
+    }
+
+    pub(super) fn use_shim(&mut self, name: &str) {
+        name.clone_into(&mut self.current);
+    }
+
+    /// The shim of this step; a new one, with a new pool, where none runs.
+    pub(super) fn shim(&mut self) -> Checked<&mut Shim> {
+        if !self.shims.contains_key(&self.current) {
+            let argv = self.port.command(self.case, self.folder);
+            let shim = Shim::start(&argv, self.folder, &self.current, self.port.patience)?;
+            self.shims.insert(self.current.clone(), shim);
+            self.new_pool(self.case.config.max_concurrent_vms)?;
+        }
+        Ok(self.shims.get_mut(&self.current).expect("it was just seen to"))
+    }
+
+    pub(super) fn take_shim(&mut self) -> Option<Shim> {
+        self.shims.remove(&self.current)
+    }
+
+    pub(super) fn running(&self) -> Vec<String> {
+        self.shims.keys().cloned().collect()
+    }
+
+    pub(super) fn ask(&mut self, request: &str, of: Value) -> Checked<Answer> {
+        let answer = self.shim()?.ask(request, fields(of))?;
+        Ok(self.port.translate(answer))
+    }
+
+    pub(super) fn answer(&mut self, id: u64) -> Checked<Answer> {
+        let answer = self.shim()?.answer(id)?;
+        Ok(self.port.translate(answer))
+    }
+
+    /// Makes a pool and gives its size.
+    pub(super) fn new_pool(&mut self, max_concurrent_vms: i64) -> Checked<i64> {
+        self.max_concurrent_vms = max_concurrent_vms;
+        let config: &Config = &self.case.config;
+        let path = |path: &str| {
+            if config.relative { PathBuf::from(path) } else { self.folder.join(path) }
+        };
+        let mut told = json!({
+            "max_concurrent_vms": max_concurrent_vms,
+            "images_path": path(&config.images_path),
+            "pool_dir": path(&config.pool_dir),
+            "restock_interval_ms": config.restock_interval_ms,
+            "create_timeout_ms": config.create_timeout_ms,
+        });
+        if let Some(idle) = config.shelf_idle_ms {
+            told["shelf_idle_ms"] = idle.into();
+        }
+        let made = self.ask("new", json!({ "config": told }))?;
+        let made = made.map_err(|error| Failure::Broken(format!("new: {error:?}")))?;
+        made["pool_size"].as_i64().ok_or_else(|| unfit("new: no pool_size in the answer"))
+    }
+
+    /// A base image in a request.
+    pub(super) fn base(&self, path: &str, format: Format, relative: bool) -> Value {
+        let path = if relative { PathBuf::from(path) } else { self.folder.join(path) };
+        json!({ "path": path, "format": format.as_str() })
+    }
+
+    /// Makes a base image, by renaming a finished one, and remembers its bytes.
+    pub(super) fn make_image(&mut self, path: &str, image: Image) -> Checked {
+        let path = self.folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(unfit)?;
+        let (raw, new) = (self.folder.join("image.raw"), self.folder.join("image.new"));
+        std::fs::write(&raw, vec![0x5a; 65536]).map_err(unfit)?;
+        let file = File::options().write(true).open(&raw).map_err(unfit)?;
+        file.set_len(image.mib << 20).map_err(unfit)?;
+        match image.format {
+            Format::Raw => std::fs::rename(&raw, &new).map_err(unfit)?,
+            Format::Qcow2 => {
+                let (raw, new) = (raw.to_string_lossy(), new.to_string_lossy());
+                qemu::run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", &raw, &new]);
+                std::fs::remove_file(&*raw).map_err(unfit)?;
+            }
+        }
+        std::fs::rename(&new, &path).map_err(unfit)?;
+        self.remember(&path)
+    }
+
+    /// Takes note of a base image's bytes after they were changed on purpose.
+    pub(super) fn remember(&mut self, path: &Path) -> Checked {
+        self.images.insert(path.to_owned(), std::fs::read(path).map_err(unfit)?);
+        Ok(())
+    }
+
+    /// An overlay was handed over at `target`: a file of its own, for its owner alone.
+    pub(super) fn handed_over(&mut self, target: &Path) -> Checked {
+        let metadata = match self.outside(target).symlink_metadata() {
+            Ok(metadata) => metadata,
+            Err(error) => broken!("A2: nothing is at {}: {error}", target.display()),
+        };
+        if !metadata.is_file() || metadata.mode() & 0o7777 != 0o600 {
+            broken!("A11: {} is not a file of mode 600: {metadata:?}", target.display());
+        }
+        let id = (metadata.dev(), metadata.ino());
+        if let Some(other) = self.acquired.insert(id, target.to_owned()) {
+            broken!("A4: {} was handed out at {} before", target.display(), other.display());
+        }
+        Ok(())
+    }
+}
+
+/// `pool-` and 32 hexadecimal digits (rule D1).
+fn is_pool_name(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.strip_prefix("pool-")
+        .is_some_and(|random| random.len() == 32 && random.bytes().all(is_digit))
+}
+
+/// The names in a directory, sorted; none where there is no directory.
+pub(super) fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
