@@ -8,12 +8,13 @@
 //!   ids (S1, A4, …); the documentation names them.
 //! - [`creator`]: three ways to make an overlay.
 //! - [`image`]: base images, the qcow2 header, and the bytes of an empty overlay.
-//! - [`vm`]: whether KVM can really run a guest.
+//! - [`vm`]: VMs on pooled overlays that run code, and whether KVM can really run a guest.
 //!
 //! Linux only. Events are reported through [`tracing`].
 
 mod error;
 mod pool;
+mod qmp;
 mod sys;
 
 pub mod creator;

@@ -5,6 +5,7 @@
 //! starts all children.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{LazyLock, mpsc};
 use std::thread;
 
@@ -37,7 +38,19 @@ static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
 /// # Errors
 ///
 /// Those of [`Command::spawn`], with `NotFound` where the program isn't there.
-pub async fn spawn(mut command: Command) -> io::Result<Child> {
+pub async fn spawn(command: Command) -> io::Result<Child> {
+    spawn_with(command, Vec::new()).await
+}
+
+/// Like [`spawn`], with descriptors that the child has under the numbers they have here; this
+/// process' own are closed.
+pub(crate) async fn spawn_with(
+    mut command: Command,
+    descriptors: Vec<OwnedFd>,
+) -> io::Result<Child> {
+    if !descriptors.is_empty() {
+        sys::inherit(&mut command, descriptors);
+    }
     command.kill_on_drop(true);
     sys::die_with_parent(&mut command);
 

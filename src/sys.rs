@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "nothing else can ask for these")]
 
 use std::io;
+use std::os::fd::OwnedFd;
 #[cfg(target_arch = "x86_64")]
 use std::sync::atomic::AtomicU8;
 
@@ -10,6 +11,7 @@ use std::sync::atomic::AtomicU8;
 use kvm_bindings::kvm_userspace_memory_region;
 #[cfg(target_arch = "x86_64")]
 use kvm_ioctls::VmFd;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 use tokio::process::Command;
 
@@ -25,6 +27,19 @@ fn ask_for_death(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before the line above.
     if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// Has the child keep `descriptors` open, under the numbers they have here.
+pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
+    let keep = move || -> io::Result<()> {
+        for descriptor in &descriptors {
+            fcntl_setfd(descriptor, FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call for each descriptor and neither allocates nor
+    // takes a lock, so it may run in the child between fork and exec.
+    unsafe { command.pre_exec(keep) };
 }
 
 /// The size of a [`Page`] in bytes.

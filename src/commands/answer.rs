@@ -11,6 +11,8 @@ use super::failure::Failure;
 pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) failures: Vec<Failure>,
+    /// The exit code of a program that was run, where nothing else failed.
+    pub(crate) code: u8,
 }
 
 impl Answer {
@@ -29,18 +31,18 @@ impl Answer {
             // Where standard error is closed too, the exit code is all that is left to tell.
             let _ = writeln!(io::stderr(), "overlay-pool: {failure}");
         }
-        self.failures.first().map_or(Exit::Success, Failure::exit).into()
+        self.failures.first().map_or(self.code.into(), |failure| failure.exit().into())
     }
 }
 
 impl From<String> for Answer {
     fn from(text: String) -> Self {
-        Self { text, failures: Vec::new() }
+        Self { text, ..Self::default() }
     }
 }
 
 impl From<Failure> for Answer {
     fn from(failure: Failure) -> Self {
-        Self { text: String::new(), failures: vec![failure] }
+        Self { failures: vec![failure], ..Self::default() }
     }
 }

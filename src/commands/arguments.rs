@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use overlay_pool::PoolConfig;
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Profile;
+use overlay_pool::vm::{Accelerator, Language};
 
 /// Where pools make their directories.
 #[derive(Debug, clap::Args)]
@@ -35,6 +36,18 @@ pub(super) fn profile() -> impl TypedValueParser<Value = Profile> {
         "portable" => Profile::Portable,
         _ => Profile::Qemu,
     })
+}
+
+/// Takes a language by its name.
+pub(super) fn language() -> impl TypedValueParser<Value = Language> {
+    PossibleValuesParser::new(Language::ALL.map(Language::as_str))
+        .try_map(|name| name.parse::<Language>())
+}
+
+/// Takes an accelerator by its name.
+pub(super) fn accelerator() -> impl TypedValueParser<Value = Accelerator> {
+    PossibleValuesParser::new(Accelerator::ALL.map(Accelerator::as_str))
+        .try_map(|name| name.parse::<Accelerator>())
 }
 
 /// Why a size isn't one.

@@ -7,8 +7,6 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
-    /// Everything that was asked for was done.
-    Success = 0,
     /// Something failed.
     Failed = 1,
     /// The arguments can't be understood or don't fit the base image.
@@ -19,6 +17,8 @@ pub(crate) enum Exit {
     TargetExists = 4,
     /// This machine lacks what the creator needs.
     CreatorUnavailable = 5,
+    /// Code could not be run in a VM, or not to its end.
+    NotRun = 125,
 }
 
 impl From<Exit> for ExitCode {

@@ -7,10 +7,12 @@ mod completions;
 mod conformance;
 mod create;
 mod doctor;
+mod exec;
 mod exit;
 mod failure;
 mod filesystem;
 mod gc;
+mod images;
 mod inspect;
 mod shim;
 mod text;
@@ -38,6 +40,7 @@ Exit codes:
   3  an image is missing, unreadable or refused
   4  a target already exists
   5  this machine lacks what the creator needs
+  125  exec: the code could not be run; else its exit code is the code's own
 Of several failures the first gives the code.
 
 Environment:
@@ -46,6 +49,7 @@ Environment:
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
+  overlay-pool exec python -c \"print('hello from pool')\"
   overlay-pool bench
   overlay-pool doctor";
 
@@ -69,6 +73,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Exec(exec::Exec),
+    Images(images::Images),
     Create(create::Create),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
@@ -87,6 +93,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Err(help) => return Answer::from(help.to_string()),
     };
     let answer = start_log(cli.verbose).and_then(|()| match cli.command {
+        Command::Exec(exec) => exec.run(),
+        Command::Images(images) => images.run(),
         Command::Create(create) => create.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Bench(bench) => bench.run(),

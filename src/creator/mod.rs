@@ -6,7 +6,6 @@
 
 mod native;
 mod qemu_img;
-mod qmp;
 mod storage_daemon;
 
 use std::fs::File;
@@ -20,9 +19,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use crate::qmp::QmpError;
 pub use native::Native;
 pub use qemu_img::QemuImg;
-pub use qmp::QmpError;
 pub use storage_daemon::StorageDaemon;
 
 use crate::image::Overlay;

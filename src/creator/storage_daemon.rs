@@ -20,10 +20,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
-use super::qmp::{Qmp, QmpError};
 use super::{BoxFuture, Creator, CreatorError, MAX_IN_FLIGHT, path_for_child};
 use crate::image::Overlay;
 use crate::process;
+use crate::qmp::{Qmp, QmpError};
 
 /// How much of what a daemon said before it failed to start an error repeats, in bytes.
 const MAX_MESSAGE: u64 = 1000;

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::header::{Header, READ_LIMIT};
 use super::header_error::HeaderError;
 use super::overlay::{Format, Overlay, OverlayError, OverlayOptions, SECTOR};
@@ -61,7 +63,7 @@ pub enum References {
 }
 
 /// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Identity {
     device: u64,
     inode: u64,

@@ -103,7 +103,7 @@ impl Profile {
 }
 
 /// What overlays shall be like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OverlayOptions {
     /// Which qcow2 features they use.
     pub profile: Profile,

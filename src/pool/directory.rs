@@ -22,7 +22,10 @@ use rustix::process::geteuid;
 
 use super::upkeep::{Leftover, Sweep};
 
-const PREFIX: &str = "pool-";
+/// What the names of pool directories begin with.
+const POOL: &str = "pool-";
+/// What the names of VMs' working directories begin with.
+const VM: &str = "vm-";
 const RANDOM_DIGITS: usize = 32;
 /// How often a new directory is tried for when a sweep takes it away before it is locked.
 const ATTEMPTS: usize = 16;
@@ -39,12 +42,21 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Makes and locks a directory below `parent`, which is made too where it is missing.
+    /// Makes and locks a pool directory below `parent`, which is made too where it is missing.
     pub(crate) fn create(parent: &Path) -> io::Result<Self> {
+        Self::create_named(parent, POOL)
+    }
+
+    /// Like [`create`](Self::create), for what belongs to one VM.
+    pub(crate) fn create_for_vm(parent: &Path) -> io::Result<Self> {
+        Self::create_named(parent, VM)
+    }
+
+    fn create_named(parent: &Path, prefix: &str) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
             let made_parent = make_parent(parent)?;
             let parent_fd = open_parent(parent)?;
-            let name = format!("{PREFIX}{:0RANDOM_DIGITS$x}", rand::random::<u128>());
+            let name = format!("{prefix}{:0RANDOM_DIGITS$x}", rand::random::<u128>());
             match mkdirat(&parent_fd, &name, Mode::RWXU) {
                 // The parent was removed by the last pool in it.
                 Err(Errno::NOENT) => continue,
@@ -59,6 +71,11 @@ impl Directory {
             let _ = unlinkat(&parent_fd, &name, AtFlags::REMOVEDIR);
         }
         Err(io::Error::other("the new pool directory was removed again and again"))
+    }
+
+    /// The directory's own name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -156,7 +173,7 @@ pub(crate) fn sweep(parent: &Path, what: Sweep) -> io::Result<Vec<Leftover>> {
     let mut dead = Vec::new();
     for entry in Dir::read_from(&parent_fd)? {
         let entry = entry?;
-        let Some(name) = entry.file_name().to_str().ok().filter(|name| is_pool_name(name)) else {
+        let Some(name) = entry.file_name().to_str().ok().filter(|name| is_ours(name)) else {
             continue;
         };
         // Another user's, a live owner's, or gone by now: not ours to judge.
@@ -171,8 +188,9 @@ pub(crate) fn sweep(parent: &Path, what: Sweep) -> io::Result<Vec<Leftover>> {
     Ok(dead)
 }
 
-fn is_pool_name(name: &str) -> bool {
-    name.strip_prefix(PREFIX).is_some_and(|random| {
+fn is_ours(name: &str) -> bool {
+    let random = name.strip_prefix(POOL).or_else(|| name.strip_prefix(VM));
+    random.is_some_and(|random| {
         random.len() == RANDOM_DIGITS && random.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
 }

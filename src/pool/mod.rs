@@ -25,7 +25,8 @@ pub use upkeep::{Leftover, PoolDirError, Sweep, sweep, try_pool_dir};
 
 use crate::error::Error;
 use crate::image::{BaseImage, BaseRef, Overlay, OverlayOptions};
-use directory::{Directory, Entry};
+pub(crate) use directory::Directory;
+use directory::Entry;
 use draft::Draft;
 use restock::Stock;
 use shelf::{Shelf, Taken};

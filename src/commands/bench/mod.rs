@@ -13,6 +13,7 @@ mod samples;
 mod scale;
 mod table;
 mod target;
+mod vm;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use overlay_pool::creator::{CreatorKind, Tools};
 use overlay_pool::image::{BaseImage, BaseRef, OverlayOptions, References};
+use overlay_pool::vm::Accelerator;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -56,7 +58,8 @@ removed, also after a signal.
 Examples:
   overlay-pool bench
   overlay-pool bench --base debian.qcow2 --dir /var/lib/vms
-  overlay-pool bench --creator native --ready --json";
+  overlay-pool bench --creator native --ready --json
+  overlay-pool bench --vm 5 --accel tcg";
 
 /// Measure the pool on this machine, beside qemu-img and bare system calls.
 #[derive(Debug, clap::Args)]
@@ -83,6 +86,16 @@ pub(super) struct Bench {
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "100000",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     ready: Option<u32>,
+    /// Measure VMs instead: N booted and N resumed ones (3 by default) in turns, from the overlay
+    /// to python's hello.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3",
+          value_parser = clap::value_parser!(u32).range(1..=1000),
+          conflicts_with_all = ["base", "creators", "count", "ready"])]
+    vm: Option<u32>,
+    /// What runs the VMs' instructions; `OVERLAY_POOL_ACCEL`, or else auto: KVM where it is
+    /// usable, never TCG.
+    #[arg(long, requires = "vm", value_parser = arguments::accelerator())]
+    accel: Option<Accelerator>,
     /// Print the figures as one JSON object.
     #[arg(long)]
     json: bool,
@@ -91,6 +104,9 @@ pub(super) struct Bench {
 impl Bench {
     /// Measures, and removes everything it made.
     pub(super) fn run(self) -> Result<Answer, Failure> {
+        if let Some(rounds) = self.vm {
+            return vm::run(rounds, self.accel, &self.dir, self.json);
+        }
         let report = self.report()?;
         let mut text = if self.json {
             let json = serde_json::to_string_pretty(&report)

@@ -11,6 +11,7 @@ pub(crate) mod qemu;
 pub(crate) mod requirements;
 pub(crate) mod scratch;
 pub(crate) mod shim;
+pub(crate) mod vms;
 pub(crate) mod wait;
 
 pub(crate) mod prelude {

@@ -7,7 +7,9 @@ use std::fmt;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use overlay_pool::vm::kvm;
+use overlay_pool::vm::{Manifest, VmSettings, kvm};
+
+use super::vms;
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,12 @@ pub(crate) enum Need {
     Root,
     /// KVM that can run a guest.
     Kvm,
+    /// QEMU itself.
+    QemuSystem,
+    /// Kernel, initramfs and base images, as `fixtures/provision.sh` makes them.
+    GuestImages,
+    /// Something to run guests on: usable KVM, or TCG where it was asked for.
+    Accelerator,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -40,10 +48,11 @@ impl fmt::Display for Unmet {
     }
 }
 
+const QEMU: &str = "qemu-system-x86_64";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -51,6 +60,9 @@ impl Need {
         Self::MountNamespace,
         Self::Root,
         Self::Kvm,
+        Self::QemuSystem,
+        Self::GuestImages,
+        Self::Accelerator,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -62,6 +74,9 @@ impl Need {
             Self::MountNamespace => "mount-namespace",
             Self::Root => "root",
             Self::Kvm => "kvm",
+            Self::QemuSystem => QEMU,
+            Self::GuestImages => "guest-images",
+            Self::Accelerator => "accelerator",
         }
     }
 
@@ -77,6 +92,9 @@ impl Need {
             Self::MountNamespace => mount_namespace(),
             Self::Root => root(),
             Self::Kvm => kvm(),
+            Self::QemuSystem => version(QEMU, "qemu-system-x86"),
+            Self::GuestImages => guest_images(),
+            Self::Accelerator => accelerator(),
         })
     }
 }
@@ -128,6 +146,18 @@ fn version(program: &str, package: &str) -> Result<String, String> {
 fn root() -> Result<String, String> {
     let uid = rustix::process::geteuid();
     if uid.is_root() { Ok("uid 0".to_owned()) } else { Err(format!("uid {}", uid.as_raw())) }
+}
+
+fn guest_images() -> Result<String, String> {
+    let dir = vms::images();
+    let manifest = Manifest::read(&dir)
+        .map_err(|error| format!("{error}; build them with fixtures/provision.sh"))?;
+    Ok(format!("{} (recipe {})", dir.display(), manifest.recipe))
+}
+
+fn accelerator() -> Result<String, String> {
+    let wanted = VmSettings::from_env().map_err(|error| error.to_string())?.accelerator;
+    wanted.resolve().map(|found| found.to_string()).map_err(|error| error.to_string())
 }
 
 fn kvm() -> Result<String, String> {

@@ -13,3 +13,4 @@ mod qmp;
 mod requirements;
 mod restock;
 mod second_opinion;
+mod vm;

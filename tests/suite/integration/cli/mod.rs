@@ -5,6 +5,7 @@ mod create_failures;
 mod doctor;
 mod gc;
 mod general;
+mod images;
 mod inspect;
 
 use std::path::Path;

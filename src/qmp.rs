@@ -1,4 +1,4 @@
-//! A QMP client: as much of it as creating overlays needs.
+//! A QMP client: as much of it as creating overlays and running VMs needs.
 //!
 //! Answers are matched by id, lines are bounded, events and fields that aren't known are passed
 //! over. It is cancel-safe: a command that was sent is answered whether or not anyone still
@@ -41,7 +41,7 @@ pub enum QmpError {
 
 /// A connection to a QMP server.
 #[derive(Debug)]
-pub(super) struct Qmp {
+pub(crate) struct Qmp {
     state: Arc<Mutex<State>>,
     outgoing: mpsc::UnboundedSender<Vec<u8>>,
     _tasks: JoinSet<()>,
@@ -73,7 +73,7 @@ struct Fault {
 
 impl Qmp {
     /// Waits for the greeting and leaves the negotiation mode.
-    pub(super) async fn connect(stream: UnixStream) -> Result<Self, QmpError> {
+    pub(crate) async fn connect(stream: UnixStream) -> Result<Self, QmpError> {
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         let greeting = read_line(&mut reader).await.map_err(QmpError::Closed)?;
@@ -91,7 +91,7 @@ impl Qmp {
     }
 
     /// Sends a command now; the future waits for its answer and may be dropped.
-    pub(super) fn execute(
+    pub(crate) fn execute(
         &self,
         command: &'static str,
         arguments: &Value,
@@ -124,7 +124,7 @@ impl Qmp {
 
     /// Waits for the end of a job. To be called before the job is started, since the event may
     /// come before the command's answer.
-    pub(super) fn job_concluded(
+    pub(crate) fn job_concluded(
         &self,
         job: &str,
     ) -> impl Future<Output = Result<(), QmpError>> + Send + use<> {
@@ -140,7 +140,7 @@ impl Qmp {
     }
 
     /// Forgets a job that did not start.
-    pub(super) fn forget_job(&self, job: &str) {
+    pub(crate) fn forget_job(&self, job: &str) {
         lock(&self.state).jobs.remove(job);
     }
 }

@@ -1,0 +1,195 @@
+//! The inside of a VM, as its agent lets us reach it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rand::RngCore;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::agent::{Agent, AgentError};
+use super::execution::{End, Output};
+
+/// How long the agent may take to answer anything, on a loaded machine under emulation.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long killed programs may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
+/// Asking often slows an emulated guest down.
+const FIRST_POLL: Duration = Duration::from_millis(20);
+const LAST_POLL: Duration = Duration::from_millis(200);
+/// The program in the images that makes a booted or resumed guest one of its own.
+const RENEW: &str = "/usr/lib/overlay-pool/renew";
+const SEED: usize = 64;
+
+/// A guest whose agent answers.
+#[derive(Debug)]
+pub(super) struct Guest {
+    agent: Agent,
+    /// The process group of a program whose caller went away.
+    left: Option<i64>,
+}
+
+/// What became of a program.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) end: End,
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Status {
+    exited: bool,
+    exitcode: Option<i32>,
+    signal: Option<i32>,
+    #[serde(default)]
+    out_data: String,
+    #[serde(default)]
+    err_data: String,
+    #[serde(default)]
+    out_truncated: bool,
+    #[serde(default)]
+    err_truncated: bool,
+}
+
+impl Guest {
+    /// Waits until the agent answers.
+    pub(super) async fn connect(mut agent: Agent, deadline: Instant) -> Result<Self, AgentError> {
+        agent.sync(deadline).await?;
+        Ok(Self { agent, left: None })
+    }
+
+    /// Gives the guest a seed, a clock, a hostname, a machine id and a disk to write to. To be
+    /// called once after each boot or resume, and before any other code.
+    pub(super) async fn renew(&mut self, hostname: &str, limit: usize) -> Result<Ran, AgentError> {
+        let mut seed = [0; SEED];
+        rand::rng().fill_bytes(&mut seed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
+        let deadline = Instant::now() + ANSWER;
+        let pid = self.start(RENEW, &[hostname, &time], &seed).await?;
+        self.wait(pid, deadline, limit).await
+    }
+
+    /// Runs a program to its end, in a process group of its own that is killed when the time is
+    /// over, and keeps `limit` bytes of each of its outputs.
+    pub(super) async fn run(
+        &mut self,
+        command: &[&str],
+        input: &[u8],
+        patience: Duration,
+        limit: usize,
+    ) -> Result<Ran, AgentError> {
+        if let Some(group) = self.left {
+            self.kill(group, limit).await?;
+        }
+        let deadline = Instant::now() + patience;
+        // The agent's child leads no group, so that setsid keeps its process id.
+        let group = self.start("setsid", command, input).await?;
+        self.wait(group, deadline, limit).await
+    }
+
+    /// Waits for a program's end, and kills its process group when the time is over.
+    async fn wait(
+        &mut self,
+        group: i64,
+        deadline: Instant,
+        limit: usize,
+    ) -> Result<Ran, AgentError> {
+        self.left = Some(group);
+        let mut pause = FIRST_POLL;
+        loop {
+            sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+            pause = LAST_POLL.min(pause.mul_f64(1.3));
+            let status = self.status(group).await?;
+            if status.exited {
+                self.left = None;
+                return ran(&status, limit);
+            }
+            if Instant::now() >= deadline {
+                return self.kill(group, limit).await;
+            }
+        }
+    }
+
+    /// Kills what was started, and what it started; what it said by then comes back, unless a
+    /// process that left its group has the output still open.
+    async fn kill(&mut self, group: i64, limit: usize) -> Result<Ran, AgentError> {
+        let deadline = Instant::now() + KILLED;
+        self.start("kill", &["-KILL", "--", &format!("-{group}")], &[]).await?;
+        let mut pause = FIRST_POLL;
+        while Instant::now() < deadline {
+            sleep(pause).await;
+            pause = LAST_POLL.min(pause * 2);
+            // An agent that was killed too, and started again, doesn't know the program.
+            let status = match self.status(group).await {
+                Err(AgentError::Refused { .. }) => break,
+                status => status?,
+            };
+            if status.exited {
+                self.left = None;
+                return Ok(Ran { end: End::TimedOut, ..ran(&status, limit)? });
+            }
+        }
+        self.kill_all().await?;
+        self.left = None;
+        let lost = || Output { bytes: Vec::new(), truncated: true };
+        Ok(Ran { end: End::TimedOut, stdout: lost(), stderr: lost() })
+    }
+
+    /// Kills everything but init, which starts the agent anew.
+    async fn kill_all(&mut self) -> Result<(), AgentError> {
+        self.start("kill", &["-KILL", "--", "-1"], &[]).await?;
+        sleep(LAST_POLL).await;
+        self.agent.sync(Instant::now() + ANSWER).await
+    }
+
+    async fn start(
+        &mut self,
+        program: &str,
+        arguments: &[&str],
+        input: &[u8],
+    ) -> Result<i64, AgentError> {
+        let command = "guest-exec";
+        let mut request = json!({
+            "path": program,
+            "arg": arguments,
+            "capture-output": true,
+        });
+        if !input.is_empty() {
+            request["input-data"] = BASE64_STANDARD.encode(input).into();
+        }
+        let answer = self.agent.call(command, &request, Instant::now() + ANSWER).await?;
+        answer["pid"].as_i64().ok_or(AgentError::Malformed { command })
+    }
+
+    async fn status(&mut self, pid: i64) -> Result<Status, AgentError> {
+        let command = "guest-exec-status";
+        let deadline = Instant::now() + ANSWER;
+        let status = self.agent.call(command, &json!({ "pid": pid }), deadline).await?;
+        serde_json::from_value(status).map_err(|_| AgentError::Malformed { command })
+    }
+}
+
+fn ran(status: &Status, limit: usize) -> Result<Ran, AgentError> {
+    let output = |data: &str, truncated| {
+        let mut bytes = BASE64_STANDARD
+            .decode(data)
+            .map_err(|_| AgentError::Malformed { command: "guest-exec-status" })?;
+        let truncated = truncated || bytes.len() > limit;
+        bytes.truncate(limit);
+        Ok(Output { bytes, truncated })
+    };
+    let end = match (status.signal, status.exitcode) {
+        (Some(signal), _) => End::Signal(signal),
+        (None, code) => End::Code(code.unwrap_or(0)),
+    };
+    Ok(Ran {
+        end,
+        stdout: output(&status.out_data, status.out_truncated)?,
+        stderr: output(&status.err_data, status.err_truncated)?,
+    })
+}

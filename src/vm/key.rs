@@ -1,0 +1,59 @@
+//! What a saved state must fit.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::error::VmError;
+use super::images::hex;
+use super::machine::{Beginning, Machine, Wiring};
+use crate::image::{Identity, OverlayOptions};
+
+/// To be raised when what is done to a machine before it is saved changes.
+const VERSION: u32 = 1;
+
+impl Machine {
+    /// All that a state of this machine depends on: a state saved for another key is of no use.
+    pub(super) fn key(&self, version: &str, overlay: OverlayOptions) -> Result<Value, VmError> {
+        let wiring = Wiring { disk: Path::new("disk"), qmp: 0, agent: 0, console: 0 };
+        Ok(json!({
+            "version": VERSION,
+            "program": env!("CARGO_PKG_VERSION"),
+            "qemu": { "version": version, "file": identity("QEMU", &which(&self.qemu))? },
+            "arguments": self.arguments(wiring, Beginning::Boot)?,
+            "kernel": identity("kernel", &self.kernel)?,
+            "initramfs": identity("initramfs", &self.initramfs)?,
+            "base": self.base.identity(),
+            "overlay": overlay,
+            "disk_size": self.base.virtual_size(),
+            "host": host(),
+        }))
+    }
+}
+
+fn identity(what: &'static str, path: &Path) -> Result<Identity, VmError> {
+    Identity::of(path).map_err(|source| VmError::File { what, path: path.to_owned(), source })
+}
+
+/// The file of a program that is named by path or by name on `PATH`.
+fn which(program: &Path) -> PathBuf {
+    if program.components().count() > 1 {
+        return program.to_owned();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|at| at.is_file());
+    found.unwrap_or_else(|| program.to_owned())
+}
+
+/// The processor and the kernel, which decide what a guest's processor can do.
+fn host() -> Value {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let varies = |line: &&str| !line.starts_with("cpu MHz") && !line.starts_with("bogomips");
+    let first = cpus.lines().take_while(|line| !line.is_empty()).filter(varies);
+    let uname = rustix::system::uname();
+    json!({
+        "cpu": hex(&Sha256::digest(first.collect::<Vec<_>>().join("\n"))),
+        "kernel": uname.release().to_string_lossy(),
+    })
+}

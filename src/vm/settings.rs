@@ -1,0 +1,299 @@
+//! What a VM manager is told, by a program or by the environment.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::accelerator::Accelerator;
+use crate::PoolConfig;
+
+/// What a VM manager is told when it is made.
+///
+/// # Example
+///
+/// ```
+/// use overlay_pool::vm::{Accelerator, VmSettings};
+///
+/// let settings = VmSettings { accelerator: Accelerator::Tcg, ..VmSettings::default() };
+/// assert_eq!(settings.max_concurrent_vms, 10);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmSettings {
+    /// Where the base images are. `OVERLAY_POOL_IMAGES`; default `images`, or, where that isn't
+    /// there, `target/guest-images`, where the guest images of this project are built.
+    pub base_images_dir: PathBuf,
+    /// The guests' kernel. `OVERLAY_POOL_KERNEL`; default `vmlinuz-ARCH` beside the base images.
+    pub kernel_path: Option<PathBuf>,
+    /// The guests' initramfs. `OVERLAY_POOL_INITRAMFS`; default `initramfs-ARCH` beside the base
+    /// images.
+    pub initramfs_path: Option<PathBuf>,
+    /// How many VMs there may be at once; half as many overlays are kept ready.
+    /// `OVERLAY_POOL_MAX_VMS`; default 10.
+    pub max_concurrent_vms: u32,
+    /// A guest's memory in MiB. `OVERLAY_POOL_MEMORY`; default 128, for JavaScript 256.
+    pub memory_mib: Option<u32>,
+    /// What runs the guests' instructions. `OVERLAY_POOL_ACCEL`; default [`Accelerator::Auto`].
+    pub accelerator: Accelerator,
+    /// How long a guest may take until it is ready. `OVERLAY_POOL_BOOT_TIMEOUT` in seconds;
+    /// default 60.
+    pub boot_timeout: Duration,
+    /// How long code may run where a call doesn't say. `OVERLAY_POOL_EXECUTE_TIMEOUT` in seconds;
+    /// default 60.
+    pub execute_timeout: Duration,
+    /// How many bytes of each output of a program are kept. `OVERLAY_POOL_MAX_OUTPUT`; default
+    /// 1 MiB. The guest agent itself keeps 16 MiB at most.
+    pub max_output: usize,
+    /// QEMU, by path or by name on `PATH`. `OVERLAY_POOL_QEMU`; default `qemu-system-ARCH`.
+    pub qemu: PathBuf,
+    /// Where VMs have their working directories and the pool its own. `OVERLAY_POOL_DIR`; default
+    /// [`PoolConfig::default_pool_dir`].
+    pub dir: PathBuf,
+    /// Whether VMs are resumed from saved states. `OVERLAY_POOL_RESUME`, `on` or `off`; default on.
+    pub resume: bool,
+    /// Where the saved states are kept. `OVERLAY_POOL_STATES`; default `states` in `dir`.
+    pub states_dir: Option<PathBuf>,
+}
+
+impl Default for VmSettings {
+    fn default() -> Self {
+        let images = Path::new("images");
+        let built = Path::new("target/guest-images");
+        let base_images_dir = if !images.exists() && built.exists() { built } else { images };
+        Self {
+            base_images_dir: base_images_dir.to_owned(),
+            kernel_path: None,
+            initramfs_path: None,
+            max_concurrent_vms: 10,
+            memory_mib: None,
+            accelerator: Accelerator::Auto,
+            boot_timeout: Duration::from_secs(60),
+            execute_timeout: Duration::from_secs(60),
+            max_output: 1 << 20,
+            qemu: format!("qemu-system-{}", std::env::consts::ARCH).into(),
+            dir: PoolConfig::default_pool_dir(),
+            resume: true,
+            states_dir: None,
+        }
+    }
+}
+
+/// A variable of the environment whose value can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}={value:?}: {expected}")]
+pub struct SettingsError {
+    /// The variable.
+    pub variable: &'static str,
+    /// Its value.
+    pub value: OsString,
+    /// What it should be.
+    pub expected: String,
+}
+
+impl VmSettings {
+    /// The defaults, with what the `OVERLAY_POOL_…` variables of the environment say instead. An
+    /// empty variable counts as unset.
+    ///
+    /// # Errors
+    ///
+    /// A [`SettingsError`] that names the first variable whose value can't be used.
+    pub fn from_env() -> Result<Self, SettingsError> {
+        Self::from_variables(std::env::var_os)
+    }
+
+    fn from_variables(
+        variable: impl Fn(&'static str) -> Option<OsString>,
+    ) -> Result<Self, SettingsError> {
+        let get = |name| Variable { name, value: variable(name).filter(|value| !value.is_empty()) };
+        let default = Self::default();
+        let path = |name| get(name).value.map(PathBuf::from);
+        Ok(Self {
+            base_images_dir: path("OVERLAY_POOL_IMAGES").unwrap_or(default.base_images_dir),
+            kernel_path: path("OVERLAY_POOL_KERNEL"),
+            initramfs_path: path("OVERLAY_POOL_INITRAMFS"),
+            max_concurrent_vms: get("OVERLAY_POOL_MAX_VMS")
+                .parse(number)?
+                .unwrap_or(default.max_concurrent_vms),
+            memory_mib: get("OVERLAY_POOL_MEMORY").parse(memory)?,
+            accelerator: get("OVERLAY_POOL_ACCEL")
+                .parse(str::parse)?
+                .unwrap_or(default.accelerator),
+            boot_timeout: get("OVERLAY_POOL_BOOT_TIMEOUT")
+                .parse(Self::seconds)?
+                .unwrap_or(default.boot_timeout),
+            execute_timeout: get("OVERLAY_POOL_EXECUTE_TIMEOUT")
+                .parse(Self::seconds)?
+                .unwrap_or(default.execute_timeout),
+            max_output: get("OVERLAY_POOL_MAX_OUTPUT").parse(number)?.unwrap_or(default.max_output),
+            qemu: path("OVERLAY_POOL_QEMU").unwrap_or(default.qemu),
+            dir: path("OVERLAY_POOL_DIR").unwrap_or(default.dir),
+            resume: get("OVERLAY_POOL_RESUME").parse(on_off)?.unwrap_or(default.resume),
+            states_dir: path("OVERLAY_POOL_STATES"),
+        })
+    }
+
+    /// The guests' kernel.
+    #[must_use]
+    pub fn kernel(&self) -> PathBuf {
+        self.beside_images(self.kernel_path.as_ref(), "vmlinuz")
+    }
+
+    /// The guests' initramfs.
+    #[must_use]
+    pub fn initramfs(&self) -> PathBuf {
+        self.beside_images(self.initramfs_path.as_ref(), "initramfs")
+    }
+
+    /// Where the saved states are kept.
+    #[must_use]
+    pub fn states(&self) -> PathBuf {
+        self.states_dir.clone().unwrap_or_else(|| self.dir.join("states"))
+    }
+
+    fn beside_images(&self, set: Option<&PathBuf>, name: &str) -> PathBuf {
+        let beside = || self.base_images_dir.join(format!("{name}-{}", std::env::consts::ARCH));
+        set.cloned().unwrap_or_else(beside)
+    }
+
+    /// Takes a time-out as the variables give it: a number of seconds, whole or with a fraction.
+    ///
+    /// # Errors
+    ///
+    /// What it should be.
+    pub fn seconds(text: &str) -> Result<Duration, String> {
+        let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0 && *seconds <= 86400.0);
+        let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        duration
+            .ok_or_else(|| "give a number of seconds over 0 and up to 86400, as in 2.5".to_owned())
+    }
+
+    /// What the pool of the VMs' disks is told.
+    pub(super) fn pool(&self) -> PoolConfig {
+        PoolConfig {
+            max_concurrent_vms: self.max_concurrent_vms.into(),
+            images_path: self.base_images_dir.clone(),
+            pool_dir: self.dir.clone(),
+            ..PoolConfig::default()
+        }
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "give a whole number".to_owned())
+}
+
+fn memory(text: &str) -> Result<u32, String> {
+    let mib = number(text)?;
+    if (32..=1 << 20).contains(&mib) {
+        Ok(mib)
+    } else {
+        Err("give a number of MiB from 32 to 1048576".to_owned())
+    }
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("give on or off".to_owned()),
+    }
+}
+
+struct Variable {
+    name: &'static str,
+    value: Option<OsString>,
+}
+
+impl Variable {
+    fn parse<T>(
+        self,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, SettingsError> {
+        let Self { name: variable, value } = self;
+        let Some(value) = value else { return Ok(None) };
+        let parsed = match value.to_str() {
+            Some(text) => parse(text),
+            None => Err("not UTF-8".to_owned()),
+        };
+        parsed.map(Some).map_err(|expected| SettingsError { variable, value, expected })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn from(variable: &str, value: &str) -> Result<VmSettings, SettingsError> {
+        VmSettings::from_variables(|name| (name == variable).then(|| value.into()))
+    }
+
+    #[rstest]
+    fn every_setting_has_a_variable() {
+        let values = [
+            ("OVERLAY_POOL_IMAGES", "/i"),
+            ("OVERLAY_POOL_KERNEL", "/k"),
+            ("OVERLAY_POOL_INITRAMFS", "/r"),
+            ("OVERLAY_POOL_MAX_VMS", "3"),
+            ("OVERLAY_POOL_MEMORY", "512"),
+            ("OVERLAY_POOL_ACCEL", "tcg"),
+            ("OVERLAY_POOL_BOOT_TIMEOUT", "1.5"),
+            ("OVERLAY_POOL_EXECUTE_TIMEOUT", "2"),
+            ("OVERLAY_POOL_MAX_OUTPUT", "10"),
+            ("OVERLAY_POOL_QEMU", "/q"),
+            ("OVERLAY_POOL_DIR", "/d"),
+            ("OVERLAY_POOL_RESUME", "off"),
+            ("OVERLAY_POOL_STATES", "/s"),
+        ];
+        let settings = VmSettings::from_variables(|name| {
+            values.iter().find(|(variable, _)| *variable == name).map(|(_, value)| value.into())
+        });
+        let expected = VmSettings {
+            base_images_dir: "/i".into(),
+            kernel_path: Some("/k".into()),
+            initramfs_path: Some("/r".into()),
+            max_concurrent_vms: 3,
+            memory_mib: Some(512),
+            accelerator: Accelerator::Tcg,
+            boot_timeout: Duration::from_millis(1500),
+            execute_timeout: Duration::from_secs(2),
+            max_output: 10,
+            qemu: "/q".into(),
+            dir: "/d".into(),
+            resume: false,
+            states_dir: Some("/s".into()),
+        };
+        assert_eq!(settings, Ok(expected));
+    }
+
+    #[rstest]
+    #[case("OVERLAY_POOL_ACCEL", "hvf", "an accelerator is auto, kvm or tcg")]
+    #[case("OVERLAY_POOL_MAX_VMS", "-1", "give a whole number")]
+    #[case("OVERLAY_POOL_MEMORY", "1", "give a number of MiB from 32 to 1048576")]
+    #[case("OVERLAY_POOL_RESUME", "yes", "give on or off")]
+    #[case(
+        "OVERLAY_POOL_BOOT_TIMEOUT",
+        "0",
+        "give a number of seconds over 0 and up to 86400, as in 2.5"
+    )]
+    #[case(
+        "OVERLAY_POOL_BOOT_TIMEOUT",
+        "NaN",
+        "give a number of seconds over 0 and up to 86400, as in 2.5"
+    )]
+    #[case(
+        "OVERLAY_POOL_EXECUTE_TIMEOUT",
+        "1e30",
+        "give a number of seconds over 0 and up to 86400, as in 2.5"
+    )]
+    #[case("OVERLAY_POOL_MAX_OUTPUT", "1M", "give a whole number")]
+    fn a_bad_value_is_named(#[case] variable: &str, #[case] value: &str, #[case] expected: &str) {
+        let error = from(variable, value).expect_err("a bad value");
+        assert_eq!(error.to_string(), format!("{variable}={value:?}: {expected}"));
+    }
+
+    #[rstest]
+    fn an_empty_variable_is_unset() {
+        assert_eq!(from("OVERLAY_POOL_ACCEL", ""), from("NONE", ""));
+    }
+}

@@ -1,0 +1,71 @@
+//! VMs to test.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use overlay_pool::vm::{Execution, Language, Vm, VmManager, VmSettings};
+
+use super::pools::children;
+use super::wait::eventually;
+
+/// The build directory, where the guest images lie and all tests share the saved states.
+fn target() -> PathBuf {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    tmp.parent().expect("the build directory").to_owned()
+}
+
+/// The guest images: those of the environment, or those that `fixtures/provision.sh` built.
+pub(crate) fn images() -> PathBuf {
+    std::env::var_os("OVERLAY_POOL_IMAGES")
+        .map_or_else(|| target().join("guest-images"), Into::into)
+}
+
+/// The saved states that all tests share, so that only the first of them boots.
+pub(crate) fn states() -> PathBuf {
+    target().join("vm-states")
+}
+
+/// Settings whose working directories lie in the test's folder.
+pub(crate) fn settings(scratch: &Path) -> VmSettings {
+    VmSettings {
+        base_images_dir: images(),
+        max_concurrent_vms: 2,
+        dir: scratch.join("pool"),
+        states_dir: Some(states()),
+        ..VmSettings::from_env().expect("a good environment")
+    }
+}
+
+/// A manager that makes overlays ready for one language.
+pub(crate) async fn started(settings: VmSettings, language: Language) -> VmManager {
+    let manager = VmManager::new(settings);
+    manager.start_for(language).await.expect("the manager starts");
+    manager
+}
+
+pub(crate) async fn create(manager: &VmManager, language: Language) -> Arc<Vm> {
+    manager.create_vm(language, "tenant", "task").await.expect("a VM")
+}
+
+/// Runs code that ends by itself in time.
+pub(crate) async fn execute(vm: &Vm, code: &str) -> Execution {
+    vm.execute(code, None).await.expect("the code runs")
+}
+
+/// What code prints, which has nothing to complain about.
+pub(crate) async fn prints(vm: &Vm, code: &str) -> String {
+    let execution = execute(vm, code).await;
+    assert_eq!(execution.stderr.text(), "", "{code}");
+    assert_eq!(execution.end.code(), 0, "{code}");
+    execution.stdout.text()
+}
+
+/// Nothing is left of a manager: no QEMU, no working directory, no pool directory.
+pub(crate) async fn assert_no_vm_left(scratch: &Path) {
+    let left: Vec<_> = match scratch.join("pool").read_dir() {
+        Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect(),
+        Err(_) => Vec::new(),
+    };
+    assert!(left.iter().all(|name| name == "console" || name == "states"), "{left:?} are left");
+    eventually("every QEMU is gone", || children().is_empty()).await;
+}

@@ -1,0 +1,188 @@
+//! Code runs in VMs whose disks come from the pool.
+
+use std::path::Path;
+use std::time::Duration;
+
+use overlay_pool::Source;
+use overlay_pool::vm::{End, FileCheck, Language, Manifest, Start, VmError, VmSettings, VmState};
+use rustix::process::{Signal, kill_process};
+
+use crate::harness::prelude::*;
+use crate::harness::qemu;
+use crate::harness::vms::{assert_no_vm_left, create, execute, images, prints, settings, started};
+
+const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator, Need::QemuImg];
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn a_vm_boots_on_a_pooled_overlay(scratch: Scratch) {
+    let settings = VmSettings { resume: false, ..settings(&scratch) };
+    let manager = started(settings, Language::Python).await;
+    let base = manager.base_image(Language::Python).expect("a base image");
+    let vm = create(&manager, Language::Python).await;
+    assert_eq!(vm.start(), Some(Start::Booted));
+    assert_eq!(vm.disk_source(), Some(Source::Pooled));
+    assert_eq!(vm.state(), VmState::Ready);
+    assert_eq!(prints(&vm, "print('hello from pool')").await, "hello from pool\n");
+    assert_eq!(prints(&vm, "open('/root/file', 'w').write('on the overlay')").await, "");
+
+    let kept = scratch.join("kept.qcow2");
+    manager.keep_disk(&vm, &kept).await.expect("the disk is kept");
+    assert_eq!(vm.state(), VmState::Destroyed);
+    qemu::check(&kept);
+    let info = qemu::info(&kept);
+    let backing = info["backing-filename"].as_str().expect("a backing file");
+    assert_eq!(Path::new(backing), base.canonicalize().expect("its path"));
+    assert_eq!(info["backing-filename-format"], "qcow2");
+
+    let manifest = Manifest::read(&images()).expect("a manifest");
+    let name = base.file_name().expect("a name").to_string_lossy().into_owned();
+    let unchanged = manifest.check(&images(), &name).expect("the base image");
+    assert_eq!(unchanged, FileCheck::Good, "the VM changed its base image");
+    manager.stop().await;
+    assert_no_vm_left(&scratch).await;
+}
+
+/// Of at most four VMs two have their overlays ready; the third's is made on demand.
+#[rstest]
+#[test_attr(apply(case))]
+async fn three_vms_at_once(scratch: Scratch) {
+    let settings = VmSettings { max_concurrent_vms: 4, ..settings(&scratch) };
+    let manager = started(settings, Language::Python).await;
+    let create = || create(&manager, Language::Python);
+    let (one, two, three) = tokio::join!(create(), create(), create());
+    assert_eq!(manager.active_vms().len(), 3);
+    let vms = [one, two, three];
+    let sources: Vec<_> = vms.iter().filter_map(|vm| vm.disk_source()).collect();
+    assert_eq!(sources.iter().filter(|source| **source == Source::Pooled).count(), 2);
+    assert_eq!(sources.iter().filter(|source| **source == Source::OnDemand).count(), 1);
+    for vm in &vms {
+        assert_eq!(prints(vm, "print('hello from pool')").await, "hello from pool\n");
+    }
+    manager.stop().await;
+    assert!(vms.iter().all(|vm| vm.state() == VmState::Destroyed));
+    assert_no_vm_left(&scratch).await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn two_vms_write_to_the_same_place_of_their_base(scratch: Scratch) {
+    let manager = started(settings(&scratch), Language::Python).await;
+    let create = || create(&manager, Language::Python);
+    let (one, two) = tokio::join!(create(), create());
+    let write = |text| format!("import os\nopen('/etc/hosts', 'w').write('{text}')\nos.sync()");
+    prints(&one, &write("one")).await;
+    prints(&two, &write("two")).await;
+    // From the disk, not from the guest's memory.
+    let read = "open('/proc/sys/vm/drop_caches', 'w').write('3')\nprint(open('/etc/hosts').read())";
+    assert_eq!(prints(&one, read).await, "one\n");
+    assert_eq!(prints(&two, read).await, "two\n");
+    manager.stop().await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn javascript_prints(scratch: Scratch) {
+    let manager = started(settings(&scratch), Language::Javascript).await;
+    let vm = create(&manager, Language::Javascript).await;
+    assert_eq!(prints(&vm, "console.log('hello from pool')").await, "hello from pool\n");
+    manager.stop().await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn outputs_and_ends(scratch: Scratch) {
+    let manager = started(settings(&scratch), Language::Python).await;
+    let vm = create(&manager, Language::Python).await;
+
+    let code = "import sys\nprint('out')\nprint('err', file=sys.stderr)\nsys.exit(7)";
+    let execution = execute(&vm, code).await;
+    assert_eq!(execution.end, End::Code(7));
+    assert_eq!(
+        (execution.stdout.text(), execution.stderr.text()),
+        ("out\n".into(), "err\n".into())
+    );
+    assert!(!execution.stdout.truncated && !execution.stderr.truncated);
+
+    let code = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)";
+    assert_eq!(execute(&vm, code).await.end, End::Signal(15));
+
+    // More than one argument of a program may hold.
+    let code = format!("text = '{}'\nprint(len(text))", "x".repeat(1 << 20));
+    assert_eq!(prints(&vm, &code).await, format!("{}\n", 1 << 20));
+
+    let execution = execute(&vm, "print('x' * (10 << 20))").await;
+    assert_eq!(execution.end, End::Code(0));
+    assert_eq!(execution.stdout.bytes, vec![b'x'; 1 << 20]);
+    assert!(execution.stdout.truncated, "it is said to be cut");
+
+    let execution = execute(&vm, "1 +").await;
+    assert_eq!(execution.end, End::Code(1));
+    assert!(execution.stderr.text().contains("SyntaxError"));
+    manager.stop().await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn a_time_out_kills_what_runs_and_leaves_the_vm_usable(scratch: Scratch) {
+    let manager = started(settings(&scratch), Language::Python).await;
+    let vm = create(&manager, Language::Python).await;
+    prints(&vm, "").await;
+    let left = "import os\nnames = [open(f'/proc/{pid}/comm').read() for pid in os.listdir('/proc')\
+                if pid.isdigit()]\nprint('sleep\\n' in names)";
+
+    let code = "import subprocess\nprint('begun', flush=True)\nsubprocess.run(['sleep', '1000'])";
+    let begun = vm.execute(code, Some(Duration::from_secs(8))).await.expect("an end");
+    assert_eq!(begun.end, End::TimedOut);
+    assert_eq!(begun.stdout.text(), "begun\n", "what it wrote by then");
+    assert_eq!(prints(&vm, left).await, "False\n");
+
+    // One that left its process group has the output open, and is killed all the same.
+    let code = "import subprocess\nsubprocess.run(['setsid', 'sleep', '1000'])";
+    let escaped = vm.execute(code, Some(Duration::from_secs(8))).await.expect("an end");
+    assert_eq!(escaped.end, End::TimedOut);
+    assert_eq!(prints(&vm, left).await, "False\n");
+
+    // One whose caller went away is killed by the next call.
+    let code = "import time\ntime.sleep(1000)";
+    let dropped = tokio::time::timeout(Duration::from_secs(1), vm.execute(code, None)).await;
+    dropped.expect_err("it sleeps");
+    assert_eq!(vm.state(), VmState::Ready);
+    assert_eq!(prints(&vm, "print('usable')").await, "usable\n");
+    manager.stop().await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn one_code_at_a_time(scratch: Scratch) {
+    let manager = started(settings(&scratch), Language::Python).await;
+    let vm = create(&manager, Language::Python).await;
+    let busy = tokio::spawn({
+        let vm = vm.clone();
+        async move { vm.execute("import time\ntime.sleep(1000)", None).await }
+    });
+    eventually("code runs", || vm.state() == VmState::Executing).await;
+    let refused = vm.execute("print()", None).await.expect_err("it is busy");
+    assert!(matches!(refused, VmError::NotReady { state: VmState::Executing, .. }), "{refused}");
+    // Destroyed meanwhile, the caller hears of it.
+    manager.destroy_vm(&vm).await;
+    let ended = busy.await.expect("no panic").expect_err("the VM is gone");
+    assert!(matches!(ended, VmError::NotReady { .. }), "{ended}");
+    manager.stop().await;
+    assert_no_vm_left(&scratch).await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn a_stopped_qemu_is_given_up(scratch: Scratch) {
+    let manager = started(settings(&scratch), Language::Python).await;
+    let vm = create(&manager, Language::Python).await;
+    let pid = i32::try_from(vm.pid().expect("a process")).expect("a PID");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a PID");
+    kill_process(pid, Signal::STOP).expect("it is stopped");
+    let error = vm.execute("print()", Some(Duration::from_secs(1))).await.expect_err("no answer");
+    assert!(matches!(error, VmError::Agent { .. }), "{error}");
+    assert_eq!(vm.state(), VmState::Destroyed);
+    manager.stop().await;
+    assert_no_vm_left(&scratch).await;
+}
