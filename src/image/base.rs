@@ -1,13 +1,12 @@
 //! A base image: the shared, read-only disk under the overlays.
 
-use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::header::{Header, HeaderError, READ_LIMIT};
+use super::header::{Header, READ_LIMIT};
+use super::header_error::HeaderError;
 use super::overlay::{Format, Overlay, OverlayError, OverlayOptions, SECTOR};
 
 /// How a caller names a base image: a path, and the format it declares.
@@ -238,15 +237,14 @@ fn qcow2_size(
     if references == References::Deny
         && let Some((what, name)) = reference(&header)
     {
-        let refers_to = OsString::from_vec(name).into();
-        return Err(BaseError::Reference { path: path.to_owned(), what, refers_to });
+        return Err(BaseError::Reference { path: path.to_owned(), what, refers_to: name });
     }
     // QEMU counts whole sectors: what is left over is not part of the disk.
     Ok(header.size / SECTOR * SECTOR)
 }
 
 /// The file that an image refers to.
-fn reference(header: &Header) -> Option<(&'static str, Vec<u8>)> {
+fn reference(header: &Header) -> Option<(&'static str, PathBuf)> {
     if let Some(name) = &header.backing_file {
         return Some(("backing file", name.clone()));
     }

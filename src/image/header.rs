@@ -4,10 +4,14 @@
 //! an image that is refused. The checks are those of QEMU's `qcow2_do_open`, and stricter where
 //! an image refers to bytes outside its file. Source: QEMU `docs/interop/qcow2.rst`.
 
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::header_error::HeaderError;
 use super::overlay::feature_name;
 
 /// How many bytes of an image are read at most; header, extensions and backing file name must
@@ -15,8 +19,8 @@ use super::overlay::feature_name;
 pub const READ_LIMIT: usize = 64 << 10;
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
-const HEADER_LENGTH_V2: u32 = 72;
-const HEADER_LENGTH_V3: u32 = 104;
+pub(super) const HEADER_LENGTH_V2: u32 = 72;
+pub(super) const HEADER_LENGTH_V3: u32 = 104;
 const CLUSTER_BITS: Range<u32> = 9..22;
 const MAX_BACKING_NAME: u32 = 1023;
 const MAX_L1_BYTES: u64 = 32 << 20;
@@ -35,126 +39,7 @@ const LAZY_REFCOUNTS: u64 = 1 << 0;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
-const MAX_BACKING_FORMAT: usize = 15;
-
-/// Why a qcow2 header is refused: the field, what it holds, and what it may hold.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum HeaderError {
-    /// The file ends inside the header.
-    #[error("header: the file has {0} bytes, a qcow2 header has at least {HEADER_LENGTH_V2}")]
-    Truncated(u64),
-    /// The file isn't qcow2.
-    #[error("magic: {0:02x?} is not qcow2's 51 46 49 fb; if the image is raw, declare it as raw")]
-    Magic([u8; 4]),
-    /// Neither version 2 nor 3.
-    #[error("version: {0} is not known, only 2 and 3 are")]
-    Version(u32),
-    /// A header length that the version or the cluster rules out.
-    #[error("header_length: {0} is not within {HEADER_LENGTH_V3} and the cluster size")]
-    HeaderLength(u32),
-    /// A cluster size that the format doesn't have.
-    #[error("cluster_bits: {0} is not within 9 and 21")]
-    ClusterBits(u32),
-    /// Feature bits that say "don't open me if you don't know me".
-    #[error("incompatible_features: bits {0:#x} are not known")]
-    UnknownFeatures(u64),
-    /// The image wasn't closed properly.
-    #[error("incompatible_features: the dirty bit is set; repair the image: qemu-img check -r all")]
-    Dirty,
-    /// The image's tables are damaged.
-    #[error(
-        "incompatible_features: the corrupt bit is set; repair the image: qemu-img check -r all"
-    )]
-    Corrupt,
-    /// Extended L2 entries need clusters of at least 16 KiB.
-    #[error("cluster_bits: {0} is too small for extended L2 entries, which need 14")]
-    ExtendedL2(u32),
-    /// An encrypted image.
-    #[error("crypt_method: {0} means that the image is encrypted; decrypt it: qemu-img convert")]
-    Encrypted(u32),
-    /// A compression type that isn't known or contradicts the feature bit.
-    #[error("compression_type: {kind} does not go with feature bit 3 {}", if *.bit { "set" } else { "clear" })]
-    Compression {
-        /// The field's value.
-        kind: u8,
-        /// Whether incompatible feature bit 3 is set.
-        bit: bool,
-    },
-    /// Refcounts wider than 64 bits.
-    #[error("refcount_order: {0} is over 6")]
-    RefcountOrder(u32),
-    /// A virtual size that can't be mapped.
-    #[error("size: {size} bytes is over the limit of {limit}")]
-    Size {
-        /// The field's value, in bytes.
-        size: u64,
-        /// The largest size an L1 table can map at this cluster size, in bytes.
-        limit: u64,
-    },
-    /// The L1 table doesn't cover the disk.
-    #[error("l1_size: {have} entries are fewer than the {need} that the size needs")]
-    L1Size {
-        /// The field's value.
-        have: u32,
-        /// Entries needed.
-        need: u64,
-    },
-    /// A count over the format's bound.
-    #[error("{field}: {value} is over the limit of {limit}")]
-    TooMany {
-        /// The header field.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// A table that must be there is not.
-    #[error("{field}: 0, but every image has this table")]
-    Missing {
-        /// The header field.
-        field: &'static str,
-    },
-    /// An offset that isn't a multiple of the cluster size.
-    #[error("{field}: {offset:#x} is not a multiple of the cluster size")]
-    Unaligned {
-        /// The header field.
-        field: &'static str,
-        /// Its value.
-        offset: u64,
-    },
-    /// A table or name outside the file.
-    #[error("{field}: {offset:#x} + {len} bytes lies outside the file of {file_len} bytes")]
-    OutsideFile {
-        /// The header field.
-        field: &'static str,
-        /// Bytes from the start of the file.
-        offset: u64,
-        /// Its length in bytes.
-        len: u64,
-        /// The file's length in bytes.
-        file_len: u64,
-    },
-    /// A name or extension outside the first cluster, or outside what is read of it.
-    #[error("{field}: {offset:#x} + {len} bytes lies outside the header's {limit} bytes")]
-    OutsideHeader {
-        /// The header field.
-        field: &'static str,
-        /// Bytes from the start of the file.
-        offset: u64,
-        /// Its length in bytes.
-        len: u64,
-        /// How far the header may reach.
-        limit: u64,
-    },
-    /// A text that isn't one.
-    #[error("{field}: not valid UTF-8 or over {MAX_BACKING_FORMAT} bytes")]
-    Text {
-        /// The extension.
-        field: &'static str,
-    },
-}
+pub(super) const MAX_BACKING_FORMAT: usize = 15;
 
 /// How the compressed clusters of an image are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -172,7 +57,7 @@ pub struct Extensions {
     /// The backing file's format.
     pub backing_format: Option<String>,
     /// The external data file's name.
-    pub data_file: Option<Vec<u8>>,
+    pub data_file: Option<PathBuf>,
 }
 
 /// A decoded qcow2 header. Fields carry the specification's names.
@@ -180,8 +65,8 @@ pub struct Extensions {
 pub struct Header {
     /// 2 or 3.
     pub version: u32,
-    /// The backing file's name as it stands in the file: bytes, not checked for anything.
-    pub backing_file: Option<Vec<u8>>,
+    /// The backing file's name as it stands in the file, not checked for anything.
+    pub backing_file: Option<PathBuf>,
     /// The cluster size is `1 << cluster_bits` bytes.
     pub cluster_bits: u32,
     /// The guest's disk in bytes.
@@ -256,7 +141,7 @@ impl Header {
         let name_len = u32_at(16)?;
         let backing_file = match name_offset {
             0 => None,
-            offset => Some(backing_file(bytes, offset, name_len, cluster_size)?),
+            offset => backing_file(bytes, offset, name_len, cluster_size)?,
         };
         let extensions_end = if name_offset == 0 { header_area } else { name_offset };
         Ok(Self {
@@ -396,9 +281,7 @@ impl Header {
 
         let l1_bytes = u64::from(self.l1_size) * 8;
         at_most("l1_size", l1_bytes / 8, MAX_L1_BYTES / 8)?;
-        if self.l1_size > 0 {
-            table("l1_table_offset", self.l1_table_offset, l1_bytes)?;
-        }
+        table("l1_table_offset", self.l1_table_offset, l1_bytes)?;
 
         let refcount_clusters = u64::from(self.refcount_table_clusters);
         at_most(
@@ -419,11 +302,8 @@ impl Header {
         )?;
 
         at_most("nb_snapshots", self.nb_snapshots.into(), MAX_SNAPSHOTS.into())?;
-        if self.nb_snapshots > 0 {
-            let least = u64::from(self.nb_snapshots) * MIN_SNAPSHOT_BYTES;
-            table("snapshots_offset", self.snapshots_offset, least)?;
-        }
-        Ok(())
+        let least = u64::from(self.nb_snapshots) * MIN_SNAPSHOT_BYTES;
+        table("snapshots_offset", self.snapshots_offset, least)
     }
 }
 
@@ -454,7 +334,12 @@ fn area<'a>(
     }
 }
 
-fn backing_file(bytes: &[u8], offset: u64, len: u32, cluster: u64) -> Result<Vec<u8>, HeaderError> {
+fn backing_file(
+    bytes: &[u8],
+    offset: u64,
+    len: u32,
+    cluster: u64,
+) -> Result<Option<PathBuf>, HeaderError> {
     if len > MAX_BACKING_NAME {
         return Err(HeaderError::TooMany {
             field: "backing_file_size",
@@ -462,7 +347,12 @@ fn backing_file(bytes: &[u8], offset: u64, len: u32, cluster: u64) -> Result<Vec
             limit: MAX_BACKING_NAME.into(),
         });
     }
-    area("backing_file_offset", bytes, offset, len.into(), cluster).map(<[u8]>::to_vec)
+    let field = "backing_file_offset";
+    let name = area(field, bytes, offset, len.into(), cluster)?;
+    if name.contains(&0) {
+        return Err(HeaderError::Nul { field });
+    }
+    Ok(Some(name).filter(|name| !name.is_empty()).map(path))
 }
 
 fn extensions(bytes: &[u8], mut at: u64, end: u64) -> Result<Extensions, HeaderError> {
@@ -471,18 +361,21 @@ fn extensions(bytes: &[u8], mut at: u64, end: u64) -> Result<Extensions, HeaderE
         let head = area("header extension", bytes, at, 8, end)?;
         let kind = be_u32(head, 0).unwrap_or(EXTENSION_END);
         let len = u64::from(be_u32(head, 4).unwrap_or(0));
-        if kind == EXTENSION_END {
-            break;
-        }
+        // As QEMU does, also of the last one, whose length should be 0.
         let data = area("header extension", bytes, at + 8, len, end)?;
         match kind {
+            EXTENSION_END => break,
             EXTENSION_BACKING_FORMAT => found.backing_format = Some(text(data)?),
-            EXTENSION_DATA_FILE => found.data_file = Some(data.to_vec()),
+            EXTENSION_DATA_FILE => found.data_file = Some(path(data)),
             _ => {}
         }
         at += 8 + len.next_multiple_of(8);
     }
     Ok(found)
+}
+
+fn path(name: &[u8]) -> PathBuf {
+    OsStr::from_bytes(name).into()
 }
 
 fn text(data: &[u8]) -> Result<String, HeaderError> {

@@ -4,8 +4,10 @@
 
 mod base;
 mod header;
+mod header_error;
 mod overlay;
 
 pub use base::{BaseError, BaseImage, BaseRef, Identity, References};
-pub use header::{CompressionType, Extensions, Header, HeaderError, READ_LIMIT};
+pub use header::{CompressionType, Extensions, Header, READ_LIMIT};
+pub use header_error::HeaderError;
 pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};

@@ -121,6 +121,9 @@ pub enum OverlayError {
         "the backing file name has {0} bytes, a qcow2 header holds 1 to {MAX_BACKING_NAME}: use a shorter path"
     )]
     BackingNameLength(usize),
+    /// A name with a NUL byte, which no file has.
+    #[error("the backing file name has a NUL byte")]
+    BackingNameNul,
     /// The disk is larger than the L1 table can map.
     #[error("a virtual size of {size} bytes is over the limit of {limit} bytes")]
     TooLarge {
@@ -191,7 +194,8 @@ impl Overlay {
     ///
     /// # Errors
     ///
-    /// [`OverlayError::BackingNameLength`] and [`OverlayError::TooLarge`].
+    /// [`OverlayError::BackingNameLength`], [`OverlayError::BackingNameNul`] and
+    /// [`OverlayError::TooLarge`].
     pub fn new(
         backing: &Path,
         format: Format,
@@ -201,6 +205,9 @@ impl Overlay {
         let name = backing.as_os_str().as_bytes();
         if name.is_empty() || name.len() > MAX_BACKING_NAME {
             return Err(OverlayError::BackingNameLength(name.len()));
+        }
+        if name.contains(&0) {
+            return Err(OverlayError::BackingNameNul);
         }
         let limit = profile.max_virtual_size();
         if virtual_size > limit {

@@ -155,8 +155,9 @@ impl OverlayPool {
             for base in &bases {
                 stock.shelves.await_base(base);
             }
-            stock.fill().await;
-            *lifecycle = Some(tokio::spawn(stock.keep_filled(self.config.restock_interval)));
+            let due = stock.fill().await;
+            let restock = stock.keep_filled(self.config.restock_interval, due);
+            *lifecycle = Some(tokio::spawn(restock));
         }
         tracing::info!(
             creator = self.config.creator.as_str(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use super::config::PoolConfig;
 use super::directory::{Directory, Entry};
@@ -73,30 +73,36 @@ impl Stock {
         self.vanished.store(true, Ordering::Relaxed);
     }
 
-    /// Fills the shelves again after each request, until the stock is dropped.
+    /// Fills the shelves again after each request and when one is `due`, until the stock is
+    /// dropped.
     pub(crate) fn keep_filled(
         self: &Arc<Self>,
         interval: Duration,
+        mut due: Option<Instant>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let stock = Arc::downgrade(self);
         let wake = Arc::clone(&self.wake);
-        let mut due = self.due();
         async move {
+            let mut requested = None;
             loop {
                 tokio::select! {
-                    () = wake.notified() => if !interval.is_zero() { sleep(interval).await },
+                    () = wake.notified(), if requested.is_none() => {
+                        requested = Some(Instant::now() + interval);
+                        continue;
+                    }
+                    () = until(requested) => requested = None,
                     () = until(due) => {}
                 }
                 let Some(stock) = Weak::upgrade(&stock) else { return };
-                stock.fill().await;
-                due = stock.due();
+                due = stock.fill().await;
             }
         }
     }
 
-    /// Fills every shelf up to its size, never above, the emptiest first.
-    pub(crate) async fn fill(self: &Arc<Self>) {
-        let Some(directory) = self.sound_directory() else { return };
+    /// Fills every shelf up to its size, never above, the emptiest first. Says when a shelf wants
+    /// to be looked at again without a request.
+    pub(crate) async fn fill(self: &Arc<Self>) -> Option<Instant> {
+        let directory = self.sound_directory()?;
         self.shelves.refresh();
         let shelves: Arc<[_]> = self.shelves.all().into();
         self.give_up_idle(&shelves);
@@ -116,6 +122,8 @@ impl Stock {
         if made > 0 {
             tracing::debug!(made, "restock");
         }
+        let now = Instant::now();
+        shelves.iter().filter_map(|shelf| shelf.due(self.size, now, self.idle)).min()
     }
 
     /// Removes the ready overlays and the pool directory.
@@ -135,13 +143,6 @@ impl Stock {
     pub(crate) async fn quiesce(&self) {
         // The semaphore is never closed.
         let _ = self.creations.acquire_many(self.max_creations).await;
-    }
-
-    /// When a shelf wants to be looked at without a request.
-    fn due(&self) -> Option<Instant> {
-        self.directory.as_ref()?;
-        let now = Instant::now();
-        self.shelves.all().iter().filter_map(|shelf| shelf.due(now, self.idle)).min()
     }
 
     /// The pool directory; made again where it was removed from outside.

@@ -93,6 +93,7 @@ impl Shelf {
             Image::Good { overlay, .. } if Arc::ptr_eq(overlay, made_of) => {
                 state.ready.push(entry);
                 state.failures = 0;
+                state.retry_at = None;
                 None
             }
             _ => Some(entry),
@@ -184,12 +185,17 @@ impl Shelf {
         wait
     }
 
-    /// When this shelf wants to be looked at again by itself.
-    pub(crate) fn due(&self, now: Instant, idle: Option<Duration>) -> Option<Instant> {
+    /// When this shelf wants to be looked at again by itself: to try again what failed, or to
+    /// give up what nobody uses. A base image that can't be used is no reason.
+    pub(crate) fn due(&self, size: usize, now: Instant, idle: Option<Duration>) -> Option<Instant> {
         let state = self.state();
-        let retry = state.retry_at.filter(|at| *at > now);
-        let idle_at = idle.map(|idle| state.last_used + idle).filter(|_| !state.ready.is_empty());
-        retry.into_iter().chain(idle_at).min()
+        let idle_at = idle.map(|idle| state.last_used + idle);
+        let wanted = matches!(state.image, Image::Good { .. })
+            && state.ready.len() < size
+            && idle_at.is_none_or(|at| now < at);
+        let retry = state.retry_at.filter(|_| wanted);
+        let give_up = idle_at.filter(|_| !state.ready.is_empty());
+        retry.into_iter().chain(give_up).min()
     }
 
     /// Whether nobody acquired from this shelf for `idle`.

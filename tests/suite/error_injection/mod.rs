@@ -1,1 +1,3 @@
-//! Failures that cannot be had otherwise.
+//! Failures that can't be had otherwise, made by fake tools that are real programs.
+
+mod creators;

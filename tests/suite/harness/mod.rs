@@ -1,7 +1,9 @@
 //! What the tiers share.
 
 pub(crate) mod case;
+pub(crate) mod fake_tool;
 pub(crate) mod pools;
+pub(crate) mod properties;
 pub(crate) mod qcow2;
 pub(crate) mod qemu;
 pub(crate) mod requirements;
@@ -13,9 +15,10 @@ pub(crate) mod prelude {
     //! What every test file uses.
 
     pub(crate) use macro_rules_attribute::apply;
-    pub(crate) use rstest::{fixture, rstest};
+    pub(crate) use rstest::rstest;
 
     pub(crate) use super::case::case;
+    pub(crate) use super::properties::properties;
     pub(crate) use super::requirements::Need;
     pub(crate) use super::scratch::{Scratch, scratch};
     pub(crate) use super::wait::eventually;

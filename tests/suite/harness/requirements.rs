@@ -64,9 +64,10 @@ impl Need {
         static FOUND: [OnceLock<Result<String, String>>; Need::ALL.len()] =
             [const { OnceLock::new() }; Need::ALL.len()];
         FOUND[self as usize].get_or_init(|| match self {
-            Self::QemuImg | Self::QemuIo | Self::StorageDaemon | Self::Python => {
-                version(self.name())
+            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => {
+                version(self.name(), "qemu-utils")
             }
+            Self::Python => version(self.name(), "python3"),
             Self::MountNamespace => mount_namespace(),
             Self::Root => root(),
         })
@@ -105,11 +106,11 @@ fn need_named(name: &str) -> Result<Need, String> {
     })
 }
 
-fn version(program: &str) -> Result<String, String> {
+fn version(program: &str, package: &str) -> Result<String, String> {
     let output = Command::new(program)
         .arg("--version")
         .output()
-        .map_err(|error| format!("{program}: {error}; install it"))?;
+        .map_err(|error| format!("{program}: {error}; install {package}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next() {
         Some(line) if output.status.success() => Ok(line.to_owned()),

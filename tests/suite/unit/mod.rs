@@ -1,1 +1,5 @@
-//! Pure logic, no I/O.
+//! Pure logic: no files, no processes.
+
+mod header;
+mod house;
+mod overlay;

@@ -1,0 +1,122 @@
+//! Rule C2: a storage daemon that dies or hangs is replaced.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_pool::creator::CreatorKind;
+use overlay_pool::{PoolConfig, Source};
+use rustix::process::{Signal, kill_process};
+
+use crate::harness::pools::{assert_nothing_left, children, config, daemon, started};
+use crate::harness::prelude::*;
+use crate::harness::qemu;
+
+const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn c2_killed_daemon_is_replaced(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let pool = started(config(CreatorKind::StorageDaemon, &scratch, 2), &base).await;
+    for round in 0..3 {
+        let killed = daemon().expect("a daemon runs");
+        kill_process(killed, Signal::KILL).expect("it is killed");
+        let target = scratch.join(format!("vm-{round}.qcow2"));
+        let acquired = pool.acquire(&base, &target).await.expect("an overlay");
+        let expected = if round == 0 { Source::Pooled } else { Source::OnDemand };
+        assert_eq!(acquired.source, expected, "a pooled acquire never notices");
+        qemu::check(&target);
+        let target = scratch.join(format!("vm-{round}-b.qcow2"));
+        pool.acquire(&base, &target).await.expect("an overlay");
+        qemu::check(&target);
+        assert_ne!(daemon(), Some(killed));
+    }
+    pool.stop().await;
+    assert_nothing_left(&scratch).await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn c2_stopped_daemon_is_replaced(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let create_timeout = Duration::from_secs(4);
+    let config = PoolConfig { create_timeout, ..config(CreatorKind::StorageDaemon, &scratch, 0) };
+    let pool = Arc::new(started(config, &base).await);
+    let stalled = daemon().expect("a daemon runs");
+    kill_process(stalled, Signal::STOP).expect("it is stopped");
+    // All callers wait once, not one after the other.
+    let acquires = (0..20).map(|number| {
+        let (pool, base) = (Arc::clone(&pool), base.clone());
+        let target = scratch.join(format!("vm-{number}.qcow2"));
+        tokio::spawn(async move { pool.acquire(base, target).await })
+    });
+    for acquire in acquires.collect::<Vec<_>>() {
+        let acquired = acquire.await.expect("no panic").expect("made by the next daemon");
+        qemu::check(&acquired.target);
+    }
+    eventually("only the next daemon runs", || {
+        children().len() == 1 && daemon().is_some_and(|pid| pid != stalled)
+    })
+    .await;
+    pool.stop().await;
+    assert_nothing_left(&scratch).await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn c2_daemon_killed_under_load(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let pool = Arc::new(started(config(CreatorKind::StorageDaemon, &scratch, 0), &base).await);
+    let mut killed = BTreeSet::new();
+    for round in 0..5 {
+        let acquires = (0..20).map(|number| {
+            let (pool, base) = (Arc::clone(&pool), base.clone());
+            let target = scratch.join(format!("vm-{round}-{number}.qcow2"));
+            tokio::spawn(async move { (pool.acquire(base, &target).await, target) })
+        });
+        let acquires: Vec<_> = acquires.collect();
+        tokio::time::sleep(Duration::from_millis(7 * (round + 1))).await;
+        if let Some(pid) = daemon() {
+            let _ = kill_process(pid, Signal::KILL);
+            killed.insert(pid.as_raw_nonzero());
+        }
+        for acquire in acquires {
+            // A daemon that dies under its replacement too may fail a call; never half-way.
+            let (result, target) = acquire.await.expect("no panic");
+            assert_eq!(result.is_ok(), target.exists());
+            if target.exists() {
+                qemu::check(&target);
+            }
+        }
+    }
+    assert!(killed.len() > 1, "the kills hit too little");
+    pool.acquire(&base, scratch.join("after.qcow2")).await.expect("an overlay");
+    pool.stop().await;
+    assert_nothing_left(&scratch).await;
+}
+
+/// The parent-death signal follows the thread that starts a child; threads of a runtime end.
+#[rstest]
+#[test_attr(apply(case))]
+fn c2_daemon_outlives_the_thread_that_asked_for_it(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let config = config(CreatorKind::StorageDaemon, &scratch, 0);
+    crate::harness::case::block_on(async {
+        let pool = overlay_pool::OverlayPool::new(config).expect("a pool is made");
+        let pool = Arc::new(pool);
+        let start = {
+            let pool = Arc::clone(&pool);
+            let runtime = tokio::runtime::Handle::current();
+            std::thread::spawn(move || runtime.block_on(pool.start(Some(Vec::new()))))
+        };
+        start.join().expect("no panic").expect("the pool starts");
+        let before = daemon().expect("a daemon runs");
+        pool.acquire(&base, scratch.join("vm.qcow2")).await.expect("an overlay");
+        assert_eq!(daemon(), Some(before), "it was not replaced");
+    });
+}

@@ -1,0 +1,128 @@
+//! The parser of untrusted headers: each field that is judged, and bytes that are not a header.
+
+use overlay_pool::image::{Header, HeaderError};
+use proptest::prelude::*;
+use rstest::Context;
+
+use crate::harness::prelude::*;
+use crate::harness::qcow2::{CLUSTER, Image, field};
+
+const NEEDS: &[Need] = &[];
+
+fn judge(image: &Image) -> Result<Header, HeaderError> {
+    let header = Header::parse(&image.0)?;
+    header.check(image.0.len() as u64)?;
+    Ok(header)
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn sound_image_is_good() {
+    let header = judge(&Image::new(1 << 20)).expect("a sound image");
+    assert_eq!((header.version, header.size, header.backing_file), (3, 1 << 20, None));
+}
+
+#[rstest]
+#[case::version_1(|i: &mut Image| { i.u32(field::VERSION, 1); })]
+#[case::version_4(|i: &mut Image| { i.u32(field::VERSION, 4); })]
+#[case::magic(|i: &mut Image| { i.bytes(0, b"QFI\xfa"); })]
+#[case::cluster_bits_8(|i: &mut Image| { i.u32(field::CLUSTER_BITS, 8); })]
+#[case::cluster_bits_22(|i: &mut Image| { i.u32(field::CLUSTER_BITS, 22); })]
+#[case::cluster_bits_max(|i: &mut Image| { i.u32(field::CLUSTER_BITS, u32::MAX); })]
+#[case::header_length_103(|i: &mut Image| { i.u32(field::HEADER_LENGTH, 103); })]
+#[case::header_length_over_cluster(|i: &mut Image| { i.u32(field::HEADER_LENGTH, 65537); })]
+#[case::unknown_feature(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 5); })]
+#[case::unknown_feature_63(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 63); })]
+#[case::dirty(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1); })]
+#[case::corrupt(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 2); })]
+#[case::encrypted_aes(|i: &mut Image| { i.u32(field::CRYPT_METHOD, 1); })]
+#[case::encrypted_luks(|i: &mut Image| { i.u32(field::CRYPT_METHOD, 2); })]
+#[case::zstd_without_bit(|i: &mut Image| { i.bytes(field::COMPRESSION_TYPE, &[1]); })]
+#[case::bit_without_zstd(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 3); })]
+#[case::compression_2(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 3).bytes(field::COMPRESSION_TYPE, &[2]); })]
+#[case::small_extended_l2(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 4).u32(field::CLUSTER_BITS, 13); })]
+#[case::refcount_order_7(|i: &mut Image| { i.u32(field::REFCOUNT_ORDER, 7); })]
+#[case::size_over_limit(|i: &mut Image| { i.u64(field::SIZE, u64::MAX); })]
+#[case::size_over_l1(|i: &mut Image| { i.u64(field::SIZE, (512 << 20) + 1); })]
+#[case::l1_size_over_limit(|i: &mut Image| { i.u32(field::L1_SIZE, (4 << 20) + 1); })]
+#[case::l1_outside(|i: &mut Image| { i.u64(field::L1_TABLE_OFFSET, 4 * CLUSTER as u64); })]
+#[case::l1_at_the_end_of_time(|i: &mut Image| { i.u64(field::L1_TABLE_OFFSET, u64::MAX - 0xffff); })]
+#[case::l1_unaligned(|i: &mut Image| { i.u64(field::L1_TABLE_OFFSET, 512); })]
+#[case::l1_one_entry_too_long(|i: &mut Image| { i.u32(field::L1_SIZE, 2); })]
+#[case::no_refcount_table(|i: &mut Image| { i.u32(field::REFCOUNT_TABLE_CLUSTERS, 0); })]
+#[case::refcount_table_at_0(|i: &mut Image| { i.u64(field::REFCOUNT_TABLE_OFFSET, 0); })]
+#[case::refcount_table_unaligned(|i: &mut Image| { i.u64(field::REFCOUNT_TABLE_OFFSET, 1); })]
+#[case::refcount_table_outside(|i: &mut Image| { i.u64(field::REFCOUNT_TABLE_OFFSET, 3 * CLUSTER as u64); })]
+#[case::refcount_table_too_long(|i: &mut Image| { i.u32(field::REFCOUNT_TABLE_CLUSTERS, 129); })]
+#[case::snapshots_over_limit(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 65537); })]
+#[case::snapshots_outside(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 1).u64(field::SNAPSHOTS_OFFSET, 8 * CLUSTER as u64); })]
+#[case::snapshots_unaligned(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 1).u64(field::SNAPSHOTS_OFFSET, 8); })]
+#[case::backing_name_too_long(|i: &mut Image| { i.backing(b"base").u32(field::BACKING_FILE_SIZE, 1024); })]
+#[case::backing_name_outside(|i: &mut Image| { i.backing(b"base").u64(field::BACKING_FILE_OFFSET, CLUSTER as u64 - 3); })]
+#[case::backing_name_far_outside(|i: &mut Image| { i.backing(b"base").u64(field::BACKING_FILE_OFFSET, u64::MAX - 1); })]
+#[case::extension_too_long(|i: &mut Image| { i.u32(field::EXTENSIONS, 0x1234).u32(field::EXTENSIONS + 4, CLUSTER as u32); })]
+#[case::backing_name_with_nul(|i: &mut Image| { i.backing(b"ba\0e"); })]
+#[case::extension_end_too_long(|i: &mut Image| { i.u32(field::EXTENSIONS + 4, 1 << 24); })]
+#[case::extension_longest(|i: &mut Image| { i.u32(field::EXTENSIONS, 0x1234).u32(field::EXTENSIONS + 4, u32::MAX); })]
+#[case::backing_format_too_long(|i: &mut Image| { i.u32(field::EXTENSIONS, 0xe279_2aca).u32(field::EXTENSIONS + 4, 16).bytes(field::EXTENSIONS + 8, b"0123456789abcdef"); })]
+#[case::backing_format_not_text(|i: &mut Image| { i.u32(field::EXTENSIONS, 0xe279_2aca).u32(field::EXTENSIONS + 4, 1).bytes(field::EXTENSIONS + 8, b"\xff"); })]
+#[test_attr(apply(case))]
+fn refused_with_field_and_reason(#[context] context: Context, #[case] damage: fn(&mut Image)) {
+    let mut image = Image::new(1 << 20);
+    damage(&mut image);
+    let error = judge(&image).expect_err("a damaged header");
+    insta::with_settings!({ snapshot_suffix => context.description.expect("a named case") }, {
+        insta::assert_snapshot!(error);
+    });
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a_file_that_ends_anywhere_is_refused_or_good(#[values(2, 3)] version: u32) {
+    let mut image = Image::new(1 << 20);
+    image.u32(field::VERSION, version);
+    for length in (0..200).chain([CLUSTER, 2 * CLUSTER, 3 * CLUSTER, 3 * CLUSTER + 7]) {
+        let short = Image(image.0[..length].to_vec());
+        judge(&short).expect_err(&format!("{length} bytes"));
+    }
+    judge(&image).expect("all bytes");
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn version_2_has_no_features() {
+    let mut image = Image::new(1 << 20);
+    image.u32(field::VERSION, 2).u64(field::INCOMPATIBLE_FEATURES, 0);
+    let header = judge(&image).expect("a version 2 image");
+    assert_eq!((header.header_length, header.refcount_order), (72, 4));
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn good_zstd_and_extended_l2() {
+    let mut image = Image::new(1 << 20);
+    image.u64(field::INCOMPATIBLE_FEATURES, 1 << 3 | 1 << 4).bytes(field::COMPRESSION_TYPE, &[1]);
+    let header = judge(&image).expect("zstd and extended L2 are good");
+    assert_eq!(header.incompatible_feature_names(), ["compression type", "extended L2 entries"]);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn any_bytes_at_all() {
+    proptest!(properties(2000), |(
+        damage in proptest::collection::vec((0_usize..240, any::<u8>()), 0..12),
+        length in 0_usize..400,
+        name in proptest::collection::vec(any::<u8>(), 0..40),
+    )| {
+        let mut image = Image::new(1 << 20);
+        if !name.is_empty() {
+            image.backing(&name);
+        }
+        for (at, byte) in damage {
+            image.bytes(at, &[byte]);
+        }
+        let _ = judge(&image);
+        image.0.truncate(length);
+        let _ = judge(&image);
+    });
+}
