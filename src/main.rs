@@ -16,12 +16,16 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Shim(commands::shim::ShimArgs),
+    Conformance(commands::conformance::ConformanceArgs),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Command::Shim(args) = Cli::parse().command;
-    match commands::shim::run(args).await {
+    let done = match Cli::parse().command {
+        Command::Shim(args) => commands::shim::run(args).await,
+        Command::Conformance(args) => commands::conformance::run(&args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("overlay-pool: {error}");

@@ -1,3 +1,4 @@
 //! One file a subcommand.
 
+pub(crate) mod conformance;
 pub(crate) mod shim;

@@ -291,10 +291,12 @@ impl OverlayPool {
             stock.shelves.take_new(&base)?
         };
         let Taken { entry, overlay } = taken;
+        let pooled = match entry {
+            Some(entry) => move_ready(&stock, &shelf, &overlay, entry, &target)?,
+            None => false,
+        };
         stock.request();
-        if let Some(entry) = entry
-            && move_ready(&stock, &shelf, &overlay, entry, &target)?
-        {
+        if pooled {
             let base = shelf.path().to_owned();
             return Ok(Acquired { source: Source::Pooled, base, target });
         }
@@ -331,14 +333,18 @@ fn move_ready(
     target: &Path,
 ) -> Result<bool, Error> {
     let (entry, errno) = match entry.move_to(target) {
-        Ok(()) => return Ok(true),
+        Ok(()) => {
+            shelf.spend();
+            return Ok(true);
+        }
         Err(failed) => failed,
     };
     if errno == Errno::EXIST {
-        let stale = shelf.put(entry, overlay);
+        let stale = shelf.take_back(entry, overlay);
         stock.shelves.discard(shelf, stale.into_iter().collect(), "base image changed");
         return Err(Error::AlreadyExists { target: target.to_owned() });
     }
+    shelf.spend();
     if errno == Errno::NOENT {
         stock.note_vanished();
     }

@@ -24,6 +24,8 @@ struct State {
     ready: Vec<Entry>,
     /// Creations under way.
     pending: usize,
+    /// Overlays that were taken and may come back, since their target may exist.
+    taken: usize,
     failures: u32,
     retry_at: Option<Instant>,
     last_used: Instant,
@@ -54,6 +56,7 @@ impl Shelf {
             image: Image::Bad { seen },
             ready: Vec::new(),
             pending: 0,
+            taken: 0,
             failures: 0,
             retry_at: None,
             last_used: Instant::now(),
@@ -83,11 +86,24 @@ impl Shelf {
         }
         let overlay = Arc::clone(overlay);
         state.last_used = Instant::now();
-        Some(Taken { entry: state.ready.pop(), overlay })
+        let entry = state.ready.pop();
+        state.taken += usize::from(entry.is_some());
+        Some(Taken { entry, overlay })
+    }
+
+    /// Takes note that a taken overlay won't come back.
+    pub(crate) fn spend(&self) {
+        self.state().taken -= 1;
+    }
+
+    /// Takes an overlay back; gives it up where the base image is another by now.
+    pub(crate) fn take_back(&self, entry: Entry, made_of: &Arc<Overlay>) -> Option<Entry> {
+        self.spend();
+        self.put(entry, made_of)
     }
 
     /// Puts an overlay on the shelf; gives it back where the base image is another by now.
-    pub(crate) fn put(&self, entry: Entry, made_of: &Arc<Overlay>) -> Option<Entry> {
+    fn put(&self, entry: Entry, made_of: &Arc<Overlay>) -> Option<Entry> {
         let mut state = self.state();
         match &state.image {
             Image::Good { overlay, .. } if Arc::ptr_eq(overlay, made_of) => {
@@ -157,11 +173,12 @@ impl Shelf {
         usable.then_some(state.ready.len() + state.pending)
     }
 
-    /// Takes on one creation, where the shelf isn't full counting those under way.
+    /// Takes on one creation, where the shelf isn't full counting those under way and those that
+    /// may come back.
     pub(crate) fn claim(self: &Arc<Self>, size: usize) -> Option<Claim> {
         let mut state = self.state();
         let Image::Good { overlay, .. } = &state.image else { return None };
-        if state.ready.len() + state.pending >= size {
+        if state.ready.len() + state.pending + state.taken >= size {
             return None;
         }
         let overlay = Arc::clone(overlay);

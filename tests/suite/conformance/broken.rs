@@ -1,6 +1,6 @@
 //! The suite can fail: each broken port is caught by the rule that it breaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -21,11 +21,19 @@ struct Broken {
     about: String,
 }
 
-pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) {
+fn table() -> BTreeMap<String, Broken> {
     let path = repository().join("fixtures/ports/python/broken.toml");
     let text = std::fs::read_to_string(path).expect("broken.toml can be read");
-    let all: BTreeMap<String, Broken> = toml::from_str(&text).expect("broken.toml is sound");
-    for (name, Broken { rule, about }) in all {
+    toml::from_str(&text).expect("broken.toml is sound")
+}
+
+/// The rules that are broken by one port at least.
+pub(super) fn rules() -> BTreeSet<String> {
+    table().into_values().map(|broken| broken.rule).collect()
+}
+
+pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) {
+    for (name, Broken { rule, about }) in table() {
         let proving = |case: &&Arc<Named>| case.case.rules.contains(&rule);
         let cases: Vec<_> = cases.iter().filter(proving).cloned().collect();
         let needs = vec![Need::QemuImg, Need::QemuIo, Need::Python, Need::MountNamespace];

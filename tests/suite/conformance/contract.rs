@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::broken;
 use super::case::Case;
 use super::ports::repository;
 use super::{cases, cases_folder};
@@ -33,6 +34,12 @@ fn every_rule_has_a_case_and_every_case_a_rule() {
     }
     let unproved: Vec<_> = rules.difference(&proved).collect();
     assert!(unproved.is_empty(), "no case proves {unproved:?}");
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn every_rule_is_broken_by_a_broken_port() {
+    assert_eq!(rules(), broken::rules());
 }
 
 #[rstest]
@@ -76,4 +83,22 @@ fn every_case_is_valid_by_the_schema() {
         "about": "", "rules": ["A1"], "steps": [{ "do": "nothing" }]
     });
     assert!(!schema.is_valid(&unknown_step), "the schema lets everything through");
+}
+
+/// One command takes everything along that a port is judged by.
+#[rstest]
+#[test_attr(apply(case))]
+fn the_cases_and_the_guide_are_exported(scratch: Scratch) {
+    let program = super::ports::program();
+    let directory = scratch.join("a/b");
+    let args = ["conformance".as_ref(), directory.as_os_str()];
+    crate::harness::qemu::run(&program, args);
+    for (exported, ours) in [("", "tests/conformance"), ("cases", "fixtures/conformance")] {
+        for file in std::fs::read_dir(repository().join(ours)).expect("a directory") {
+            let ours = file.expect("an entry of it").path();
+            let exported = directory.join(exported).join(ours.file_name().expect("a file"));
+            let read = |path| std::fs::read(path).expect("a file that can be read");
+            assert!(read(exported) == read(ours.clone()), "{} is another", ours.display());
+        }
+    }
 }

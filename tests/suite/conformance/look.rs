@@ -57,7 +57,7 @@ impl World<'_> {
                 let mut last = self.compare_figures(step)?;
                 if *wait {
                     let mut failure = Ok(());
-                    until(|| {
+                    until(self.port.patience, || {
                         match self.compare_figures(step) {
                             Ok(difference) => last = difference,
                             Err(error) => failure = Err(error),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use overlay_pool::creator::CreatorKind;
 use serde::Deserialize;
@@ -15,10 +16,15 @@ use crate::harness::shim::Answer;
 const SHIM: &str = "OVERLAY_POOL_SHIM";
 const SHIM_CONFIG: &str = "OVERLAY_POOL_SHIM_CONFIG";
 
+/// How long a port may take; far more than any needs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A port, and how it is driven.
 pub(crate) struct Port {
     pub(crate) name: String,
     pub(crate) needs: &'static [Need],
+    /// How long it may take to answer, and to come to a state that a case waits for.
+    pub(crate) patience: Duration,
     argv: Vec<String>,
     pub(crate) config: ShimConfig,
 }
@@ -81,9 +87,7 @@ impl Port {
     }
 
     fn ours(creator: CreatorKind) -> Self {
-        let program = std::env::var("NEXTEST_BIN_EXE_overlay-pool")
-            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-pool").to_owned());
-        let argv = [&program, "shim", "--creator", creator.as_str()].map(str::to_owned).into();
+        let argv = [&program(), "shim", "--creator", creator.as_str()].map(str::to_owned).into();
         Self {
             name: creator.as_str().to_owned(),
             needs: match creator {
@@ -91,6 +95,7 @@ impl Port {
                 _ => &[],
             },
             argv,
+            patience: PATIENCE,
             config: ShimConfig::default(),
         }
     }
@@ -104,7 +109,9 @@ impl Port {
             argv.extend(["--break".to_owned(), name.to_owned()]);
         }
         let config = ShimConfig::read(&folder.join("shim.toml"))?;
-        Ok(Self { name: "python".to_owned(), needs: &[Need::Python], argv, config })
+        // What is broken on purpose is waited for in vain.
+        let patience = broken.map_or(PATIENCE, |_| Duration::from_secs(5));
+        Ok(Self { name: "python".to_owned(), needs: &[Need::Python], patience, argv, config })
     }
 
     /// The port that the environment names.
@@ -117,7 +124,13 @@ impl Port {
         };
         let config =
             config.map_or_else(|| Ok(ShimConfig::default()), |path| ShimConfig::read(&path));
-        Some(config.map(|config| Self { name: "port".to_owned(), needs: &[], argv, config }))
+        Some(config.map(|config| Self {
+            name: "port".to_owned(),
+            needs: &[],
+            patience: PATIENCE,
+            argv,
+            config,
+        }))
     }
 
     /// All of them; where one can't be had, why.
@@ -127,6 +140,12 @@ impl Port {
         ports.extend(Self::named());
         ports
     }
+}
+
+/// Our own program, also where the tests run from an archive.
+pub(crate) fn program() -> String {
+    std::env::var("NEXTEST_BIN_EXE_overlay-pool")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-pool").to_owned())
 }
 
 /// A word of a command; a relative path of a file made absolute, since shims run elsewhere.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::case::{Case, Format, Source, Step};
 use super::ports::Port;
 use super::world::{World, broken, fields, unfit};
-use crate::harness::shim::{Answer, Checked, Failure, Shim};
+use crate::harness::shim::{Answer, Checked, Failure, Shim, until};
 
 /// Judges a port by a case.
 pub(crate) fn run(case: &Case, port: &Port, folder: &Path) -> Checked {
@@ -44,6 +44,22 @@ fn there(path: &Path) -> There {
     }
 }
 
+/// The answer is a success, or one of these errors whose message says all of that.
+fn expect(answer: Answer, error: &[String], says: &[String]) -> Checked<Value> {
+    match answer {
+        Ok(value) if error.is_empty() => Ok(value),
+        Err((name, message)) if error.contains(&name) => {
+            for text in says {
+                if !message.contains(text.as_str()) {
+                    broken!("A7: the message doesn't name {text}: {message}");
+                }
+            }
+            Ok(Value::Null)
+        }
+        other => broken!("{other:?}, but expected was {error:?} (none: a success)"),
+    }
+}
+
 impl World<'_> {
     fn step(&mut self, step: &Step) -> Checked {
         self.shim()?;
@@ -59,7 +75,7 @@ impl World<'_> {
                 let base = |path: &String| self.base(path, *format, *relative);
                 let bases = bases.as_ref().map(|bases| bases.iter().map(base).collect::<Vec<_>>());
                 let answer = self.ask("start", json!({ "bases": bases }))?;
-                self.expect(answer, error, &[]).map(drop)
+                expect(answer, error, &[]).map(drop)
             }
             Step::StartCancelled { bases } => self.start_cancelled(bases),
             Step::Stop {} => self.stop(),
@@ -81,7 +97,7 @@ impl World<'_> {
                 let before = there(&self.outside(&target));
                 let answer = self.ask("acquire", request)?;
                 let failed = answer.is_err();
-                let acquired = self.expect(answer, error, says)?;
+                let acquired = expect(answer, error, says)?;
                 if failed {
                     let after = there(&self.outside(&target));
                     if before != after {
@@ -124,7 +140,7 @@ impl World<'_> {
             Step::Chdir { path } => {
                 let path = self.path(path)?;
                 let answer = self.ask("chdir", json!({ "path": path }))?;
-                self.expect(answer, &[], &[]).map(drop)
+                expect(answer, &[], &[]).map(drop)
             }
             Step::Use { shim } => {
                 self.use_shim(shim);
@@ -139,22 +155,6 @@ impl World<'_> {
             | Step::Directory { .. }
             | Step::Pool { .. } => self.look(step),
             fault => self.make_fault(fault),
-        }
-    }
-
-    /// The answer is a success, or one of these errors whose message says all of that.
-    fn expect(&self, answer: Answer, error: &[String], says: &[String]) -> Checked<Value> {
-        match answer {
-            Ok(value) if error.is_empty() => Ok(value),
-            Err((name, message)) if error.contains(&name) => {
-                for text in says {
-                    if !message.contains(text.as_str()) {
-                        broken!("A7: the message doesn't name {text}: {message}");
-                    }
-                }
-                Ok(Value::Null)
-            }
-            other => broken!("{other:?}, but expected was {error:?} (none: a success)"),
         }
     }
 
@@ -180,22 +180,33 @@ impl World<'_> {
 
     fn stop(&mut self) -> Checked {
         let answer = self.ask("stop", json!({}))?;
-        self.expect(answer, &[], &[])?;
+        expect(answer, &[], &[])?;
         self.shim()?.expect_alone("after stop")
     }
 
     fn start_cancelled(&mut self, bases: &[String]) -> Checked {
         let bases: Vec<_> =
             bases.iter().map(|base| self.base(base, Format::Qcow2, false)).collect();
+        let before = self.directories();
         let start = self.shim()?.send("start", fields(json!({ "bases": bases })))?;
         self.ask("cancel", json!({ "request": start }))?.map_err(|error| unfit(error.1))?;
         match self.answer(start)? {
             Ok(_) => self.stop(),
             Err((name, _)) if name == "cancelled" => {
+                // A creation under way may have to end first.
+                if !until(self.port.patience, || self.directories() == before) {
+                    broken!("L7: left are {:?}", self.directories());
+                }
                 self.shim()?.expect_alone("after a cancelled start")
             }
             Err(error) => broken!("L7: {error:?} instead of cancelled"),
         }
+    }
+
+    /// The pool directories, and whether there is one that holds them.
+    fn directories(&self) -> (Vec<PathBuf>, bool) {
+        let parent = self.outside(&self.folder.join(&self.case.config.pool_dir));
+        (self.pool_directories(), parent.exists())
     }
 
     /// Sends all, then reads the answers; meanwhile looks that each target is complete when it

@@ -14,7 +14,7 @@ use crate::harness::shim::{Answer, Checked, Failure, Shim};
 
 pub(crate) struct World<'a> {
     pub(super) case: &'a Case,
-    port: &'a Port,
+    pub(super) port: &'a Port,
     pub(super) folder: &'a Path,
     shims: HashMap<String, Shim>,
     current: String,
@@ -103,9 +103,12 @@ impl<'a> World<'a> {
     /// The pool directories, as the shim sees them.
     pub(super) fn pool_directories(&self) -> Vec<PathBuf> {
         let parent = self.folder.join(&self.case.config.pool_dir);
-        let mut found = names(&self.outside(&parent));
-        found.retain(|name| name.starts_with("pool-"));
-        found.into_iter().map(|name| parent.join(name)).collect()
+        let found = names(&self.outside(&parent)).into_iter().filter(|name| is_pool_name(name));
+        let found = found.map(|name| parent.join(name));
+        let is_directory = |path: &PathBuf| {
+            self.outside(path).symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+        };
+        found.filter(is_directory).collect()
     }
 
     /// The overlays in all pool directories, as the shim sees them.
@@ -117,13 +120,8 @@ impl<'a> World<'a> {
             if mode != 0o700 {
                 broken!("A11: the pool directory has mode {mode:o}, not 700");
             }
-            let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let random = name.trim_start_matches("pool-");
-            if random.len() != 32 || !random.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                broken!("D1: {name} is not pool- and 32 hexadecimal digits");
-            }
-            let files = names(&outside).into_iter().filter(|name| name.ends_with(".qcow2"));
-            overlays.extend(files.map(|name| directory.join(name)));
+            let files = names(&outside).into_iter().map(|name| directory.join(name));
+            overlays.extend(files.filter(|path| path.extension() == Some("qcow2".as_ref())));
         }
         Ok(overlays)
     }
@@ -136,7 +134,7 @@ impl<'a> World<'a> {
     pub(super) fn shim(&mut self) -> Checked<&mut Shim> {
         if !self.shims.contains_key(&self.current) {
             let argv = self.port.command(self.case, self.folder);
-            let shim = Shim::start(&argv, self.folder, &self.current)?;
+            let shim = Shim::start(&argv, self.folder, &self.current, self.port.patience)?;
             self.shims.insert(self.current.clone(), shim);
             self.new_pool(self.case.config.max_concurrent_vms)?;
         }
@@ -165,9 +163,8 @@ impl<'a> World<'a> {
     pub(super) fn new_pool(&mut self, max_concurrent_vms: i64) -> Checked<i64> {
         self.max_concurrent_vms = max_concurrent_vms;
         let config: &Config = &self.case.config;
-        let path = |path: &str| match config.relative {
-            true => PathBuf::from(path),
-            false => self.folder.join(path),
+        let path = |path: &str| {
+            if config.relative { PathBuf::from(path) } else { self.folder.join(path) }
         };
         let mut told = json!({
             "max_concurrent_vms": max_concurrent_vms,
@@ -180,7 +177,7 @@ impl<'a> World<'a> {
             told["shelf_idle_ms"] = idle.into();
         }
         let made = self.ask("new", json!({ "config": told }))?;
-        let made = made.map_err(|error| unfit(format!("new: {error:?}")))?;
+        let made = made.map_err(|error| Failure::Broken(format!("new: {error:?}")))?;
         made["pool_size"].as_i64().ok_or_else(|| unfit("new: no pool_size in the answer"))
     }
 
@@ -195,7 +192,7 @@ impl<'a> World<'a> {
         let path = self.folder.join(path);
         std::fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(unfit)?;
         let (raw, new) = (self.folder.join("image.raw"), self.folder.join("image.new"));
-        std::fs::write(&raw, [0x5a; 65536]).map_err(unfit)?;
+        std::fs::write(&raw, vec![0x5a; 65536]).map_err(unfit)?;
         let file = File::options().write(true).open(&raw).map_err(unfit)?;
         file.set_len(image.mib << 20).map_err(unfit)?;
         match image.format {
@@ -231,6 +228,13 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// `pool-` and 32 hexadecimal digits (rule D1).
+fn is_pool_name(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.strip_prefix("pool-")
+        .is_some_and(|random| random.len() == 32 && random.bytes().all(is_digit))
 }
 
 /// The names in a directory, sorted; none where there is no directory.

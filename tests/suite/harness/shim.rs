@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
 
-/// How long an answer may take; far more than any needs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The exit status of a shim that lacks what it was asked for.
 const UNIMPLEMENTED: i32 = 89;
 /// By this variable in their environment the shim and all that it starts are known.
@@ -55,11 +53,17 @@ pub(crate) struct Shim {
     early: HashMap<u64, Answer>,
     next_id: u64,
     mark: String,
+    patience: Duration,
 }
 
 impl Shim {
     /// Starts `argv` in `folder`. What it says on its standard error goes to `NAME.log` there.
-    pub(crate) fn start(argv: &[String], folder: &Path, name: &str) -> Checked<Self> {
+    pub(crate) fn start(
+        argv: &[String],
+        folder: &Path,
+        name: &str,
+        patience: Duration,
+    ) -> Checked<Self> {
         let unfit = |error| Failure::Unfit(format!("can't start {argv:?}: {error}"));
         let log = folder.join(format!("{name}.log"));
         let log = File::options().create(true).append(true).open(log).map_err(unfit)?;
@@ -83,7 +87,8 @@ impl Shim {
                 }
             }
         });
-        let mut shim = Self { child, stdin, lines, early: HashMap::new(), next_id: 1, mark };
+        let early = HashMap::new();
+        let mut shim = Self { child, stdin, lines, early, next_id: 1, mark, patience };
         let hello = shim.ask("hello", Map::new())?;
         match hello {
             Ok(hello) if hello["protocol"] == PROTOCOL => Ok(shim),
@@ -111,7 +116,7 @@ impl Shim {
 
     /// Waits for the answer to one request. What isn't implemented is a failure of the case.
     pub(crate) fn answer(&mut self, id: u64) -> Checked<Answer> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let answer = loop {
             if let Some(answer) = self.early.remove(&id) {
                 break answer;
@@ -123,7 +128,7 @@ impl Shim {
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(Failure::Broken(format!("no answer within {PATIENCE:?}")));
+                    return Err(Failure::Broken(format!("no answer within {:?}", self.patience)));
                 }
             }
         };
@@ -143,7 +148,7 @@ impl Shim {
         self.ask("exit", Map::new())?
             .map_err(|error| Failure::Unfit(format!("exit: {error:?}")))?;
         drop(self.stdin.take());
-        let ended = until(|| matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)));
+        let ended = until(self.patience, || matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)));
         if !ended {
             return Err(Failure::Unfit("the shim didn't exit".into()));
         }
@@ -164,7 +169,7 @@ impl Shim {
 
     /// Everything that the shim started ends.
     pub(crate) fn expect_alone(&self, when: &str) -> Checked {
-        if until(|| self.started().is_empty()) {
+        if until(self.patience, || self.started().is_empty()) {
             return Ok(());
         }
         Err(Failure::Broken(format!("processes are left {when}: {:?}", self.started())))
@@ -191,8 +196,8 @@ impl Drop for Shim {
 }
 
 /// Whether `condition` came to hold.
-pub(crate) fn until(mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
     while !condition() {
         if Instant::now() >= deadline {
             return false;
