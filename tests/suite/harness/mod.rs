@@ -2,6 +2,8 @@
 
 pub(crate) mod case;
 pub(crate) mod fake_tool;
+pub(crate) mod faults;
+pub(crate) mod pool_process;
 pub(crate) mod pools;
 pub(crate) mod properties;
 pub(crate) mod qcow2;

@@ -7,6 +7,8 @@ use std::fmt;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use super::faults::strace;
+
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -22,6 +24,8 @@ pub(crate) enum Need {
     MountNamespace,
     /// An effective user id of 0.
     Root,
+    /// `strace`, and the right to trace a child.
+    Strace,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -39,13 +43,14 @@ impl fmt::Display for Unmet {
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
         Self::Python,
         Self::MountNamespace,
         Self::Root,
+        Self::Strace,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +61,7 @@ impl Need {
             Self::Python => "python3",
             Self::MountNamespace => "mount-namespace",
             Self::Root => "root",
+            Self::Strace => "strace",
         }
     }
 
@@ -70,6 +76,7 @@ impl Need {
             Self::Python => version(self.name(), "python3"),
             Self::MountNamespace => mount_namespace(),
             Self::Root => root(),
+            Self::Strace => strace::probe(),
         })
     }
 }
