@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{LazyLock, mpsc};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
 use tokio::process::{Child, Command};
@@ -21,7 +21,14 @@ struct Request {
     answer: oneshot::Sender<io::Result<Child>>,
 }
 
-static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
+static SPAWNER: Mutex<Option<mpsc::Sender<Request>>> = Mutex::new(None);
+
+/// The thread that starts children; where it can't be had now, the next asks for it again.
+fn spawner() -> io::Result<mpsc::Sender<Request>> {
+    let mut spawner = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(sender) = &*spawner {
+        return Ok(sender.clone());
+    }
     let (sender, requests) = mpsc::channel::<Request>();
     thread::Builder::new().name("overlay-pool-spawn".to_owned()).spawn(move || {
         for Request { mut command, runtime, answer } in requests {
@@ -30,8 +37,8 @@ static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
             let _ = answer.send(command.spawn());
         }
     })?;
-    Ok(sender)
-});
+    Ok(spawner.insert(sender).clone())
+}
 
 /// Starts a child that is killed when it is dropped, and when this process ends in any way.
 ///
@@ -56,8 +63,7 @@ pub(crate) async fn spawn_with(
 
     let (answer, child) = oneshot::channel();
     let request = Request { command, runtime: Handle::current(), answer };
-    let spawner = SPAWNER.as_ref().map_err(|error| io::Error::from(error.kind()))?;
-    spawner.send(request).map_err(|_| gone())?;
+    spawner()?.send(request).map_err(|_| gone())?;
     child.await.map_err(|_| gone())?
 }
 

@@ -43,6 +43,7 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// Makes and locks a pool directory below `parent`, which is made too where it is missing.
+    /// A failure leaves nothing behind.
     pub(crate) fn create(parent: &Path) -> io::Result<Self> {
         Self::create_named(parent, POOL)
     }
@@ -53,8 +54,18 @@ impl Directory {
     }
 
     fn create_named(parent: &Path, prefix: &str) -> io::Result<Self> {
+        let mut made_parent = false;
+        let created = Self::create_below(parent, prefix, &mut made_parent);
+        if created.is_err() && made_parent {
+            // Another pool may be in it.
+            let _ = std::fs::remove_dir(parent);
+        }
+        created
+    }
+
+    fn create_below(parent: &Path, prefix: &str, made_parent: &mut bool) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
-            let made_parent = make_parent(parent)?;
+            *made_parent |= make_parent(parent)?;
             let parent_fd = open_parent(parent)?;
             let name = format!("{prefix}{:0RANDOM_DIGITS$x}", rand::random::<u128>());
             match mkdirat(&parent_fd, &name, Mode::RWXU) {
@@ -62,13 +73,15 @@ impl Directory {
                 Err(Errno::NOENT) => continue,
                 result => result?,
             }
-            if let Some(fd) = own(&parent_fd, &name)? {
+            let owned = own(&parent_fd, &name);
+            if let Ok(Some(fd)) = owned {
                 let path = parent.join(&name);
-                let next = AtomicU64::new(0);
+                let (next, made_parent) = (AtomicU64::new(0), *made_parent);
                 return Ok(Self { parent: parent_fd, name, path, fd, next, made_parent });
             }
-            // A sweep has it, and may only have looked.
+            // It can't be locked, or a sweep has it and may only have looked.
             let _ = unlinkat(&parent_fd, &name, AtFlags::REMOVEDIR);
+            owned?;
         }
         Err(io::Error::other("the new pool directory was removed again and again"))
     }
@@ -83,17 +96,27 @@ impl Directory {
     }
 
     /// Whether the directory was removed from outside, or moved away.
-    pub(crate) fn is_gone(&self) -> bool {
-        match (fstat(&self.fd), statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW)) {
-            (Ok(ours), Ok(there)) => !same(&ours, &there),
-            _ => true,
+    pub(crate) fn is_gone(&self) -> io::Result<bool> {
+        let ours = fstat(&self.fd)?;
+        match statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok(!same(&ours, &there)),
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Makes another one, since this one is gone.
+    pub(crate) fn create_again(&self) -> io::Result<Self> {
+        let parent = self.path.parent().unwrap_or(&self.path);
+        let mut again = Self::create(parent)?;
+        again.made_parent |= self.made_parent;
+        Ok(again)
     }
 
     /// Removes what is left of our files and the directory itself; files that are not ours are
     /// left, and then so is the directory.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        if self.is_gone() {
+        if self.is_gone()? {
             return Ok(());
         }
         remove(self.parent.as_fd(), &self.name, &self.fd)?;

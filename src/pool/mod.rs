@@ -152,7 +152,7 @@ impl OverlayPool {
         let directory = (self.pool_size() > 0).then(|| self.make_directory()).flatten();
         let (options, references) = (self.config.overlay, self.config.references);
         let shelves = Shelves::new(options, references, Arc::clone(&self.counters));
-        let stock = Stock::new(&self.config, &self.config.pool_dir, shelves, creator, directory);
+        let stock = Stock::new(&self.config, shelves, creator, directory);
         let stock = Arc::new(stock);
         if stock.directory().is_some() {
             for base in &bases {

@@ -1,6 +1,5 @@
 //! Filling the shelves, at start and in the background.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -23,7 +22,6 @@ pub(crate) struct Stock {
     pub(crate) creator: Arc<dyn Creator>,
     /// Where overlays are made ahead; none where the pool works on demand alone.
     directory: Option<RwLock<Arc<Directory>>>,
-    parent: PathBuf,
     size: usize,
     idle: Option<Duration>,
     max_creations: u32,
@@ -37,7 +35,6 @@ pub(crate) struct Stock {
 impl Stock {
     pub(crate) fn new(
         config: &PoolConfig,
-        parent: &Path,
         shelves: Shelves,
         creator: Arc<dyn Creator>,
         directory: Option<Directory>,
@@ -47,7 +44,6 @@ impl Stock {
             shelves,
             creator,
             directory: directory.map(|directory| RwLock::new(Arc::new(directory))),
-            parent: parent.to_owned(),
             size: usize::try_from(config.pool_size()).unwrap_or(0),
             idle: config.shelf_idle,
             max_creations,
@@ -148,13 +144,14 @@ impl Stock {
     /// The pool directory; made again where it was removed from outside.
     fn sound_directory(&self) -> Option<Arc<Directory>> {
         let directory = self.directory()?;
-        if !directory.is_gone() {
+        // Where that can't be told, what is made in it will tell.
+        if !directory.is_gone().unwrap_or(false) {
             return Some(directory);
         }
         for shelf in self.shelves.all() {
             self.shelves.discard(&shelf, shelf.clear(), "pool directory removed from outside");
         }
-        match Directory::create(&self.parent) {
+        match directory.create_again() {
             Ok(new) => {
                 tracing::warn!(directory = %new.path().display(), "pool directory made again");
                 let new = Arc::new(new);
@@ -163,8 +160,8 @@ impl Stock {
                 Some(new)
             }
             Err(error) => {
-                let parent = self.parent.display();
-                tracing::warn!(%parent, %error, "pool directory can't be made again");
+                let directory = directory.path().display();
+                tracing::warn!(%directory, %error, "pool directory can't be made again");
                 None
             }
         }

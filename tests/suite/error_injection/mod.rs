@@ -1,3 +1,8 @@
-//! Failures that can't be had otherwise, made by fake tools that are real programs.
+//! Failures that can't be had otherwise: made by fake tools that are real programs, and by the
+//! kernel.
 
+mod chaos;
 mod creators;
+mod ground;
+mod life;
+mod operations;

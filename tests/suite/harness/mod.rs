@@ -3,7 +3,9 @@
 pub(crate) mod case;
 pub(crate) mod cli;
 pub(crate) mod fake_tool;
+pub(crate) mod faults;
 pub(crate) mod owner;
+pub(crate) mod pool_process;
 pub(crate) mod pools;
 pub(crate) mod properties;
 pub(crate) mod qcow2;

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use overlay_pool::vm::{Manifest, VmSettings, kvm};
 
+use super::faults::strace;
 use super::vms;
 
 /// Something that a machine has or hasn't.
@@ -34,6 +35,8 @@ pub(crate) enum Need {
     GuestImages,
     /// Something to run guests on: usable KVM, or TCG where it was asked for.
     Accelerator,
+    /// `strace`, and the right to trace a child.
+    Strace,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -52,7 +55,7 @@ const QEMU: &str = "qemu-system-x86_64";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -63,6 +66,7 @@ impl Need {
         Self::QemuSystem,
         Self::GuestImages,
         Self::Accelerator,
+        Self::Strace,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -77,6 +81,7 @@ impl Need {
             Self::QemuSystem => QEMU,
             Self::GuestImages => "guest-images",
             Self::Accelerator => "accelerator",
+            Self::Strace => "strace",
         }
     }
 
@@ -95,6 +100,7 @@ impl Need {
             Self::QemuSystem => version(QEMU, "qemu-system-x86"),
             Self::GuestImages => guest_images(),
             Self::Accelerator => accelerator(),
+            Self::Strace => strace::probe(),
         })
     }
 }
