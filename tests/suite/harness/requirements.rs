@@ -78,7 +78,7 @@ impl Need {
             Self::MountNamespace => "mount-namespace",
             Self::Root => "root",
             Self::Kvm => "kvm",
-            Self::QemuSystem => QEMU,
+            Self::QemuSystem => "qemu-system",
             Self::GuestImages => "guest-images",
             Self::Accelerator => "accelerator",
             Self::Strace => "strace",
