@@ -16,6 +16,7 @@ mod target;
 mod vm;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use overlay_pool::creator::{CreatorKind, Tools};
 use overlay_pool::image::{BaseImage, BaseRef, OverlayOptions, References};
 use overlay_pool::vm::Accelerator;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use serde::Serialize;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,16 +109,7 @@ impl Bench {
         if let Some(rounds) = self.vm {
             return vm::run(rounds, self.accel, &self.dir, self.json);
         }
-        let report = self.report()?;
-        let mut text = if self.json {
-            let json = serde_json::to_string_pretty(&report)
-                .map_err(|error| Failure::new(Exit::Failed, error, "leave --json out"))?;
-            text::escaped_json(&json)
-        } else {
-            report.to_string()
-        };
-        text.push('\n');
-        Ok(text.into())
+        answer(&self.report()?, self.json)
     }
 
     fn report(&self) -> Result<Report, BenchError> {
@@ -174,6 +167,19 @@ impl Bench {
         let base = Base::new(&subject.base, image.virtual_size(), self.base.is_none());
         Ok(Report::new(machine, base, &measured, missing, scale.as_ref()))
     }
+}
+
+/// The figures, as a table or as one JSON object.
+fn answer(report: &(impl Serialize + Display), json: bool) -> Result<Answer, Failure> {
+    let mut text = if json {
+        let json = serde_json::to_string_pretty(report)
+            .map_err(|error| Failure::new(Exit::Failed, error, "leave --json out"))?;
+        text::escaped_json(&json)
+    } else {
+        report.to_string()
+    };
+    text.push('\n');
+    Ok(text.into())
 }
 
 fn new_folder(parent: &Path) -> Result<TempDir, BenchError> {

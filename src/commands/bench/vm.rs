@@ -11,11 +11,11 @@ use overlay_pool::vm::{
 use serde::Serialize;
 
 use super::samples::Samples;
-use super::{BenchError, new_folder, remove, table};
+use super::{BenchError, answer, new_folder, remove, table};
 use crate::commands::exec::interrupted;
 use crate::commands::exit::Exit;
 use crate::commands::failure::Failure;
-use crate::commands::{Answer, block_on, text};
+use crate::commands::{Answer, block_on};
 
 const HELLO: &str = "print('hello from pool')";
 /// The overlay's share of the way to hello, at most.
@@ -49,16 +49,7 @@ pub(super) fn run(
         }
     });
     remove(folder)?;
-    let report = report??;
-    let mut text = if json {
-        let json = serde_json::to_string_pretty(&report)
-            .map_err(|error| Failure::new(Exit::Failed, error, "leave --json out"))?;
-        text::escaped_json(&json)
-    } else {
-        report.to_string()
-    };
-    text.push('\n');
-    Ok(text.into())
+    answer(&report??, json)
 }
 
 async fn measure(rounds: u32, settings: VmSettings) -> Result<Report, Failure> {

@@ -6,3 +6,4 @@ mod creators;
 mod ground;
 mod life;
 mod operations;
+mod unnamed_files;
