@@ -83,7 +83,8 @@ impl Stock {
             loop {
                 tokio::select! {
                     () = wake.notified(), if requested.is_none() => {
-                        requested = Some(Instant::now() + interval);
+                        // An interval beyond the end of time is never.
+                        requested = Instant::now().checked_add(interval);
                         continue;
                     }
                     () = until(requested) => requested = None,

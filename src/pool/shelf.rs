@@ -39,6 +39,13 @@ enum Image {
     Bad { seen: Option<Identity> },
 }
 
+impl State {
+    /// When the shelf will have been idle for `idle`; never, where that is beyond the end of time.
+    fn idle_at(&self, idle: Option<Duration>) -> Option<Instant> {
+        self.last_used.checked_add(idle?)
+    }
+}
+
 /// What a shelf has for an acquire.
 #[derive(Debug)]
 pub(crate) struct Taken {
@@ -169,7 +176,7 @@ impl Shelf {
         let state = self.state();
         let usable = matches!(state.image, Image::Good { .. })
             && state.retry_at.is_none_or(|at| at <= now)
-            && idle.is_none_or(|idle| now < state.last_used + idle);
+            && state.idle_at(idle).is_none_or(|at| now < at);
         usable.then_some(state.ready.len() + state.pending)
     }
 
@@ -206,7 +213,7 @@ impl Shelf {
     /// give up what nobody uses. A base image that can't be used is no reason.
     pub(crate) fn due(&self, size: usize, now: Instant, idle: Option<Duration>) -> Option<Instant> {
         let state = self.state();
-        let idle_at = idle.map(|idle| state.last_used + idle);
+        let idle_at = state.idle_at(idle);
         let wanted = matches!(state.image, Image::Good { .. })
             && state.ready.len() < size
             && idle_at.is_none_or(|at| now < at);
@@ -217,7 +224,7 @@ impl Shelf {
 
     /// Whether nobody acquired from this shelf for `idle`.
     pub(crate) fn is_idle(&self, now: Instant, idle: Duration) -> bool {
-        now >= self.state().last_used + idle
+        self.state().idle_at(Some(idle)).is_some_and(|at| at <= now)
     }
 }
 

@@ -144,3 +144,25 @@ async fn l12_overlays_removed_from_outside_are_replaced(scratch: Scratch) {
     eventually("all are replaced", || ready_files(&pool).len() == 4 && ready(&pool) == 4).await;
     assert_eq!(pool.stats().discarded, 4);
 }
+
+/// The longest times there are mean never, and overflow nothing.
+#[rstest]
+#[test_attr(apply(case))]
+async fn r1_r4_durations_without_end(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let config = PoolConfig {
+        restock_interval: Duration::MAX,
+        shelf_idle: Some(Duration::MAX),
+        create_timeout: Duration::MAX,
+        ..config(CreatorKind::StorageDaemon, &scratch, 4)
+    };
+    let pool = started(config, &base).await;
+    for number in 0..3 {
+        pool.acquire(&base, scratch.join(format!("vm-{number}.qcow2"))).await.expect("an overlay");
+    }
+    assert_eq!((ready(&pool), pool.stats().on_demand), (0, 1));
+    pool.stop().await;
+    pool.start(Some(vec![(&base).into()])).await.expect("it starts again");
+    assert_eq!(ready(&pool), 2);
+}
