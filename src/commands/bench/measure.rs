@@ -72,7 +72,7 @@ pub(super) async fn measure(
     kind: CreatorKind,
     count: usize,
     dir: &Path,
-    progress: impl Fn(&'static str),
+    progress: impl Fn(&'static str) + Send,
 ) -> Result<Measured, BenchError> {
     let bench = Bench::new(subject, kind, dir)?;
     let mut measured = Measured { count, ..Measured::default() };

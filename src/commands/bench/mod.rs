@@ -31,6 +31,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use self::error::BenchError;
 use self::machine::Machine;
@@ -41,9 +42,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::{Answer, arguments, text};
 
-/// How much slower than the native creator those that run QEMU are taken to be, so that a run
-/// ends in time; and how many overlays they make at least.
-const QEMU_FACTOR: usize = 10;
+/// How many overlays a creator that runs QEMU makes at least.
 const QEMU_LEAST: usize = 16;
 /// How long a creator may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +78,7 @@ pub(super) struct Bench {
     /// Which creator to measure; can be given again. All that this machine has by default.
     #[arg(long = "creator", value_name = "CREATOR", value_parser = arguments::creator())]
     creators: Vec<CreatorKind>,
-    /// How many overlays to make ahead and on demand; creators that run QEMU make a tenth.
+    /// How many overlays to make ahead and on demand; those that run QEMU make fewer.
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
@@ -109,32 +108,33 @@ impl Bench {
         if let Some(rounds) = self.vm {
             return vm::run(rounds, self.accel, &self.dir, self.json);
         }
-        answer(&self.report()?, self.json)
+        let json = self.json;
+        answer(&self.report()?, json)
     }
 
-    fn report(&self) -> Result<Report, BenchError> {
+    fn report(self) -> Result<Report, BenchError> {
         let parent = self.dir.canonicalize().map_err(BenchError::at(&self.dir))?;
         let folder = new_folder(&parent)?;
         spread_folders(folder.path());
         let report = {
             // It ends before the folder is removed, and with it whatever still writes there.
             let runtime = Runtime::new().map_err(BenchError::at(folder.path()))?;
-            runtime.block_on(unless_interrupted(self.measure(folder.path())))
+            runtime.block_on(unless_interrupted(self.measure(folder.path().to_owned())))
         };
         remove(folder)?;
         report
     }
 
-    async fn measure(&self, folder: &Path) -> Result<Report, BenchError> {
+    async fn measure(self, folder: PathBuf) -> Result<Report, BenchError> {
         let tools = Tools::default();
-        let machine = Machine::probe(folder, &tools.qemu_img).await;
+        let machine = Machine::probe(&folder, &tools.qemu_img).await;
         let qemu_img = machine.qemu.as_ref().map(|_| QemuImg(tools.qemu_img.clone()));
         let (creators, missing) = choose_creators(&self.creators, &tools).await?;
 
         let base = match &self.base {
             Some(path) if self.raw => BaseRef::raw(path),
             Some(path) => BaseRef::qcow2(path),
-            None => base::make(folder, qemu_img.as_ref())?,
+            None => base::make(&folder, qemu_img.as_ref())?,
         };
         let image = BaseImage::open(&base, References::Deny)?;
         let overlay = Arc::new(image.overlay(OverlayOptions::default())?);
@@ -148,7 +148,7 @@ impl Bench {
         };
         let mut measured = BTreeMap::new();
         for kind in creators {
-            let dir = new_folder(folder)?;
+            let dir = new_folder(&folder)?;
             let count = count_for(kind, self.count as usize);
             let progress = |what| step(kind.as_str(), what);
             let figures = measure::measure(&subject, kind, count, dir.path(), progress).await?;
@@ -157,7 +157,7 @@ impl Bench {
         }
         let scale = match self.ready {
             Some(ready) => {
-                let dir = new_folder(folder)?;
+                let dir = new_folder(&folder)?;
                 let progress = |what| step("large pool", what);
                 Some(scale::measure(&subject, ready as usize, dir.path(), progress).await?)
             }
@@ -205,14 +205,20 @@ fn spread_folders(folder: &Path) {
     }
 }
 
+/// Runs it as a task, from where a program that serves VMs acquires too.
 async fn unless_interrupted(
-    report: impl Future<Output = Result<Report, BenchError>>,
+    measure: impl Future<Output = Result<Report, BenchError>> + Send + 'static,
 ) -> Result<Report, BenchError> {
     let signal = |kind| signal(kind).map_err(BenchError::at("signals"));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // Dropped, it ends the task.
+    let mut task = JoinSet::new();
+    task.spawn(measure);
     tokio::select! {
-        report = report => report,
+        Some(report) = task.join_next() => {
+            report.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        }
         _ = interrupt.recv() => Err(BenchError::Interrupted),
         _ = terminate.recv() => Err(BenchError::Interrupted),
     }
@@ -243,12 +249,13 @@ async fn choose_creators(
 }
 
 fn count_for(kind: CreatorKind, count: usize) -> usize {
-    match kind {
-        CreatorKind::Native => count,
-        CreatorKind::StorageDaemon | CreatorKind::QemuImg => {
-            (count / QEMU_FACTOR).max(QEMU_LEAST).min(count)
-        }
-    }
+    // They take milliseconds for each, and the run shall end within half a minute.
+    let share = match kind {
+        CreatorKind::Native => 1,
+        CreatorKind::StorageDaemon => 5,
+        CreatorKind::QemuImg => 10,
+    };
+    (count / share).max(QEMU_LEAST).min(count)
 }
 
 /// Drawn on a terminal alone, and only between measurements.

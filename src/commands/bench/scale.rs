@@ -39,7 +39,7 @@ pub(super) async fn measure(
     subject: &Subject,
     count: usize,
     dir: &Path,
-    progress: impl Fn(&'static str),
+    progress: impl Fn(&'static str) + Send,
 ) -> Result<Scale, BenchError> {
     let targets = dir.join("targets");
     fs::create_dir(&targets).map_err(BenchError::at(&targets))?;
