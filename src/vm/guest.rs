@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use rand::RngCore;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::agent::{Agent, AgentError};
 use super::execution::{End, Output};
@@ -16,6 +16,8 @@ use super::execution::{End, Output};
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long killed programs may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
+/// After how long an answer counts as lost with the agent that was to give it.
+const LOST: Duration = Duration::from_secs(5);
 /// Asking often slows an emulated guest down.
 const FIRST_POLL: Duration = Duration::from_millis(20);
 const LAST_POLL: Duration = Duration::from_millis(200);
@@ -142,9 +144,20 @@ impl Guest {
 
     /// Kills everything but init, which starts the agent anew.
     async fn kill_all(&mut self) -> Result<(), AgentError> {
-        self.start("kill", &["-KILL", "--", "-1"], &[]).await?;
-        sleep(LAST_POLL).await;
-        self.agent.sync(Instant::now() + ANSWER).await
+        let deadline = Instant::now() + ANSWER;
+        // Only the agent that is to die knows it.
+        let known = self.start("sleep", &["1000"], &[]).await?;
+        // That agent often dies before it has answered.
+        let _ = timeout(LOST, self.start("kill", &["-KILL", "--", "-1"], &[])).await;
+        while Instant::now() < deadline {
+            sleep(LAST_POLL).await;
+            match timeout(LOST, self.status(known)).await {
+                Ok(Err(AgentError::Refused { .. })) => return Ok(()),
+                Ok(Err(error @ (AgentError::Closed | AgentError::Flood))) => return Err(error),
+                _ => {}
+            }
+        }
+        Err(AgentError::Silent("it was killed, and did not come again"))
     }
 
     async fn start(
@@ -192,4 +205,56 @@ fn ran(status: &Status, limit: usize) -> Result<Ran, AgentError> {
         stdout: output(&status.out_data, status.out_truncated)?,
         stderr: output(&status.err_data, status.err_truncated)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::Value;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// A guest whose agents know the programs that they started, and die without an answer of
+    /// the kill that is to reach all.
+    async fn serve(stream: UnixStream) {
+        let mut stream = BufReader::new(stream);
+        let (mut pids, mut known) = (0..100, Vec::new());
+        let mut line = Vec::new();
+        while stream.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
+            line.retain(|byte| *byte != 0xff);
+            let request: Value = serde_json::from_slice(&line).expect("a request");
+            line.clear();
+            let asked = &request["arguments"];
+            let mut answer = match request["execute"].as_str() {
+                Some("guest-sync-delimited") => json!({ "return": asked["id"] }),
+                Some("guest-exec") if asked["arg"][2] == "-1" => {
+                    known.clear();
+                    continue;
+                }
+                Some("guest-exec") => {
+                    known.extend(pids.next().map(Value::from));
+                    json!({ "return": { "pid": known.last() } })
+                }
+                _ if known.contains(&asked["pid"]) => json!({ "return": { "exited": false } }),
+                _ => json!({ "error": { "desc": "no such program" } }),
+            };
+            answer["id"] = request["id"].clone();
+            let answered = stream.write_all(format!("{answer}\n").as_bytes()).await;
+            answered.expect("an answer");
+        }
+    }
+
+    #[rstest]
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_dies_of_its_last_request_is_followed_by_the_next() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        tokio::spawn(serve(theirs));
+        let mut guest = Guest { agent: Agent::new(ours), left: Some(1000) };
+        let ran = guest.kill(1000, 1).await.expect("killed");
+        assert_eq!(ran.end, End::TimedOut);
+        assert_eq!(guest.left, None);
+        guest.start("true", &[], &[]).await.expect("the next agent answers");
+    }
 }
