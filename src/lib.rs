@@ -26,6 +26,6 @@ pub mod vm;
 
 pub use error::Error;
 pub use pool::{
-    Acquired, Leftover, OverlayPool, PoolConfig, PoolDirError, Source, Stats, Sweep, sweep,
-    try_pool_dir,
+    Acquired, BaseState, Histogram, Leftover, Metrics, Opened, OverlayPool, PoolConfig,
+    PoolDirError, Restocking, Source, Space, Stats, Sweep, Target, sweep, try_pool_dir,
 };

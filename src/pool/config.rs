@@ -46,6 +46,9 @@ pub struct PoolConfig {
     pub create_timeout: Duration,
     /// After how long without an acquire a base image's overlays are given up. Default never.
     pub shelf_idle: Option<Duration>,
+    /// With fewer free bytes on the pool directory's filesystem no overlay is made ahead; those on
+    /// demand still are. Default 0.
+    pub min_free: u64,
 }
 
 impl Default for PoolConfig {
@@ -62,6 +65,7 @@ impl Default for PoolConfig {
             max_creations: 8,
             create_timeout: Duration::from_secs(10),
             shelf_idle: None,
+            min_free: 0,
         }
     }
 }

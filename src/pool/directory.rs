@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat,
-    mkdirat, openat, renameat_with, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, StatVfs, flock,
+    fstat, fstatvfs, mkdirat, openat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::target::Target;
 use super::upkeep::{Leftover, Sweep};
 
 /// What the names of pool directories begin with.
@@ -95,6 +96,11 @@ impl Directory {
         &self.path
     }
 
+    /// What `fstatvfs` says of the filesystem.
+    pub(crate) fn statvfs(&self) -> io::Result<StatVfs> {
+        Ok(fstatvfs(&self.fd)?)
+    }
+
     /// Whether the directory was removed from outside, or moved away.
     pub(crate) fn is_gone(&self) -> io::Result<bool> {
         let ours = fstat(&self.fd)?;
@@ -158,15 +164,22 @@ impl Entry {
     }
 
     /// Moves the overlay to `target`, atomically and only where nothing is there.
-    pub(crate) fn move_to(mut self, target: &Path) -> Result<(), (Self, Errno)> {
+    pub(crate) fn move_to(mut self, target: &Target) -> Result<(), (Self, Errno)> {
+        let (at, name) = target.place();
         let flags = RenameFlags::NOREPLACE;
-        match renameat_with(&self.directory.fd, self.name(), CWD, target, flags) {
+        match renameat_with(&self.directory.fd, self.name(), at, name, flags) {
             Ok(()) => {
                 self.moved = true;
                 Ok(())
             }
             Err(errno) => Err((self, errno)),
         }
+    }
+
+    /// Opens the overlay for reading and writing.
+    pub(crate) fn open(&self) -> Result<File, Errno> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&self.directory.fd, self.name(), flags, Mode::empty()).map(File::from)
     }
 
     /// Whether the file is still there.

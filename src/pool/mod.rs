@@ -1,58 +1,43 @@
 //! The pool: finished overlays of every base image, kept ready.
 
+mod acquire;
+mod bases;
 mod config;
 mod directory;
 mod draft;
+mod histogram;
 mod restock;
 mod shelf;
 mod shelves;
+mod space;
 mod stats;
+mod target;
 mod upkeep;
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustix::io::Errno;
-use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+pub use acquire::{Acquired, Opened, Source};
+pub use bases::BaseState;
 pub use config::PoolConfig;
-pub use stats::Stats;
+pub use histogram::Histogram;
+pub use restock::Restocking;
+pub use space::Space;
+pub use stats::{Metrics, Stats};
+pub use target::Target;
 pub use upkeep::{Leftover, PoolDirError, Sweep, sweep, try_pool_dir};
 
 use crate::error::Error;
-use crate::image::{BaseImage, BaseRef, Overlay, OverlayOptions};
+use crate::image::BaseRef;
+use bases::discover;
 pub(crate) use directory::Directory;
-use directory::Entry;
-use draft::Draft;
 use restock::Stock;
-use shelf::{Shelf, Taken};
 use shelves::Shelves;
 use stats::Counters;
-
-/// Where an acquired overlay came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    /// A shelf.
-    Pooled,
-    /// Made for this call.
-    OnDemand,
-}
-
-/// An overlay that was handed over. From then on it is the caller's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Acquired {
-    /// Where the overlay came from.
-    pub source: Source,
-    /// The base image under it, absolute and resolved.
-    pub base: PathBuf,
-    /// Where it is, absolute.
-    pub target: PathBuf,
-}
 
 /// A pool of ready overlays.
 ///
@@ -152,8 +137,8 @@ impl OverlayPool {
         let directory = (self.pool_size() > 0).then(|| self.make_directory()).flatten();
         let (options, references) = (self.config.overlay, self.config.references);
         let shelves = Shelves::new(options, references, Arc::clone(&self.counters));
-        let stock = Stock::new(&self.config, shelves, creator, directory);
-        let stock = Arc::new(stock);
+        let counters = Arc::clone(&self.counters);
+        let stock = Arc::new(Stock::new(&self.config, shelves, creator, directory, counters));
         if stock.directory().is_some() {
             for base in &bases {
                 stock.shelves.await_base(base);
@@ -173,42 +158,6 @@ impl OverlayPool {
         Ok(())
     }
 
-    /// Hands one overlay of `base` over at `target`: a ready one by one `rename`, or, where none
-    /// is ready, one made there.
-    ///
-    /// The target appears complete or not at all, and nothing is ever overwritten. Relative
-    /// paths are those of this call's working directory. A cancelled call hands nothing over.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::AlreadyExists`] before anything else, then [`Error::NotStarted`],
-    /// [`Error::Base`], [`Error::Target`], [`Error::Create`].
-    pub async fn acquire(
-        &self,
-        base: impl Into<BaseRef>,
-        target: impl AsRef<Path>,
-    ) -> Result<Acquired, Error> {
-        let (base, target) = (absolute_base(&base.into())?, absolute(target.as_ref())?);
-        self.counted(self.hand_over(base, target, None).await)
-    }
-
-    /// Like [`acquire`](Self::acquire), with a disk of `virtual_size` bytes. Made on demand,
-    /// unless it is the size of the ready ones.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`acquire`](Self::acquire); [`Error::Base`] also where the size is smaller than
-    /// the base image's or over the format's limit.
-    pub async fn acquire_sized(
-        &self,
-        base: impl Into<BaseRef>,
-        target: impl AsRef<Path>,
-        virtual_size: u64,
-    ) -> Result<Acquired, Error> {
-        let (base, target) = (absolute_base(&base.into())?, absolute(target.as_ref())?);
-        self.counted(self.hand_over(base, target, Some(virtual_size)).await)
-    }
-
     /// What the pool holds, and what it did since it was made.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -216,11 +165,36 @@ impl OverlayPool {
         let shelves = stock.as_ref().filter(|stock| stock.directory().is_some());
         Stats {
             ready: shelves.map(|stock| stock.shelves.ready()).unwrap_or_default(),
-            pooled: self.counters.pooled.get(),
-            on_demand: self.counters.on_demand.get(),
+            pooled: self.counters.pooled.count(),
+            on_demand: self.counters.on_demand.count(),
             failed: self.counters.failed.get(),
             discarded: self.counters.discarded.get(),
         }
+    }
+
+    /// How long its work took, since it was made, and what else there is to watch.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics {
+            pooled: self.counters.pooled.histogram(),
+            on_demand: self.counters.on_demand.histogram(),
+            created: self.counters.created.histogram(),
+            create_failed: self.counters.create_failed.get(),
+            reclaimed: self.counters.reclaimed.get(),
+        }
+    }
+
+    /// The room on the filesystem of the pool directory; none where the pool has no directory.
+    #[must_use]
+    pub fn space(&self) -> Option<Space> {
+        Space::of(self.stock()?.directory()?.as_ref()).ok()
+    }
+
+    /// Whether overlays are made ahead: not while the pool is stopped, drained, has no directory
+    /// or less space than [`min_free`](PoolConfig::min_free).
+    #[must_use]
+    pub fn restocking(&self) -> Restocking {
+        self.stock().map_or(Restocking::Off, |stock| stock.restocking())
     }
 
     /// Removes the ready overlays, the pool directory and the creator. Acquired overlays are the
@@ -246,7 +220,11 @@ impl OverlayPool {
     fn make_directory(&self) -> Option<Directory> {
         let parent = &self.config.pool_dir;
         match directory::sweep(parent, Sweep::Remove) {
-            Ok(dead) => dead.iter().for_each(log_leftover),
+            Ok(dead) => {
+                let removed = dead.iter().filter(|leftover| leftover.error.is_none()).count();
+                self.counters.reclaimed.add(removed);
+                dead.iter().for_each(log_leftover);
+            }
             Err(error) => tracing::warn!(directory = %parent.display(), %error, "not swept"),
         }
         match Directory::create(parent) {
@@ -257,54 +235,6 @@ impl OverlayPool {
                 None
             }
         }
-    }
-
-    fn counted(&self, result: Result<Acquired, Error>) -> Result<Acquired, Error> {
-        match &result {
-            Ok(Acquired { source: Source::Pooled, .. }) => self.counters.pooled.add(1),
-            Ok(Acquired { source: Source::OnDemand, .. }) => self.counters.on_demand.add(1),
-            Err(_) if self.stock().is_some() => self.counters.failed.add(1),
-            Err(_) => {}
-        }
-        result
-    }
-
-    async fn hand_over(
-        &self,
-        base: BaseRef,
-        target: PathBuf,
-        size: Option<u64>,
-    ) -> Result<Acquired, Error> {
-        let Some(stock) = self.stock() else {
-            refuse_existing(&target)?;
-            return Err(Error::NotStarted);
-        };
-        if size.is_some_and(|size| Some(size) != self.config.overlay.virtual_size) {
-            refuse_existing(&target)?;
-            let options = OverlayOptions { virtual_size: size, ..self.config.overlay };
-            let image = BaseImage::open(&base, self.config.references)?;
-            let overlay = Arc::new(image.overlay(options)?);
-            return make_at(&stock, &overlay, target).await;
-        }
-        let (shelf, taken) = if let Some(known) = stock.shelves.take_known(&base) {
-            known
-        } else {
-            refuse_existing(&target)?;
-            stock.shelves.take_new(&base)?
-        };
-        let Taken { entry, overlay } = taken;
-        let pooled = match entry {
-            Some(entry) => move_ready(&stock, &shelf, &overlay, entry, &target)?,
-            None => false,
-        };
-        stock.request();
-        if pooled {
-            let base = shelf.path().to_owned();
-            return Ok(Acquired { source: Source::Pooled, base, target });
-        }
-        refuse_existing(&target)?;
-        tracing::debug!(base = %shelf.path().display(), target = %target.display(), "fallback");
-        make_at(&stock, &overlay, target).await
     }
 }
 
@@ -331,86 +261,6 @@ fn log_leftover(Leftover { path, error }: &Leftover) {
     match error {
         None => tracing::info!(%directory, "removed what a dead owner left"),
         Some(error) => tracing::warn!(%directory, %error, "left-over pool directory not removed"),
-    }
-}
-
-/// Moves a ready overlay to the target; says whether it could be moved.
-fn move_ready(
-    stock: &Stock,
-    shelf: &Shelf,
-    overlay: &Arc<Overlay>,
-    entry: Entry,
-    target: &Path,
-) -> Result<bool, Error> {
-    let (entry, errno) = match entry.move_to(target) {
-        Ok(()) => {
-            shelf.spend();
-            return Ok(true);
-        }
-        Err(failed) => failed,
-    };
-    if errno == Errno::EXIST {
-        let stale = shelf.take_back(entry, overlay);
-        stock.shelves.discard(shelf, stale.into_iter().collect(), "base image changed");
-        return Err(Error::AlreadyExists { target: target.to_owned() });
-    }
-    shelf.spend();
-    if errno == Errno::NOENT {
-        stock.note_vanished();
-    }
-    tracing::debug!(target = %target.display(), %errno, "ready overlay can't be moved");
-    stock.shelves.discard(shelf, vec![entry], "can't be moved");
-    Ok(false)
-}
-
-async fn make_at(
-    stock: &Stock,
-    overlay: &Arc<Overlay>,
-    target: PathBuf,
-) -> Result<Acquired, Error> {
-    let base = overlay.backing().to_owned();
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => Error::AlreadyExists { target: target.clone() },
-        _ => Error::Target { base: base.clone(), target: target.clone(), source },
-    };
-    let draft = Draft::begin(&target).map_err(failed)?;
-    if let Err(source) = stock.creator.write(overlay, draft.file()).await {
-        return Err(Error::Create { base, target, source });
-    }
-    draft.finish().map_err(failed)?;
-    Ok(Acquired { source: Source::OnDemand, base, target })
-}
-
-/// The base images in a directory by the convention of their names, resolved and sorted.
-fn discover(images_path: &Path) -> Vec<BaseRef> {
-    let entries = match std::fs::read_dir(images_path) {
-        Ok(entries) => entries,
-        Err(error) => {
-            let directory = images_path.display();
-            tracing::warn!(%directory, %error, "no base images discovered");
-            return Vec::new();
-        }
-    };
-    // As a shell's *-base-*.qcow2, hidden files are left out.
-    let is_base = |name: &str| {
-        let stem = name.strip_suffix(".qcow2").filter(|stem| !stem.starts_with('.'));
-        stem.is_some_and(|stem| stem.contains("-base-"))
-    };
-    let mut paths: Vec<PathBuf> = entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_base))
-        .map(|entry| entry.path().canonicalize().unwrap_or_else(|_| entry.path()))
-        .collect();
-    paths.sort();
-    paths.dedup();
-    paths.into_iter().map(BaseRef::qcow2).collect()
-}
-
-/// Anything at the target is in the way, also a symbolic link that leads nowhere.
-fn refuse_existing(target: &Path) -> Result<(), Error> {
-    match target.symlink_metadata() {
-        Ok(_) => Err(Error::AlreadyExists { target: target.to_owned() }),
-        Err(_) => Ok(()),
     }
 }
 

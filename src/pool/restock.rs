@@ -1,5 +1,6 @@
 //! Filling the shelves, at start and in the background.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -12,7 +13,26 @@ use super::config::PoolConfig;
 use super::directory::{Directory, Entry};
 use super::shelf::{Claim, Shelf};
 use super::shelves::Shelves;
+use super::space::Space;
+use super::stats::Counters;
 use crate::creator::{Creator, CreatorError};
+use crate::image::Overlay;
+
+/// How long after space was found to be low it is looked at again.
+const LOW_SPACE_RETRY: Duration = Duration::from_secs(5);
+
+/// Whether overlays are made ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restocking {
+    /// They are.
+    On,
+    /// The pool is stopped, or makes none ahead.
+    Off,
+    /// The pool was drained.
+    Drained,
+    /// There is less space than shall be left free.
+    LowSpace,
+}
 
 /// The shelves of a running pool, and what it takes to keep them full.
 ///
@@ -30,6 +50,9 @@ pub(crate) struct Stock {
     wake: Arc<Notify>,
     /// Somebody removed ready overlays from the directory.
     vanished: AtomicBool,
+    drained: AtomicBool,
+    min_free: u64,
+    counters: Arc<Counters>,
 }
 
 impl Stock {
@@ -38,6 +61,7 @@ impl Stock {
         shelves: Shelves,
         creator: Arc<dyn Creator>,
         directory: Option<Directory>,
+        counters: Arc<Counters>,
     ) -> Self {
         let max_creations = u32::try_from(config.max_creations.max(1)).unwrap_or(u32::MAX);
         Self {
@@ -50,6 +74,9 @@ impl Stock {
             creations: Semaphore::new(max_creations as usize),
             wake: Arc::default(),
             vanished: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            min_free: config.min_free,
+            counters,
         }
     }
 
@@ -108,6 +135,19 @@ impl Stock {
                 self.shelves.discard(shelf, shelf.drop_vanished(), "removed from outside");
             }
         }
+        match self.restocking() {
+            Restocking::On => {}
+            Restocking::LowSpace => {
+                let now = Instant::now();
+                let level = |shelf: &Arc<Shelf>| shelf.level(now, self.idle);
+                if !shelves.iter().filter_map(level).any(|level| level < self.size) {
+                    return None;
+                }
+                tracing::warn!(min_free = self.min_free, "low space: no overlay is made ahead");
+                return now.checked_add(LOW_SPACE_RETRY);
+            }
+            Restocking::Off | Restocking::Drained => return None,
+        }
         let mut workers = JoinSet::new();
         for _ in 0..self.max_creations {
             workers.spawn(work(Arc::clone(self), Arc::clone(&directory), Arc::clone(&shelves)));
@@ -121,6 +161,53 @@ impl Stock {
         }
         let now = Instant::now();
         shelves.iter().filter_map(|shelf| shelf.due(self.size, now, self.idle)).min()
+    }
+
+    /// Whether overlays are made ahead now.
+    pub(crate) fn restocking(&self) -> Restocking {
+        let Some(directory) = self.directory() else { return Restocking::Off };
+        if self.drained.load(Ordering::Relaxed) {
+            return Restocking::Drained;
+        }
+        // Where that can't be told, what is made there will tell.
+        match Space::of(&directory) {
+            Ok(space) if space.bytes_free < self.min_free => Restocking::LowSpace,
+            _ => Restocking::On,
+        }
+    }
+
+    /// Makes nothing ahead any more, and gives up what is ready; says how many.
+    pub(crate) async fn drain(&self) -> usize {
+        self.drained.store(true, Ordering::Relaxed);
+        self.quiesce().await;
+        let give_up = |shelf: Arc<Shelf>| {
+            let ready = shelf.clear();
+            let count = ready.len();
+            self.shelves.discard(&shelf, ready, "drained");
+            count
+        };
+        self.shelves.all().into_iter().map(give_up).sum()
+    }
+
+    /// Makes overlays ahead again.
+    pub(crate) fn resume(&self) {
+        self.drained.store(false, Ordering::Relaxed);
+        self.request();
+    }
+
+    /// Has the creator write an overlay, and counts it.
+    pub(crate) async fn create(
+        &self,
+        overlay: &Arc<Overlay>,
+        file: &Arc<File>,
+    ) -> Result<(), CreatorError> {
+        let since = Instant::now();
+        let result = self.creator.write(overlay, file).await;
+        match &result {
+            Ok(()) => self.counters.created.add(since.elapsed()),
+            Err(_) => self.counters.create_failed.add(1),
+        }
+        result
     }
 
     /// Removes the ready overlays and the pool directory.
@@ -177,6 +264,9 @@ impl Stock {
     }
 
     fn next_claim(&self, shelves: &[Arc<Shelf>]) -> Option<Claim> {
+        if self.drained.load(Ordering::Relaxed) {
+            return None;
+        }
         let now = Instant::now();
         let level = |shelf: &&Arc<Shelf>| shelf.level(now, self.idle);
         let emptiest = shelves.iter().filter(|shelf| level(shelf).is_some()).min_by_key(level)?;
@@ -185,7 +275,7 @@ impl Stock {
 
     async fn make(&self, directory: &Arc<Directory>, claim: Claim) -> Result<(), CreatorError> {
         let (entry, file) = Entry::create(directory)?;
-        self.creator.write(claim.overlay(), &Arc::new(file)).await?;
+        self.create(claim.overlay(), &Arc::new(file)).await?;
         let shelf = Arc::clone(claim.shelf());
         if let Some(stale) = claim.fulfil(entry) {
             self.shelves.discard(&shelf, vec![stale], "base image changed");

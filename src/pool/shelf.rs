@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::bases::BaseState;
 use super::directory::Entry;
 use crate::image::{BaseImage, BaseRef, Identity, Overlay};
 
@@ -169,6 +170,27 @@ impl Shelf {
     pub(crate) fn ready(&self) -> Option<usize> {
         let state = self.state();
         matches!(state.image, Image::Good { .. }).then_some(state.ready.len())
+    }
+
+    /// What there is of this base image, of which `target` overlays shall be ready.
+    pub(crate) fn report(&self, target: usize) -> BaseState {
+        let seen = Identity::of(&self.base.path).ok();
+        let state = self.state();
+        let (virtual_size, stale) = match state.image {
+            Image::Good { identity, virtual_size, .. } => {
+                (Some(virtual_size), seen != Some(identity))
+            }
+            Image::Bad { .. } => (None, false),
+        };
+        BaseState {
+            path: self.base.path.clone(),
+            format: self.base.format,
+            virtual_size,
+            ready: state.ready.len(),
+            stale: if stale { state.ready.len() } else { 0 },
+            pending: state.pending,
+            target,
+        }
     }
 
     /// Whether anything could be made for this shelf, and how many it has or is getting.

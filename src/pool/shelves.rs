@@ -122,6 +122,22 @@ impl Shelves {
         }
     }
 
+    /// Gives up a base image's overlays and its shelf; says how many were ready.
+    pub(crate) fn forget(&self, base: &BaseRef) -> Option<usize> {
+        let path = base.path.canonicalize().unwrap_or_else(|_| PathBuf::from(&base.path));
+        let shelf = {
+            let mut maps = self.maps_mut();
+            let shelf = maps.by_base.remove(&BaseRef { path, ..*base })?;
+            maps.by_name.retain(|_, named| !Arc::ptr_eq(named, &shelf));
+            shelf
+        };
+        // What is being made for it goes with the last who hold it.
+        let ready = shelf.clear();
+        let count = ready.len();
+        self.discard(&shelf, ready, "base image removed");
+        Some(count)
+    }
+
     /// How many overlays are ready, by base image; those that can't be used are left out.
     pub(crate) fn ready(&self) -> BTreeMap<PathBuf, usize> {
         let mut ready = BTreeMap::new();

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use super::histogram::{Durations, Histogram};
+
 /// What a pool holds now, and what it did since it was made (rule T1).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -23,12 +25,31 @@ pub struct Stats {
     pub discarded: u64,
 }
 
+/// How long a pool's work took, since it was made, and how often it failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Acquires that took a ready overlay.
+    pub pooled: Histogram,
+    /// Acquires whose overlay was made for them.
+    pub on_demand: Histogram,
+    /// Creations that the creator finished, ahead and on demand.
+    pub created: Histogram,
+    /// Creations in which the creator failed.
+    pub create_failed: u64,
+    /// Directories of dead owners that were removed.
+    pub reclaimed: u64,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) pooled: Counter,
-    pub(crate) on_demand: Counter,
+    pub(crate) pooled: Durations,
+    pub(crate) on_demand: Durations,
     pub(crate) failed: Counter,
     pub(crate) discarded: Counter,
+    pub(crate) created: Durations,
+    pub(crate) create_failed: Counter,
+    pub(crate) reclaimed: Counter,
 }
 
 #[derive(Debug, Default)]
