@@ -8,6 +8,7 @@
 //!   ids (S1, A4, …); the documentation names them.
 //! - [`creator`]: three ways to make an overlay.
 //! - [`image`]: base images, the qcow2 header, and the bytes of an empty overlay.
+//! - [`api`]: the pool for other programs, over HTTP on a Unix socket.
 //! - [`vm`]: VMs on pooled overlays that run code, and whether KVM can really run a guest.
 //!
 //! Linux only. Events are reported through [`tracing`].
@@ -17,6 +18,7 @@ mod pool;
 mod qmp;
 mod sys;
 
+pub mod api;
 pub mod creator;
 pub mod image;
 /// For the crate's own binary, and no part of the interface.

@@ -14,6 +14,8 @@ mod filesystem;
 mod gc;
 mod images;
 mod inspect;
+mod openapi;
+mod serve;
 mod shim;
 mod text;
 mod version;
@@ -73,6 +75,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Serve),
+    Openapi(openapi::Openapi),
     Exec(exec::Exec),
     Images(images::Images),
     Create(create::Create),
@@ -93,6 +97,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Err(help) => return Answer::from(help.to_string()),
     };
     let answer = start_log(cli.verbose).and_then(|()| match cli.command {
+        Command::Serve(serve) => serve.run(),
+        Command::Openapi(_) => Ok(openapi::Openapi::run()),
         Command::Exec(exec) => exec.run(),
         Command::Images(images) => images.run(),
         Command::Create(create) => create.run(),

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::directory::Entry;
 use super::draft::Draft;
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::image::{BaseImage, BaseRef, Overlay, OverlayOptions};
 
 /// Where an acquired overlay came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// A shelf.

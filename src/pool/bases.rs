@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{OverlayPool, absolute_base};
 use crate::error::Error;
 use crate::image::{BaseRef, Format};
 
 /// What a pool has of one base image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct BaseState {
     /// Its resolved path.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// Its declared format.
     pub format: Format,

@@ -158,6 +158,12 @@ impl OverlayPool {
         Ok(())
     }
 
+    /// Whether the pool is started.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.stock().is_some()
+    }
+
     /// What the pool holds, and what it did since it was made.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::histogram::{Durations, Histogram};
 
 /// What a pool holds now, and what it did since it was made (rule T1).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct Stats {
     /// Ready overlays by resolved base path; empty where the pool has no shelves.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub ready: BTreeMap<PathBuf, usize>,
     /// Acquires that took a ready overlay.
     pub pooled: u64,

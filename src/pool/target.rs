@@ -69,7 +69,7 @@ impl Target {
     }
 
     /// Anything there is in the way, also a symbolic link that leads nowhere.
-    pub(super) fn refuse_existing(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_existing(&self) -> Result<(), Error> {
         let (directory, name) = self.place();
         match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Err(Error::AlreadyExists { target: self.path.clone() }),

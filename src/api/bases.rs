@@ -1,0 +1,138 @@
+//! `/v1/bases`, `/v1/drain`, `/v1/rescan`: what is kept ready.
+
+use std::path::PathBuf;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::acquire::BaseRequest;
+use super::extract::{Body, InPath, InQuery};
+use super::problem::Problem;
+use super::server::Shared;
+use crate::image::{BaseRef, Format};
+use crate::pool::BaseState;
+
+/// A base image that overlays are kept ready of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BaseAdded {
+    /// Its resolved path.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+}
+
+/// How many ready overlays were given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Removed {
+    /// The number of overlays.
+    pub removed: u64,
+}
+
+/// What tells two base images of one path apart.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FormatQuery {
+    /// The base image's format: qcow2, unless it is declared to be raw.
+    #[serde(default)]
+    format: Format,
+}
+
+/// Lists the base images that overlays are kept ready of.
+#[utoipa::path(
+    get,
+    path = "/v1/bases",
+    tag = "base images",
+    responses(
+        (status = 200, description = "All base images, by ascending path.", body = Vec<BaseState>),
+    )
+)]
+pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
+    Json(shared.pool.bases())
+}
+
+/// Keeps overlays of a base image ready from now on.
+#[utoipa::path(
+    post,
+    path = "/v1/bases",
+    tag = "base images",
+    request_body = BaseRequest,
+    responses(
+        (status = 201, description = "Its overlays are being made.", body = BaseAdded),
+        (status = "default", description = "The base image can't be used.", body = Problem,
+         content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn add(
+    State(shared): State<Shared>,
+    Body(request): Body<BaseRequest>,
+) -> Result<(StatusCode, Json<BaseAdded>), Problem> {
+    let path = shared.access.base(&request.path)?;
+    let path = shared.pool.add_base(BaseRef { path, format: request.format })?;
+    Ok((StatusCode::CREATED, Json(BaseAdded { path })))
+}
+
+/// Gives up the overlays of a base image, until it is asked for again.
+#[utoipa::path(
+    delete,
+    path = "/v1/bases/{path}",
+    tag = "base images",
+    params(
+        ("path" = String, Path, description = "The base image's path; each `/` is written `%2F`."),
+        FormatQuery,
+    ),
+    responses(
+        (status = 200, description = "They were given up.", body = Removed),
+        (status = "default", description = "Nothing was given up.", body = Problem,
+         content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn remove(
+    State(shared): State<Shared>,
+    InPath(path): InPath<PathBuf>,
+    InQuery(FormatQuery { format }): InQuery<FormatQuery>,
+) -> Result<Json<Removed>, Problem> {
+    if path.is_relative() {
+        let detail = format!("base image {}: give an absolute path", path.display());
+        return Err(Problem::bad_request(detail));
+    }
+    let detail = format!("base image {}: not one of the pool's", path.display());
+    let removed = shared.pool.remove_base(BaseRef { path, format })?;
+    let removed =
+        removed.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "unknown-base", detail))?;
+    Ok(Json(Removed { removed: removed as u64 }))
+}
+
+/// Gives up all ready overlays and makes none ahead, until a rescan or a restart. Acquires go on,
+/// on demand.
+#[utoipa::path(
+    post,
+    path = "/v1/drain",
+    tag = "base images",
+    responses(
+        (status = 200, description = "They were given up.", body = Removed),
+        (status = "default", description = "The pool isn't started.", body = Problem,
+         content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>, Problem> {
+    let removed = shared.pool.drain().await?;
+    Ok(Json(Removed { removed: removed as u64 }))
+}
+
+/// Looks for base images again, and ends a drain.
+#[utoipa::path(
+    post,
+    path = "/v1/rescan",
+    tag = "base images",
+    responses(
+        (status = 204, description = "Overlays are being made of what was found."),
+        (status = "default", description = "The pool isn't started.", body = Problem,
+         content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn rescan(State(shared): State<Shared>) -> Result<StatusCode, Problem> {
+    shared.pool.rescan()?;
+    Ok(StatusCode::NO_CONTENT)
+}

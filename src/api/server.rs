@@ -1,0 +1,248 @@
+//! Accepting clients, and answering them within bounds.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
+
+use super::access::Access;
+use super::connection::{Connection, Descriptors};
+use super::openapi;
+use super::peers::{Peer, Peers};
+use super::problem::Problem;
+use crate::pool::OverlayPool;
+
+/// How long the server waits when the system has no descriptor left for another client.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+/// How long a client that is turned away has to take its answer.
+const TURN_AWAY: Duration = Duration::from_secs(1);
+
+/// What a server bears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections at once. Default 1,024.
+    pub connections: usize,
+    /// Connections at once of one process, or of one other user. Default 256.
+    pub connections_per_peer: usize,
+    /// The longest request body in bytes. Default 64 KiB.
+    pub body: usize,
+    /// How long a client may take to send a request's head, and to say nothing. Default 30 s.
+    pub head_timeout: Duration,
+    /// How long a request may take from its head to its answer. Default 30 s.
+    pub request_timeout: Duration,
+    /// How long requests under way may take once the server is to end. Default 10 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            connections_per_peer: 256,
+            body: 64 << 10,
+            head_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What all requests share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) pool: Arc<OverlayPool>,
+    pub(super) access: Arc<Access>,
+    ending: Arc<AtomicBool>,
+}
+
+impl Shared {
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+}
+
+/// Serves a pool over HTTP/1.1 on a Unix socket.
+#[derive(Debug)]
+pub struct Server {
+    shared: Shared,
+    limits: Limits,
+}
+
+impl Server {
+    /// A server of `pool`, which the caller starts and stops.
+    #[must_use]
+    pub fn new(pool: Arc<OverlayPool>, access: Access, limits: Limits) -> Self {
+        let shared = Shared { pool, access: Arc::new(access), ending: Arc::default() };
+        Self { shared, limits }
+    }
+
+    /// Answers clients until `end` is done; then takes no more of them, and waits until those
+    /// there have their answers, for [`Limits::drain_timeout`] at most.
+    ///
+    /// # Errors
+    ///
+    /// Those of accepting a client, but for those that pass.
+    pub async fn serve(
+        self,
+        listener: UnixListener,
+        end: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let router = self.router();
+        let room = Arc::new(Semaphore::new(self.limits.connections.max(1)));
+        let peers = Peers::default();
+        let clients = GracefulShutdown::new();
+        let mut end = std::pin::pin!(end);
+        loop {
+            let accept = async {
+                // Closed never; full, the others wait in the listener's own queue.
+                let permit = Arc::clone(&room).acquire_owned().await.ok();
+                (permit, listener.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                () = &mut end => break,
+                accepted = accept => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) if is_of_one_client(&error) => continue,
+                Err(error) if is_exhausted(&error) => {
+                    tracing::warn!(%error, "no room for another client");
+                    sleep(EXHAUSTED).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let Ok(peer) = stream.peer_cred().map(Peer::from) else { continue };
+            let Some(admitted) = peers.admit(peer, self.limits.connections_per_peer) else {
+                tracing::warn!(%peer, "too many connections");
+                tokio::spawn(turn_away(stream));
+                continue;
+            };
+            tracing::info!(%peer, "connection");
+            self.spawn(stream, peer, &router, &clients, (permit, admitted));
+        }
+        self.shared.ending.store(true, Ordering::Relaxed);
+        drop(listener);
+        if timeout(self.limits.drain_timeout, clients.shutdown()).await.is_err() {
+            tracing::warn!("requests under way were given up");
+        }
+        Ok(())
+    }
+
+    fn router(&self) -> Router {
+        let request_timeout = self.limits.request_timeout;
+        let bounded = move |request: Request, next: Next| async move {
+            timeout(request_timeout, next.run(request)).await.unwrap_or_else(|_| {
+                let detail =
+                    format!("no answer within {request_timeout:?}; nothing was handed over");
+                Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()
+            })
+        };
+        openapi::router()
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(middleware::from_fn(bounded))
+            .layer(DefaultBodyLimit::max(self.limits.body))
+            .with_state(self.shared.clone())
+    }
+
+    /// Answers one client; `held` is let go with it.
+    fn spawn<H: Send + 'static>(
+        &self,
+        stream: UnixStream,
+        peer: Peer,
+        router: &Router,
+        clients: &GracefulShutdown,
+        held: H,
+    ) {
+        let (connection, descriptors) = Connection::new(stream);
+        let router = router.clone();
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            answer(router.clone(), request, peer, descriptors.clone())
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head_timeout)
+            .serve_connection(TokioIo::new(connection), service);
+        let connection = clients.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, %error, "connection ended");
+            }
+            drop(held);
+        });
+    }
+}
+
+async fn answer(
+    router: Router,
+    request: hyper::Request<hyper::body::Incoming>,
+    peer: Peer,
+    descriptors: Descriptors,
+) -> Result<Response, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(peer);
+    request.extensions_mut().insert(descriptors);
+    router.oneshot(request).await
+}
+
+async fn not_found(request: Request) -> Problem {
+    let detail = format!("nothing is at {}; see /openapi.json", request.uri().path());
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+}
+
+async fn method_not_allowed(request: Request) -> Problem {
+    let detail = format!("{} doesn't take {}", request.uri().path(), request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}
+
+/// Answers a client that isn't admitted, whatever it asks for.
+async fn turn_away(mut stream: UnixStream) {
+    let detail = "close some, or use them for more than one request";
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-connections", detail);
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\n{}: application/problem+json\r\n{}: close\r\n\
+         {}: {}\r\n\r\n{body}",
+        header::CONTENT_TYPE,
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        body.len(),
+    );
+    let _ = timeout(TURN_AWAY, stream.write_all(answer.as_bytes())).await;
+}
+
+/// The client was gone before it was accepted.
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// The system lacks descriptors or memory, which it may have again.
+fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
