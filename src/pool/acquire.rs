@@ -169,19 +169,15 @@ impl OverlayPool {
             None => self.config.pool_dir.clone(),
         };
         tracing::debug!(base = %base.display(), "fallback");
-        let file = match tempfile::tempfile_in(&place) {
-            Ok(file) => Arc::new(file),
-            Err(source) => return Err(Error::Target { base, target: place, source }),
-        };
-        if let Err(source) = stock.create(&overlay, &file).await {
+        let failed = |source| Error::Target { base: base.clone(), target: place.clone(), source };
+        // Never finished, it gets no name, or loses the one that it had to have.
+        let name = Target::from(place.join(format!("{:x}.qcow2", rand::random::<u128>())));
+        let draft = Draft::begin(&name).map_err(failed)?;
+        if let Err(source) = stock.create(&overlay, draft.file()).await {
             return Err(Error::Create { base, target: place, source });
         }
-        // A creator may still hold its own.
-        let file = Arc::try_unwrap(file).or_else(|file| file.try_clone());
-        match file {
-            Ok(file) => Ok(Opened { source: Source::OnDemand, base, file }),
-            Err(source) => Err(Error::Target { base, target: place, source }),
-        }
+        let file = draft.file().try_clone().map_err(failed)?;
+        Ok(Opened { source: Source::OnDemand, base, file })
     }
 
     /// Takes from the base image's shelf. What costs more than a `statx` comes after `refuse`.
