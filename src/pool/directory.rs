@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, flock, fstat,
-    mkdirat, openat, renameat_with, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, mkdirat, openat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::rename::rename_new;
 use super::upkeep::{Leftover, Sweep};
 
 /// What the names of pool directories begin with.
@@ -159,8 +160,7 @@ impl Entry {
 
     /// Moves the overlay to `target`, atomically and only where nothing is there.
     pub(crate) fn move_to(mut self, target: &Path) -> Result<(), (Self, Errno)> {
-        let flags = RenameFlags::NOREPLACE;
-        match renameat_with(&self.directory.fd, self.name(), CWD, target, flags) {
+        match rename_new(&self.directory.fd, self.name().as_ref(), target) {
             Ok(()) => {
                 self.moved = true;
                 Ok(())

@@ -9,16 +9,18 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 use rustix::io::Errno;
 
+use super::rename::rename_new;
+
 /// A file that gets its name when it is finished, so that a target appears complete or not at
 /// all, whatever ends the process before.
 ///
-/// Where the filesystem has no unnamed files (NFS, FUSE, 9p) the file has its name from the
-/// start; dropped unfinished, it is removed.
+/// Where the filesystem has no unnamed files (NFS, FUSE, 9p) the file has a hidden name beside its
+/// target until then; dropped unfinished, it is removed.
 #[derive(Debug)]
 pub(crate) struct Draft {
     file: Arc<File>,
     target: PathBuf,
-    named: bool,
+    hidden: Option<PathBuf>,
 }
 
 impl Draft {
@@ -30,14 +32,16 @@ impl Draft {
         };
         let mode = Mode::RUSR | Mode::WUSR;
         let access = OFlags::RDWR | OFlags::CLOEXEC;
-        let (fd, named) = match openat(CWD, directory, OFlags::TMPFILE | access, mode) {
-            Ok(fd) => (fd, false),
+        let (fd, hidden) = match openat(CWD, directory, OFlags::TMPFILE | access, mode) {
+            Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                (openat(CWD, target, OFlags::CREATE | OFlags::EXCL | access, mode)?, true)
+                let hidden = directory.join(format!(".{:032x}.draft", rand::random::<u128>()));
+                let access = OFlags::CREATE | OFlags::EXCL | access;
+                (openat(CWD, &hidden, access, mode)?, Some(hidden))
             }
             Err(errno) => return Err(errno.into()),
         };
-        Ok(Self { file: Arc::new(fd.into()), target: target.to_owned(), named })
+        Ok(Self { file: Arc::new(fd.into()), target: target.to_owned(), hidden })
     }
 
     pub(crate) fn file(&self) -> &Arc<File> {
@@ -46,18 +50,19 @@ impl Draft {
 
     /// Gives the file its name, where nothing else has it.
     pub(crate) fn finish(mut self) -> io::Result<()> {
-        if !self.named {
-            name(&self.file, &self.target)?;
+        match &self.hidden {
+            None => name(&self.file, &self.target)?,
+            Some(hidden) => rename_new(CWD, hidden.as_os_str(), &self.target)?,
         }
-        self.named = false;
+        self.hidden = None;
         Ok(())
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if self.named {
-            let _ = std::fs::remove_file(&self.target);
+        if let Some(hidden) = &self.hidden {
+            let _ = std::fs::remove_file(hidden);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod directory;
 mod draft;
+mod rename;
 mod restock;
 mod shelf;
 mod shelves;
