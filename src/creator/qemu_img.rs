@@ -35,11 +35,11 @@ impl QemuImg {
     async fn run(&self, command: Command) -> Result<Output, CreatorError> {
         let spawn_failed = |source| CreatorError::Spawn { program: self.program.clone(), source };
         // Dropped on cancel and on time-out, the child is killed and reaped.
-        let child = process::spawn(command).await.map_err(spawn_failed)?;
-        match timeout(self.timeout, child.wait_with_output()).await {
-            Ok(output) => Ok(output?),
-            Err(_) => Err(CreatorError::Timeout(self.timeout)),
-        }
+        let run = async {
+            let child = process::spawn(command).await.map_err(spawn_failed)?;
+            Ok(child.wait_with_output().await?)
+        };
+        timeout(self.timeout, run).await.unwrap_or(Err(CreatorError::Timeout(self.timeout)))
     }
 
     fn command(&self, stdin: impl Into<Stdio>) -> Command {

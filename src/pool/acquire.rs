@@ -170,8 +170,8 @@ impl OverlayPool {
         };
         tracing::debug!(base = %base.display(), "fallback");
         let failed = |source| Error::Target { base: base.clone(), target: place.clone(), source };
-        // Never finished, it gets no name, or loses the one that it had to have.
-        let name = Target::from(place.join(format!("{:x}.qcow2", rand::random::<u128>())));
+        // Never finished, it never gets this name.
+        let name = Target::from(place.join("open.qcow2"));
         let draft = Draft::begin(&name).map_err(failed)?;
         if let Err(source) = stock.create(&overlay, draft.file()).await {
             return Err(Error::Create { base, target: place, source });

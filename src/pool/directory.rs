@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, StatVfs, flock,
-    fstat, fstatvfs, mkdirat, openat, renameat_with, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat, StatVfs, flock, fstat,
+    fstatvfs, mkdirat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::rename::rename_new;
 use super::target::Target;
 use super::upkeep::{Leftover, Sweep};
 
@@ -165,9 +166,7 @@ impl Entry {
 
     /// Moves the overlay to `target`, atomically and only where nothing is there.
     pub(crate) fn move_to(mut self, target: &Target) -> Result<(), (Self, Errno)> {
-        let (at, name) = target.place();
-        let flags = RenameFlags::NOREPLACE;
-        match renameat_with(&self.directory.fd, self.name(), at, name, flags) {
+        match rename_new(&self.directory.fd, self.name().as_ref(), target) {
             Ok(()) => {
                 self.moved = true;
                 Ok(())

@@ -3,23 +3,26 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, unlinkat};
 use rustix::io::Errno;
 
+use super::rename::rename_new;
 use super::target::Target;
 
 /// A file that gets its name when it is finished, so that a target appears complete or not at
 /// all, whatever ends the process before.
 ///
-/// Where the filesystem has no unnamed files (NFS, FUSE, 9p) the file has its name from the
-/// start; dropped unfinished, it is removed.
+/// Where the filesystem has no unnamed files (NFS, FUSE, 9p) the file has a hidden name beside its
+/// target until then; dropped unfinished, it is removed.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     file: Arc<File>,
     target: &'a Target,
-    named: bool,
+    /// From where the target's own path is taken.
+    hidden: Option<PathBuf>,
 }
 
 impl<'a> Draft<'a> {
@@ -31,15 +34,16 @@ impl<'a> Draft<'a> {
         };
         let mode = Mode::RUSR | Mode::WUSR;
         let access = OFlags::RDWR | OFlags::CLOEXEC;
-        let (fd, named) = match openat(at, directory, OFlags::TMPFILE | access, mode) {
-            Ok(fd) => (fd, false),
+        let (fd, hidden) = match openat(at, directory, OFlags::TMPFILE | access, mode) {
+            Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let (at, name) = target.place();
-                (openat(at, name, OFlags::CREATE | OFlags::EXCL | access, mode)?, true)
+                let hidden = directory.join(format!(".{:032x}.draft", rand::random::<u128>()));
+                let access = OFlags::CREATE | OFlags::EXCL | access;
+                (openat(at, &hidden, access, mode)?, Some(hidden))
             }
             Err(errno) => return Err(errno.into()),
         };
-        Ok(Self { file: Arc::new(fd.into()), target, named })
+        Ok(Self { file: Arc::new(fd.into()), target, hidden })
     }
 
     pub(crate) fn file(&self) -> &Arc<File> {
@@ -48,19 +52,19 @@ impl<'a> Draft<'a> {
 
     /// Gives the file its name, where nothing else has it.
     pub(crate) fn finish(mut self) -> io::Result<()> {
-        if !self.named {
-            name(&self.file, self.target)?;
+        match (&self.hidden, self.target.directory()) {
+            (Some(hidden), Some((at, _))) => rename_new(at, hidden, self.target)?,
+            _ => name(&self.file, self.target)?,
         }
-        self.named = false;
+        self.hidden = None;
         Ok(())
     }
 }
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        if self.named {
-            let (at, name) = self.target.place();
-            let _ = unlinkat(at, name, AtFlags::empty());
+        if let (Some(hidden), Some((at, _))) = (&self.hidden, self.target.directory()) {
+            let _ = unlinkat(at, hidden, AtFlags::empty());
         }
     }
 }

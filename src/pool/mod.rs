@@ -6,6 +6,7 @@ mod config;
 mod directory;
 mod draft;
 mod histogram;
+mod rename;
 mod restock;
 mod shelf;
 mod shelves;

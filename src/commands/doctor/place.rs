@@ -77,7 +77,7 @@ fn unnamed_files(directory: &Path) -> Finding {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Finding::note(
             WHAT,
             "not supported",
-            "a process killed while it makes an overlay may leave a partial target: remove it",
+            "a process killed while it makes an overlay may leave a hidden .draft file there: remove it",
         ),
         Err(errno) => Finding::note(WHAT, errno, "let this user write there"),
     }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::Named;
 use super::ports::{Port, repository};
 use crate::harness::case::Trial;
-use crate::harness::requirements::Need;
+use crate::harness::requirements::{self, Need};
 use crate::harness::shim::Failure;
 
 /// The plain port with one thing done wrong; `fixtures/ports/python/broken.toml`.
@@ -50,7 +50,8 @@ pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) {
 
 /// Whether the case fails, and not because it can't be run.
 fn is_caught(case: &Named, port: &Port) -> bool {
-    if port.config.disabled.contains_key(&case.name) {
+    let unmet = requirements::unmet(&case.needs(port)).next().is_some();
+    if unmet || port.config.disabled.contains_key(&case.name) {
         return false;
     }
     match case.judge(port) {

@@ -27,12 +27,25 @@ pub(crate) struct Case {
     /// Filesystems of their own, in a mount namespace of the shim.
     #[serde(default)]
     pub(crate) mounts: BTreeMap<String, Mount>,
+    /// Directories over which a filesystem in user space lies, in a mount namespace of the shim. It
+    /// passes everything on to the directory below, but for what such filesystems lack: unnamed
+    /// files and `RENAME_NOREPLACE`.
+    #[serde(default)]
+    pub(crate) passed_on: Vec<String>,
     /// The shim has none of root's powers: the modes of files hold for it.
     #[serde(default)]
     pub(crate) unprivileged: bool,
     /// What is done and expected, in this order.
     #[schemars(length(min = 1))]
     pub(crate) steps: Vec<Step>,
+}
+
+impl Case {
+    /// Whether the shim gets a mount namespace of its own.
+    pub(crate) fn mounts_anything(&self) -> bool {
+        let mounts = |step: &Step| matches!(step, Step::Mount { .. });
+        !self.mounts.is_empty() || !self.passed_on.is_empty() || self.steps.iter().any(mounts)
+    }
 }
 
 /// The pool's configuration. The defaults hold for cases alone, they aren't the contract's.
@@ -159,6 +172,9 @@ pub(crate) enum Step {
         /// The names one of which the error must have; empty means success.
         #[serde(default)]
         error: Vec<String>,
+        /// It may also succeed.
+        #[serde(default)]
+        may_succeed: bool,
         /// What the error's message must contain.
         #[serde(default)]
         says: Vec<String>,
@@ -179,6 +195,16 @@ pub(crate) enum Step {
     /// Acquires at the same time and cancels each at once. Either it was done before, or nothing
     /// is at the target; and the shelves and counters agree with the answers.
     AcquireCancelled {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
+    /// Acquires at the same time, and meanwhile sends a signal to whatever process the shim has
+    /// started, again and again. Each acquire succeeds, or fails with `create-failed` and leaves
+    /// nothing at its target.
+    AcquireDisturbed {
+        signal: Signal,
         count: usize,
         #[serde(default = "base")]
         base: String,
@@ -223,14 +249,27 @@ pub(crate) enum Step {
         #[serde(default)]
         image: Image,
     },
-    /// Sets another modification time.
-    Touch { path: String },
+    /// Sets another modification time: that many seconds from now.
+    Touch {
+        path: String,
+        #[serde(default = "before_now")]
+        seconds: i64,
+    },
     /// Makes a base image larger, in place.
     Resize { path: String, mib: u64 },
     /// Cuts a file off.
     Truncate { path: String, len: u64 },
     /// Fills the filesystem that the file lies on.
     Fill { path: String },
+    /// Lets the shim and what it started open that many files more; without a number as many as
+    /// before.
+    Descriptors { free: Option<usize> },
+    /// Mounts a tmpfs on a directory, or another file on a file, so that it is busy.
+    Mount { path: String },
+    /// Undoes that.
+    Unmount { path: String },
+    /// Has a filesystem of `passed_on` hang for a while; then it goes on.
+    Hang { path: String, ms: u64 },
     /// Writes to an overlay as a guest does.
     GuestWrite { overlay: String },
 
@@ -270,8 +309,22 @@ pub(crate) enum Signal {
     Cont,
 }
 
+impl Signal {
+    pub(crate) fn number(self) -> rustix::process::Signal {
+        match self {
+            Self::Kill => rustix::process::Signal::KILL,
+            Self::Stop => rustix::process::Signal::STOP,
+            Self::Cont => rustix::process::Signal::CONT,
+        }
+    }
+}
+
 fn base() -> String {
     "base.qcow2".to_owned()
+}
+
+fn before_now() -> i64 {
+    -10
 }
 
 fn mib() -> u64 {

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::kill_process;
 
-use super::case::{Signal, Step};
+use super::case::Step;
 use super::world::{World, unfit};
+use crate::harness::faults::{busy, descriptors, fuse};
 use crate::harness::qemu;
 use crate::harness::shim::Checked;
 
@@ -16,14 +17,9 @@ impl World<'_> {
     pub(super) fn make_fault(&mut self, step: &Step) -> Checked {
         match step {
             Step::Signal { signal } => {
-                let signal = match signal {
-                    Signal::Kill => rustix::process::Signal::KILL,
-                    Signal::Stop => rustix::process::Signal::STOP,
-                    Signal::Cont => rustix::process::Signal::CONT,
-                };
                 for pid in self.shim()?.started() {
                     // It may have ended by itself.
-                    let _ = kill_process(pid, signal);
+                    let _ = kill_process(pid, signal.number());
                 }
                 Ok(())
             }
@@ -55,9 +51,11 @@ impl World<'_> {
                 std::fs::set_permissions(self.file(path)?, permissions).map_err(unfit)
             }
             Step::Image { path, image } => self.make_image(path, *image),
-            Step::Touch { path } => {
+            Step::Touch { path, seconds } => {
                 let file = File::options().append(true).open(self.file(path)?).map_err(unfit)?;
-                let other = SystemTime::now() - Duration::from_secs(10);
+                let by = Duration::from_secs(seconds.unsigned_abs());
+                let now = SystemTime::now();
+                let other = if *seconds < 0 { now - by } else { now + by };
                 file.set_times(FileTimes::new().set_modified(other)).map_err(unfit)
             }
             Step::Resize { path, mib } => {
@@ -79,6 +77,25 @@ impl World<'_> {
                 let mut file = File::create(self.file(path)?).map_err(unfit)?;
                 while file.write_all(&[0; 4096]).is_ok() {}
                 Ok(())
+            }
+            Step::Descriptors { free } => {
+                let shim = self.shim()?;
+                for pid in shim.started().into_iter().chain([shim.pid()]) {
+                    descriptors::limit(pid, *free).map_err(unfit)?;
+                }
+                Ok(())
+            }
+            Step::Mount { path } => {
+                let (inside, outside) = (self.path(path)?, self.file(path)?);
+                let is_dir = outside.metadata().map_err(unfit)?.is_dir();
+                busy::make(self.shim()?.pid(), &inside, is_dir).map_err(unfit)
+            }
+            Step::Unmount { path } => {
+                let inside = self.path(path)?;
+                busy::undo(self.shim()?.pid(), &inside).map_err(unfit)
+            }
+            Step::Hang { path, ms } => {
+                fuse::hang(self.folder, path, Duration::from_millis(*ms)).map_err(unfit)
             }
             Step::GuestWrite { overlay } => {
                 let overlay = self.file(overlay)?;

@@ -1,5 +1,6 @@
 //! The contract's cases, judged on each port; each case on each port is one test.
 
+mod acquires;
 mod broken;
 mod case;
 mod contract;
@@ -30,8 +31,11 @@ impl Named {
     fn needs(&self, port: &Port) -> Vec<Need> {
         let mut needs = vec![Need::QemuImg];
         needs.extend(port.needs);
-        if !self.case.mounts.is_empty() {
+        if self.case.mounts_anything() {
             needs.push(Need::MountNamespace);
+        }
+        if !self.case.passed_on.is_empty() {
+            needs.push(Need::Fuse);
         }
         if self.case.steps.iter().any(|step| matches!(step, case::Step::GuestWrite { .. })) {
             needs.push(Need::QemuIo);

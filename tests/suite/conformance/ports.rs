@@ -10,6 +10,7 @@ use overlay_pool::creator::CreatorKind;
 use serde::Deserialize;
 
 use super::case::{Case, Mount};
+use crate::harness::faults::fuse;
 use crate::harness::requirements::Need;
 use crate::harness::shim::Answer;
 
@@ -59,16 +60,19 @@ impl Port {
     pub(crate) fn command(&self, case: &Case, folder: &Path) -> Vec<String> {
         let mut argv = self.argv.clone();
         let is_root = rustix::process::geteuid().is_root();
-        if case.unprivileged && (is_root || !case.mounts.is_empty()) {
+        if case.unprivileged && (is_root || case.mounts_anything()) {
             let without_powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
             argv.splice(0..0, without_powers.map(str::to_owned));
         }
-        if !case.mounts.is_empty() {
+        if case.mounts_anything() {
             let mut script = "cd \"$0\"\n".to_owned();
             for (point, Mount { kib, read_only }) in &case.mounts {
                 let access = if *read_only { "ro" } else { "rw" };
                 let options = format!("size={kib}k,mode=700,{access}");
                 let _ = writeln!(script, "mount -t tmpfs -o {options} tmpfs './{point}'");
+            }
+            for point in &case.passed_on {
+                script.push_str(&fuse::mount(point));
             }
             script.push_str("exec \"$@\"");
             let folder = folder.to_string_lossy();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -31,13 +30,13 @@ fn at(failure: Failure, number: usize, step: &Step) -> Failure {
 
 /// What is at a path: nothing, a link to somewhere, or bytes.
 #[derive(Debug, PartialEq, Eq)]
-enum There {
+pub(super) enum There {
     Nothing,
     Link(PathBuf),
     Bytes(Vec<u8>),
 }
 
-fn there(path: &Path) -> There {
+pub(super) fn there(path: &Path) -> There {
     match path.read_link() {
         Ok(to) => There::Link(to),
         Err(_) => std::fs::read(path).map_or(There::Nothing, There::Bytes),
@@ -79,40 +78,7 @@ impl World<'_> {
             }
             Step::StartCancelled { bases } => self.start_cancelled(bases),
             Step::Stop {} => self.stop(),
-            Step::Acquire {
-                base,
-                target,
-                format,
-                virtual_size_mib,
-                relative,
-                source,
-                error,
-                says,
-            } => {
-                let mut request = self.acquire_request(base, *format, target, *relative)?;
-                if let Some(mib) = virtual_size_mib {
-                    request["virtual_size"] = (mib << 20).into();
-                }
-                let target = self.path(target)?;
-                let before = there(&self.outside(&target));
-                let answer = self.ask("acquire", request)?;
-                let failed = answer.is_err();
-                let acquired = expect(answer, error, says)?;
-                if failed {
-                    let after = there(&self.outside(&target));
-                    if before != after {
-                        broken!("a failed acquire changed {}: {after:?}", target.display());
-                    }
-                    return Ok(());
-                }
-                self.check_acquired(&acquired, base, &target)?;
-                match source {
-                    Some(source) if acquired["source"] != source.as_str() => {
-                        broken!("the overlay is {}, not {source:?}", acquired["source"])
-                    }
-                    _ => Ok(()),
-                }
-            }
+            Step::Acquire { .. } => self.acquire(step),
             Step::AcquireMany { count, base, target, pooled, on_demand, exists } => {
                 let answers = self.acquire_many(*count, base, target)?;
                 let (mut sources, mut existing) = (BTreeMap::new(), 0);
@@ -137,6 +103,9 @@ impl World<'_> {
             Step::AcquireCancelled { count, base, target } => {
                 self.acquire_cancelled(*count, base, target)
             }
+            Step::AcquireDisturbed { signal, count, base, target } => {
+                self.acquire_disturbed(*signal, *count, base, target)
+            }
             Step::Chdir { path } => {
                 let path = self.path(path)?;
                 let answer = self.ask("chdir", json!({ "path": path }))?;
@@ -158,7 +127,50 @@ impl World<'_> {
         }
     }
 
-    fn acquire_request(
+    fn acquire(&mut self, step: &Step) -> Checked {
+        let Step::Acquire {
+            base,
+            target,
+            format,
+            virtual_size_mib,
+            relative,
+            source,
+            error,
+            may_succeed,
+            says,
+        } = step
+        else {
+            return Err(unfit("no acquire"));
+        };
+        let mut request = self.acquire_request(base, *format, target, *relative)?;
+        if let Some(mib) = virtual_size_mib {
+            request["virtual_size"] = (mib << 20).into();
+        }
+        let target = self.path(target)?;
+        let before = there(&self.outside(&target));
+        let answer = self.ask("acquire", request)?;
+        let failed = answer.is_err();
+        let acquired = match answer {
+            Ok(acquired) if *may_succeed => acquired,
+            answer => expect(answer, error, says)?,
+        };
+        if failed {
+            let after = there(&self.outside(&target));
+            if before != after {
+                broken!("a failed acquire changed {}: {after:?}", target.display());
+            }
+            return Ok(());
+        }
+        self.check_acquired(&acquired, base, &target)?;
+        match source {
+            Some(source) if acquired["source"] != source.as_str() => {
+                broken!("the overlay is {}, not {source:?}", acquired["source"])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn acquire_request(
         &self,
         base: &str,
         format: Format,
@@ -170,7 +182,12 @@ impl World<'_> {
         Ok(json!({ "base": base, "target": target }))
     }
 
-    fn check_acquired(&mut self, acquired: &Value, base: &str, target: &Path) -> Checked {
+    pub(super) fn check_acquired(
+        &mut self,
+        acquired: &Value,
+        base: &str,
+        target: &Path,
+    ) -> Checked {
         let base = self.folder.join(base).canonicalize().map_err(unfit)?;
         if acquired["base"] != json!(base) || acquired["target"] != json!(target) {
             broken!("A2: base and target are {acquired}, not {base:?} and {target:?}");
@@ -207,82 +224,6 @@ impl World<'_> {
     fn directories(&self) -> (Vec<PathBuf>, bool) {
         let parent = self.outside(&self.folder.join(&self.case.config.pool_dir));
         (self.pool_directories(), parent.exists())
-    }
-
-    /// Sends all, then reads the answers; meanwhile looks that each target is complete when it
-    /// becomes visible.
-    fn acquire_many(&mut self, count: usize, base: &str, target: &str) -> Checked<Vec<Answer>> {
-        let mut targets = Vec::new();
-        let mut ids = Vec::new();
-        for number in 0..count {
-            targets.push(self.path(&target.replace("{}", &number.to_string()))?);
-        }
-        let seen_at: Vec<PathBuf> = targets.iter().map(|target| self.outside(target)).collect();
-        let done = AtomicBool::new(false);
-        let (answers, first_seen) = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| watch(&seen_at, &done));
-            let mut answers = || -> Checked<Vec<Answer>> {
-                for target in &targets {
-                    let base = self.base(base, Format::Qcow2, false);
-                    let request = json!({ "base": base, "target": target });
-                    ids.push(self.shim()?.send("acquire", fields(request))?);
-                }
-                ids.iter().map(|id| self.answer(*id)).collect()
-            };
-            let answers = answers();
-            done.store(true, Ordering::Relaxed);
-            (answers, watcher.join().expect("the watcher doesn't panic"))
-        });
-        let answers = answers?;
-        for (target, answer) in targets.iter().zip(&answers) {
-            if let Ok(acquired) = answer {
-                self.check_acquired(acquired, base, target)?;
-            }
-        }
-        for (target, first) in seen_at.iter().zip(first_seen) {
-            if first.is_some_and(|first| there(target) != There::Bytes(first)) {
-                broken!("A2: {} was visible before it was complete", target.display());
-            }
-        }
-        Ok(answers)
-    }
-
-    fn acquire_cancelled(&mut self, count: usize, base: &str, target: &str) -> Checked {
-        let before = self.stats()?;
-        let mut acquires = Vec::new();
-        for number in 0..count {
-            let target = target.replace("{}", &number.to_string());
-            let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
-            let id = self.shim()?.send("acquire", fields(request))?;
-            let cancel = self.shim()?.send("cancel", fields(json!({ "request": id })))?;
-            acquires.push((id, cancel, self.path(&target)?));
-        }
-        let (mut pooled, mut on_demand) = (0, 0);
-        for (acquire, cancel, target) in acquires {
-            self.answer(cancel)?.map_err(|error| unfit(format!("cancel: {error:?}")))?;
-            match self.answer(acquire)? {
-                Ok(acquired) => {
-                    self.check_acquired(&acquired, base, &target)?;
-                    let pooled_one = acquired["source"] == "pooled";
-                    *(if pooled_one { &mut pooled } else { &mut on_demand }) += 1;
-                }
-                Err((name, _)) if name == "cancelled" => {
-                    if self.outside(&target).symlink_metadata().is_ok() {
-                        broken!("A12: a cancelled acquire left {}", target.display());
-                    }
-                }
-                Err(error) => broken!("A12: {error:?} instead of cancelled"),
-            }
-        }
-        let after = self.stats()?;
-        let grown = |name: &str| after.counter(name) - before.counter(name);
-        if (grown("pooled"), grown("on_demand"), grown("failed")) != (pooled, on_demand, 0) {
-            broken!("T2: {pooled} pooled and {on_demand} on demand, but {before:?} and {after:?}");
-        }
-        if before.total() - after.total() != pooled {
-            broken!("A12: {pooled} pooled, but {before:?} and then {after:?}");
-        }
-        Ok(())
     }
 
     /// Every case ends so.
@@ -322,18 +263,4 @@ impl World<'_> {
 
 fn ended(failure: &Failure) -> Failure {
     Failure::Broken(format!("at the end: {failure}"))
-}
-
-/// What stood at each path when it was first seen.
-fn watch(paths: &[PathBuf], done: &AtomicBool) -> Vec<Option<Vec<u8>>> {
-    let mut seen = vec![None; paths.len()];
-    while !done.load(Ordering::Relaxed) {
-        for (path, seen) in paths.iter().zip(&mut seen) {
-            if seen.is_none() {
-                *seen = std::fs::read(path).ok();
-            }
-        }
-        std::thread::sleep(std::time::Duration::from_micros(200));
-    }
-    seen
 }

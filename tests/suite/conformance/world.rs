@@ -58,7 +58,7 @@ impl<'a> World<'a> {
             acquired: HashMap::new(),
             max_concurrent_vms: case.config.max_concurrent_vms,
         };
-        for point in case.mounts.keys() {
+        for point in case.mounts.keys().chain(&case.passed_on) {
             std::fs::create_dir(world.folder.join(point)).map_err(unfit)?;
         }
         for (path, image) in &case.images {
@@ -87,12 +87,17 @@ impl<'a> World<'a> {
     /// Where a path of the shim is for the runner, which is outside of its mount namespace.
     pub(super) fn outside(&self, path: &Path) -> PathBuf {
         match self.shims.get(&self.current) {
-            Some(shim) if !self.case.mounts.is_empty() => {
+            Some(shim) if self.case.mounts_anything() && !self.is_passed_on(path) => {
                 let root = format!("/proc/{}/root", shim.pid().as_raw_nonzero());
                 Path::new(&root).join(path.strip_prefix("/").unwrap_or(path))
             }
             _ => path.to_owned(),
         }
+    }
+
+    /// What is passed on stands below, where it never hangs.
+    fn is_passed_on(&self, path: &Path) -> bool {
+        self.case.passed_on.iter().any(|point| path.starts_with(self.folder.join(point)))
     }
 
     /// A path of the case, for the runner.

@@ -2,8 +2,11 @@
 //! kernel.
 
 mod chaos;
+mod clock;
 mod creators;
+mod descriptors;
 mod ground;
 mod life;
+mod memory;
 mod operations;
 mod unnamed_files;

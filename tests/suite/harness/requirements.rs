@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use overlay_pool::vm::{Manifest, VmSettings, kvm};
 
-use super::faults::strace;
+use super::faults::{clock, fuse, memory, strace};
 use super::vms;
 
 /// Something that a machine has or hasn't.
@@ -37,6 +37,12 @@ pub(crate) enum Need {
     Accelerator,
     /// `strace`, and the right to trace a child.
     Strace,
+    /// `bindfs`, and the right to mount it in a mount namespace.
+    Fuse,
+    /// `faketime`, which moves the wall clock of a process.
+    Faketime,
+    /// The right to make a memory cgroup.
+    MemoryCgroup,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -55,7 +61,7 @@ const QEMU: &str = "qemu-system-x86_64";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -67,6 +73,9 @@ impl Need {
         Self::GuestImages,
         Self::Accelerator,
         Self::Strace,
+        Self::Fuse,
+        Self::Faketime,
+        Self::MemoryCgroup,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -82,6 +91,9 @@ impl Need {
             Self::GuestImages => "guest-images",
             Self::Accelerator => "accelerator",
             Self::Strace => "strace",
+            Self::Fuse => "fuse",
+            Self::Faketime => "faketime",
+            Self::MemoryCgroup => "memory-cgroup",
         }
     }
 
@@ -101,6 +113,9 @@ impl Need {
             Self::GuestImages => guest_images(),
             Self::Accelerator => accelerator(),
             Self::Strace => strace::probe(),
+            Self::Fuse => fuse::probe(),
+            Self::Faketime => clock::probe(),
+            Self::MemoryCgroup => memory::probe(),
         })
     }
 }

@@ -1,0 +1,28 @@
+//! Files and directories that are busy (EBUSY), since something is mounted on them in the mount
+//! namespace of the process under test.
+
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Pid;
+
+/// Mounts something on a path. The process has a user and a mount namespace of its own.
+pub(crate) fn make(pid: Pid, path: &Path, is_dir: bool) -> Result<(), String> {
+    let what = if is_dir { ["-t", "tmpfs", "tmpfs"] } else { ["--bind", "--", "/dev/null"] };
+    run(pid, "mount", &what, path)
+}
+
+pub(crate) fn undo(pid: Pid, path: &Path) -> Result<(), String> {
+    run(pid, "umount", &[], path)
+}
+
+fn run(pid: Pid, program: &str, args: &[&str], path: &Path) -> Result<(), String> {
+    let mut command = Command::new("nsenter");
+    command.args(["--user", "--mount", "--target", &pid.as_raw_nonzero().to_string()]);
+    command.arg(program).args(args).arg(path);
+    let output = command.output().map_err(|error| format!("nsenter: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
