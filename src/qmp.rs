@@ -19,6 +19,9 @@ use tokio::task::JoinSet;
 /// The longest line that is read, in bytes. Answers to our commands have a few hundred.
 const MAX_LINE: u64 = 1 << 20;
 
+/// What the lines that are sent and read are logged as, at the level `trace`.
+const TRANSCRIPT: &str = "overlay_pool::qmp";
+
 /// Why a QMP command failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -107,6 +110,7 @@ impl Qmp {
             id
         };
         let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
+        tracing::trace!(target: TRANSCRIPT, "> {line}");
         line.push('\n');
         // Where the writer has ended, the state is closed and the answer never comes.
         let _ = self.outgoing.send(line.into_bytes());
@@ -188,6 +192,7 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>, Str
 }
 
 fn dispatch(line: &[u8], state: &Mutex<State>) -> Result<(), String> {
+    tracing::trace!(target: TRANSCRIPT, "< {}", String::from_utf8_lossy(line).trim_end());
     let message: Message =
         serde_json::from_slice(line).map_err(|error| format!("a line that is not QMP: {error}"))?;
     if message.event.as_deref() == Some("JOB_STATUS_CHANGE") {

@@ -1,6 +1,6 @@
 //! What a pool under test stands on: its folder, its base images and its targets.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,10 @@ pub(super) const PRECIOUS: &str = "precious";
 pub(super) const LARGER: (&str, u64) = ("larger", 2 << 20);
 /// A target of a disk of the other base image.
 pub(super) const OTHER: &str = "other";
+
+/// Overlays by name, and by what tells a file and its state from others: inode, size and time of
+/// modification.
+pub(super) type Overlays = HashMap<String, (u64, u64, i64, i64)>;
 
 pub(super) struct Ground {
     pub(super) folder: PathBuf,
@@ -39,26 +43,43 @@ impl Ground {
     /// Rules A1 to A4, A7 and A11: at the targets are whole overlays, what was there before, and
     /// nothing else; and no file is at two of them. Gives the names of the overlays.
     pub(super) fn overlays(&self) -> Result<HashSet<String>, String> {
-        let (mut names, mut inodes, mut precious) = (HashSet::new(), HashSet::new(), false);
+        Ok(self.overlays_beyond(&Overlays::new())?.into_keys().collect())
+    }
+
+    /// The same, where overlays that were seen before need only be the same files, untouched.
+    pub(super) fn overlays_beyond(&self, seen: &Overlays) -> Result<Overlays, String> {
+        let (mut overlays, mut inodes, mut precious) = (Overlays::new(), HashSet::new(), false);
         for entry in std::fs::read_dir(self.folder.join("vm")).expect("the targets") {
             let path = entry.expect("a target").path();
             let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-            let bytes = std::fs::read(&path).expect("a target");
-            let metadata = path.symlink_metadata().expect("a target");
             if name == PRECIOUS {
-                precious = bytes == PRECIOUS.as_bytes();
+                precious = std::fs::read(&path).expect("a target") == PRECIOUS.as_bytes();
                 continue;
             }
-            let base = if name == OTHER { &self.other } else { &self.one };
-            let size = (name == LARGER.0).then_some(LARGER.1);
-            if metadata.mode() & 0o7777 != 0o600 || !is_whole(&bytes, base, size) {
-                return Err(format!("A2: {name} is no whole overlay: {metadata:?}"));
+            let metadata = path.symlink_metadata().expect("a target");
+            let file = (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec());
+            match seen.get(&name) {
+                Some(before) if *before == file => {}
+                Some(_) => return Err(format!("L11: {name} was changed: {metadata:?}")),
+                None => self.expect_whole(&path, &name)?,
+            }
+            if metadata.mode() & 0o7777 != 0o600 {
+                return Err(format!("A11: {name} is not for its owner alone: {metadata:?}"));
             }
             if !inodes.insert(metadata.ino()) || metadata.nlink() != 1 {
                 return Err(format!("A4: {name} was handed out twice"));
             }
-            names.insert(name);
+            overlays.insert(name, file);
         }
-        if precious { Ok(names) } else { Err(format!("A1: {PRECIOUS} was overwritten")) }
+        if precious { Ok(overlays) } else { Err(format!("A1: {PRECIOUS} was overwritten")) }
+    }
+
+    fn expect_whole(&self, path: &Path, name: &str) -> Result<(), String> {
+        let base = if name == OTHER { &self.other } else { &self.one };
+        let size = (name == LARGER.0).then_some(LARGER.1);
+        if is_whole(&std::fs::read(path).expect("a target"), base, size) {
+            return Ok(());
+        }
+        Err(format!("A2: {name} is no whole overlay"))
     }
 }

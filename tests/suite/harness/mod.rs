@@ -1,5 +1,6 @@
 //! What the tiers share.
 
+pub(crate) mod artefacts;
 pub(crate) mod case;
 pub(crate) mod cli;
 pub(crate) mod fake_tool;

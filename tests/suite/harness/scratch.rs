@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use rstest::fixture;
 use tempfile::TempDir;
 
+use super::artefacts;
+
 /// A test's folder. Removed when the test passes; kept, and named, when it fails.
 pub(crate) struct Scratch {
     dir: Option<TempDir>,
@@ -19,6 +21,7 @@ pub(crate) fn scratch() -> Scratch {
     std::fs::create_dir_all(parent).expect("the folder of the tests' folders");
     let dir = tempfile::Builder::new().prefix("test-").tempdir_in(parent).expect("a new folder");
     let path = dir.path().canonicalize().expect("its resolved path");
+    artefacts::begin(&path);
     Scratch { dir: Some(dir), path }
 }
 
@@ -38,10 +41,13 @@ impl AsRef<Path> for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(dir) = self.dir.take()
-        {
-            eprintln!("this test's folder is kept: {}", dir.keep().display());
+        if !std::thread::panicking() {
+            return artefacts::forget(&self.path);
+        }
+        if let Some(dir) = self.dir.take() {
+            let folder = dir.keep();
+            artefacts::keep(&self.path);
+            eprintln!("this test's folder is kept: {}", folder.display());
         }
     }
 }

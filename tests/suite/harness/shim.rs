@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
 
+use super::artefacts::LOG;
+
 /// The exit status of a shim that lacks what it was asked for.
 const UNIMPLEMENTED: i32 = 89;
 /// By this variable in their environment the shim and all that it starts are known.
@@ -73,6 +75,7 @@ impl Shim {
             .args(args)
             .current_dir(folder)
             .env(MARK, &mark)
+            .env("OVERLAY_POOL_LOG", LOG) // of ours; another port does as it likes
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -1,6 +1,7 @@
 //! Real files, real QEMU.
 
 mod acquire;
+mod artefacts;
 mod base;
 mod bases;
 mod bench;
