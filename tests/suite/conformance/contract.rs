@@ -93,6 +93,16 @@ fn the_cases_and_the_guide_are_exported(scratch: Scratch) {
     let directory = scratch.join("a/b");
     let args = ["conformance".as_ref(), directory.as_os_str()];
     crate::harness::qemu::run(&program, args);
+    // What was exported is what OVERLAY_POOL_CASES judges by.
+    let cases = directory.join("cases");
+    let mut list = std::process::Command::new(std::env::current_exe().expect("the test binary"));
+    list.env("OVERLAY_POOL_CASES", &cases).env("OVERLAY_POOL_SHIM", "a-shim");
+    std::fs::rename(cases.join("a2-pooled.toml"), cases.join("my-own.toml")).expect("renamed");
+    let list = list.args(["--list", "--format", "terse"]).output().expect("it runs").stdout;
+    let list = String::from_utf8(list).expect("names");
+    assert!(list.contains("conformance::port::my-own: ") && !list.contains("a2-pooled"), "{list}");
+    std::fs::rename(cases.join("my-own.toml"), cases.join("a2-pooled.toml")).expect("renamed");
+
     for (exported, ours) in [("", "tests/conformance"), ("cases", "fixtures/conformance")] {
         for file in std::fs::read_dir(repository().join(ours)).expect("a directory") {
             let ours = file.expect("an entry of it").path();

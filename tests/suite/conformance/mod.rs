@@ -21,6 +21,8 @@ use crate::harness::requirements::Need;
 use crate::harness::scratch::scratch;
 use crate::harness::shim::{Checked, Failure};
 
+const CASES: &str = "OVERLAY_POOL_CASES";
+
 /// A case and its name, which is that of its file.
 struct Named {
     name: String,
@@ -48,14 +50,15 @@ impl Named {
     }
 }
 
+/// Where the cases lie: those of this repository, or the exported ones that a port is pinned to.
 fn cases_folder() -> PathBuf {
-    repository().join("fixtures/conformance")
+    std::env::var_os(CASES).map_or_else(|| repository().join("fixtures/conformance"), PathBuf::from)
 }
 
 /// All cases, sorted by name; where a file can't be read as one, its name and why.
 fn cases() -> Vec<Result<Named, (String, String)>> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(cases_folder())
-        .expect("fixtures/conformance can be read")
+        .unwrap_or_else(|error| panic!("{}: {error}", cases_folder().display()))
         .map(|entry| entry.expect("an entry of it").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .collect();

@@ -224,8 +224,12 @@ impl<'a> World<'a> {
             Ok(metadata) => metadata,
             Err(error) => broken!("A2: nothing is at {}: {error}", target.display()),
         };
-        if !metadata.is_file() || metadata.mode() & 0o7777 != 0o600 {
-            broken!("A11: {} is not a file of mode 600: {metadata:?}", target.display());
+        if !metadata.is_file() {
+            broken!("A11: {} is no regular file", target.display());
+        }
+        if metadata.mode() & 0o7777 != 0o600 {
+            let mode = metadata.mode() & 0o7777;
+            broken!("A11: {} has mode {mode:o}, not 600", target.display());
         }
         let id = (metadata.dev(), metadata.ino());
         if let Some(other) = self.acquired.insert(id, target.to_owned()) {

@@ -4,6 +4,8 @@
 //! a test *ignored*; named in `OVERLAY_POOL_REQUIRE` it makes it *fail*.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -43,6 +45,10 @@ pub(crate) enum Need {
     Faketime,
     /// The right to make a memory cgroup.
     MemoryCgroup,
+    /// A folder on another filesystem than the tests' folders.
+    SecondFilesystem,
+    /// `bash`.
+    Bash,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -57,11 +63,13 @@ impl fmt::Display for Unmet {
     }
 }
 
+/// Where it lies; on nearly every machine it is a tmpfs that everybody may write to.
+pub(crate) const SECOND_FILESYSTEM: &str = "/dev/shm";
 const QEMU: &str = "qemu-system-x86_64";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -76,6 +84,8 @@ impl Need {
         Self::Fuse,
         Self::Faketime,
         Self::MemoryCgroup,
+        Self::SecondFilesystem,
+        Self::Bash,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -94,6 +104,8 @@ impl Need {
             Self::Fuse => "fuse",
             Self::Faketime => "faketime",
             Self::MemoryCgroup => "memory-cgroup",
+            Self::SecondFilesystem => "second-filesystem",
+            Self::Bash => "bash",
         }
     }
 
@@ -116,6 +128,8 @@ impl Need {
             Self::Fuse => fuse::probe(),
             Self::Faketime => clock::probe(),
             Self::MemoryCgroup => memory::probe(),
+            Self::SecondFilesystem => second_filesystem(),
+            Self::Bash => version(self.name(), "bash"),
         })
     }
 }
@@ -167,6 +181,15 @@ fn version(program: &str, package: &str) -> Result<String, String> {
 fn root() -> Result<String, String> {
     let uid = rustix::process::geteuid();
     if uid.is_root() { Ok("uid 0".to_owned()) } else { Err(format!("uid {}", uid.as_raw())) }
+}
+
+fn second_filesystem() -> Result<String, String> {
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
+    let there = tempfile::tempdir_in(SECOND_FILESYSTEM).map_err(|error| error.to_string())?;
+    match (device(there.path()), device(Path::new(env!("CARGO_TARGET_TMPDIR")))) {
+        (Ok(one), Ok(other)) if one != other => Ok(SECOND_FILESYSTEM.to_owned()),
+        other => Err(format!("{SECOND_FILESYSTEM} is no other filesystem: {other:?}")),
+    }
 }
 
 fn guest_images() -> Result<String, String> {

@@ -55,6 +55,7 @@ pub(crate) struct Shim {
     early: HashMap<u64, Answer>,
     next_id: u64,
     mark: String,
+    log: PathBuf,
     patience: Duration,
 }
 
@@ -68,7 +69,7 @@ impl Shim {
     ) -> Checked<Self> {
         let unfit = |error| Failure::Unfit(format!("can't start {argv:?}: {error}"));
         let log = folder.join(format!("{name}.log"));
-        let log = File::options().create(true).append(true).open(log).map_err(unfit)?;
+        let stderr = File::options().create(true).append(true).open(&log).map_err(unfit)?;
         let mark = format!("{}/{name}", folder.display());
         let (program, args) = argv.split_first().ok_or_else(|| Failure::Unfit("no shim".into()))?;
         let mut child = Command::new(program)
@@ -78,7 +79,7 @@ impl Shim {
             .env("OVERLAY_POOL_LOG", LOG) // of ours; another port does as it likes
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(stderr)
             .spawn()
             .map_err(unfit)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
@@ -91,7 +92,7 @@ impl Shim {
             }
         });
         let early = HashMap::new();
-        let mut shim = Self { child, stdin, lines, early, next_id: 1, mark, patience };
+        let mut shim = Self { child, stdin, lines, early, next_id: 1, mark, log, patience };
         let hello = shim.ask("hello", Map::new())?;
         match hello {
             Ok(hello) if hello["protocol"] == PROTOCOL => Ok(shim),
@@ -183,8 +184,24 @@ impl Shim {
             Ok(status) if status.code() == Some(UNIMPLEMENTED) => {
                 Failure::Unimplemented(format!("the shim exited with {UNIMPLEMENTED}"))
             }
-            status => Failure::Unfit(format!("the shim ended: {status:?}; see its log")),
+            status => {
+                let status = status.map_or_else(|error| error.to_string(), |s| s.to_string());
+                Failure::Unfit(format!(
+                    "the shim ended ({status}); it said:\n{}",
+                    self.last_words()
+                ))
+            }
         }
+    }
+}
+
+impl Shim {
+    /// The end of the log.
+    fn last_words(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 }
 

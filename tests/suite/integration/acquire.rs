@@ -179,24 +179,6 @@ async fn a5_vanished_overlay_is_replaced_on_demand(scratch: Scratch) {
 
 #[rstest]
 #[test_attr(apply(case))]
-async fn a5_another_filesystem(
-    scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
-) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "64M");
-    let elsewhere = tempfile::tempdir_in("/dev/shm").expect("a folder on tmpfs");
-    let pool = started(config(creator, &scratch, 8), &base).await;
-    let target = elsewhere.path().join("vm.qcow2");
-    let acquired = pool.acquire(&base, &target).await.expect("on demand");
-    assert_eq!(acquired.source, Source::OnDemand);
-    qemu::check(&target);
-    assert_eq!((ready(&pool), pool.stats().discarded, ready_files(&pool).len()), (3, 1, 3));
-}
-
-#[rstest]
-#[test_attr(apply(case))]
 async fn a6_new_base_gets_a_shelf(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -274,4 +256,35 @@ async fn a12_cancelled_acquire_hands_nothing_over(
     qemu::check(&target);
     pool.stop().await;
     assert_nothing_left(&scratch).await;
+}
+
+mod another_filesystem {
+    use overlay_pool::Source;
+    use overlay_pool::creator::CreatorKind;
+
+    use crate::harness::pools::{config, ready, ready_files, started};
+    use crate::harness::prelude::*;
+    use crate::harness::qemu;
+    use crate::harness::requirements::SECOND_FILESYSTEM;
+
+    const NEEDS: &[Need] =
+        &[Need::SecondFilesystem, Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
+
+    #[rstest]
+    #[test_attr(apply(case))]
+    async fn a5_one_is_made_there(
+        scratch: Scratch,
+        #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
+        creator: CreatorKind,
+    ) {
+        let base = scratch.join("base.qcow2");
+        qemu::base_image(&base, "64M");
+        let elsewhere = tempfile::tempdir_in(SECOND_FILESYSTEM).expect("a folder on tmpfs");
+        let pool = started(config(creator, &scratch, 8), &base).await;
+        let target = elsewhere.path().join("vm.qcow2");
+        let acquired = pool.acquire(&base, &target).await.expect("on demand");
+        assert_eq!(acquired.source, Source::OnDemand);
+        qemu::check(&target);
+        assert_eq!((ready(&pool), pool.stats().discarded, ready_files(&pool).len()), (3, 1, 3));
+    }
 }

@@ -1,7 +1,6 @@
 //! What all subcommands share: help, usage errors, streams, completions.
 
 use std::fs::File;
-use std::process::Command;
 
 use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
 use crate::harness::prelude::*;
@@ -122,20 +121,29 @@ fn completions_know_the_subcommands(scratch: Scratch, #[case] shell: &str) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-fn bash_completes_with_them(scratch: Scratch) {
-    let script = scratch.join("completions.bash");
-    std::fs::write(&script, answer(&scratch, ["completions", "bash"]).stdout).expect("written");
-    // As bash does when Tab is pressed: the function it is told, with command, word and the word
-    // before.
-    let complete = r#"source "$0"
-        function=$(complete -p overlay-pool | sed 's/.* -F \([^ ]*\).*/\1/')
-        COMP_WORDS=(overlay-pool create --creator stor)
-        COMP_CWORD=3
-        "$function" overlay-pool stor --creator
-        echo "${COMPREPLY[@]}""#;
-    let output = Command::new("bash").args(["-c", complete]).arg(&script).output();
-    let output = output.expect("bash runs");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "storage-daemon\n");
+mod bash {
+    use std::process::Command;
+
+    use crate::harness::cli::answer;
+    use crate::harness::prelude::*;
+
+    const NEEDS: &[Need] = &[Need::Bash];
+
+    #[rstest]
+    #[test_attr(apply(case))]
+    fn completes_with_the_script(scratch: Scratch) {
+        let script = scratch.join("completions.bash");
+        std::fs::write(&script, answer(&scratch, ["completions", "bash"]).stdout).expect("written");
+        // As bash does when Tab is pressed: the function it is told, with command, word and the word
+        // before.
+        let complete = r#"source "$0"
+            function=$(complete -p overlay-pool | sed 's/.* -F \([^ ]*\).*/\1/')
+            COMP_WORDS=(overlay-pool create --creator stor)
+            COMP_CWORD=3
+            "$function" overlay-pool stor --creator
+            echo "${COMPREPLY[@]}""#;
+        let output = Command::new("bash").args(["-c", complete]).arg(&script).output();
+        let output = output.expect("bash runs");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "storage-daemon\n");
+    }
 }
