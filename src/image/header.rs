@@ -27,6 +27,8 @@ const MAX_L1_BYTES: u64 = 32 << 20;
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 const MAX_SNAPSHOTS: u32 = 65536;
 const MIN_SNAPSHOT_BYTES: u64 = 40;
+const MAX_BITMAPS: u32 = 65535;
+const MAX_BITMAP_DIRECTORY_BYTES: u64 = 1 << 30;
 
 const DIRTY: u64 = 1 << 0;
 const CORRUPT: u64 = 1 << 1;
@@ -35,10 +37,14 @@ const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
 const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
 const LAZY_REFCOUNTS: u64 = 1 << 0;
+const BITMAPS: u64 = 1 << 0;
 
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+const EXTENSION_LUKS: u32 = 0x0537_be77;
+const BITMAPS_LENGTH: u64 = 24;
 pub(super) const MAX_BACKING_FORMAT: usize = 15;
 
 /// How the compressed clusters of an image are compressed.
@@ -58,6 +64,21 @@ pub struct Extensions {
     pub backing_format: Option<String>,
     /// The external data file's name.
     pub data_file: Option<PathBuf>,
+    /// Where the image's bitmaps are listed.
+    pub bitmaps: Option<Bitmaps>,
+    /// Whether there is a pointer to a LUKS header.
+    pub luks: bool,
+}
+
+/// The bitmaps extension: dirty bitmaps that are kept in the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bitmaps {
+    /// How many there are.
+    pub nb_bitmaps: u32,
+    /// The list's length in bytes.
+    pub bitmap_directory_size: u64,
+    /// Where the list starts, in bytes.
+    pub bitmap_directory_offset: u64,
 }
 
 /// A decoded qcow2 header. Fields carry the specification's names.
@@ -183,6 +204,9 @@ impl Header {
         if self.crypt_method != 0 {
             return Err(HeaderError::Encrypted(self.crypt_method));
         }
+        if self.extensions.luks {
+            return Err(HeaderError::StrayLuks);
+        }
         if self.refcount_order > 6 {
             return Err(HeaderError::RefcountOrder(self.refcount_order));
         }
@@ -302,8 +326,22 @@ impl Header {
         )?;
 
         at_most("nb_snapshots", self.nb_snapshots.into(), MAX_SNAPSHOTS.into())?;
+        if self.nb_snapshots > 0 && self.snapshots_offset == 0 {
+            return Err(HeaderError::Missing { field: "snapshots_offset" });
+        }
         let least = u64::from(self.nb_snapshots) * MIN_SNAPSHOT_BYTES;
-        table("snapshots_offset", self.snapshots_offset, least)
+        table("snapshots_offset", self.snapshots_offset, least)?;
+
+        // Without the feature bit the extension is out of date, and not read.
+        let has_bitmaps = self.autoclear_features & BITMAPS != 0;
+        let Some(bitmaps) = self.extensions.bitmaps.filter(|_| has_bitmaps) else { return Ok(()) };
+        at_most("nb_bitmaps", bitmaps.nb_bitmaps.into(), MAX_BITMAPS.into())?;
+        if bitmaps.nb_bitmaps == 0 {
+            return Err(HeaderError::Missing { field: "nb_bitmaps" });
+        }
+        let len = bitmaps.bitmap_directory_size;
+        at_most("bitmap_directory_size", len, MAX_BITMAP_DIRECTORY_BYTES)?;
+        table("bitmap_directory_offset", bitmaps.bitmap_directory_offset, len)
     }
 }
 
@@ -367,11 +405,27 @@ fn extensions(bytes: &[u8], mut at: u64, end: u64) -> Result<Extensions, HeaderE
             EXTENSION_END => break,
             EXTENSION_BACKING_FORMAT => found.backing_format = Some(text(data)?),
             EXTENSION_DATA_FILE => found.data_file = Some(path(data)),
+            EXTENSION_BITMAPS => found.bitmaps = Some(bitmaps(data)?),
+            EXTENSION_LUKS => found.luks = true,
             _ => {}
         }
         at += 8 + len.next_multiple_of(8);
     }
     Ok(found)
+}
+
+fn bitmaps(data: &[u8]) -> Result<Bitmaps, HeaderError> {
+    let field = "bitmaps extension";
+    let parse = || {
+        let reserved = be_u32(data, 4)?;
+        let found = Bitmaps {
+            nb_bitmaps: be_u32(data, 0)?,
+            bitmap_directory_size: be_u64(data, 8)?,
+            bitmap_directory_offset: be_u64(data, 16)?,
+        };
+        (data.len() as u64 == BITMAPS_LENGTH && reserved == 0).then_some(found)
+    };
+    parse().ok_or(HeaderError::Extension { field, len: data.len() as u64 })
 }
 
 fn path(name: &[u8]) -> PathBuf {

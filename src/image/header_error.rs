@@ -75,8 +75,8 @@ pub enum HeaderError {
         /// The limit.
         limit: u64,
     },
-    /// A table that must be there is not.
-    #[error("{field}: 0, but every image has this table")]
+    /// A table that must be there is not, or lies over the header.
+    #[error("{field}: must not be 0")]
     Missing {
         /// The header field.
         field: &'static str,
@@ -119,6 +119,17 @@ pub enum HeaderError {
         /// The header field.
         field: &'static str,
     },
+    /// An extension that isn't as its type says.
+    #[error("{field}: its {len} bytes are not what such an extension holds")]
+    Extension {
+        /// The extension.
+        field: &'static str,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// A pointer to a LUKS header in an image that isn't encrypted.
+    #[error("LUKS header extension: only an encrypted image has one")]
+    StrayLuks,
     /// A text that isn't one.
     #[error("{field}: not valid UTF-8 or over {MAX_BACKING_FORMAT} bytes")]
     Text {

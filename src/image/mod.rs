@@ -8,6 +8,6 @@ mod header_error;
 mod overlay;
 
 pub use base::{BaseError, BaseImage, BaseRef, Identity, References, read_start};
-pub use header::{CompressionType, Extensions, Header, READ_LIMIT};
+pub use header::{Bitmaps, CompressionType, Extensions, Header, READ_LIMIT};
 pub use header_error::HeaderError;
 pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};

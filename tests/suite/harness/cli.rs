@@ -22,8 +22,9 @@ impl fmt::Display for Answer {
     }
 }
 
-/// `overlay-pool` with nothing of the tester's environment but `PATH`; home, temporary files,
-/// pool directory and working directory are the test's folder.
+/// `overlay-pool` with nothing of the tester's environment but `PATH` and where a run that is
+/// measured notes the lines it ran; home, temporary files, pool directory and working directory
+/// are the test's folder.
 pub(crate) fn overlay_pool(scratch: &Path) -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_overlay-pool")), scratch)
 }
@@ -39,7 +40,8 @@ pub(crate) fn overlay_pool_after(setup: &str, scratch: &Path) -> Command {
 
 fn clean(mut command: Command, scratch: &Path) -> Command {
     command.env_clear().current_dir(scratch).stdin(Stdio::null());
-    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    let kept = ["PATH", "LLVM_PROFILE_FILE"];
+    command.envs(kept.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.env("HOME", scratch).env("TMPDIR", scratch);
     command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
     command

@@ -21,6 +21,7 @@ pub(crate) mod field {
     pub(crate) const NB_SNAPSHOTS: usize = 60;
     pub(crate) const SNAPSHOTS_OFFSET: usize = 64;
     pub(crate) const INCOMPATIBLE_FEATURES: usize = 72;
+    pub(crate) const AUTOCLEAR_FEATURES: usize = 88;
     pub(crate) const REFCOUNT_ORDER: usize = 96;
     pub(crate) const HEADER_LENGTH: usize = 100;
     pub(crate) const COMPRESSION_TYPE: usize = 104;
@@ -68,6 +69,17 @@ impl Image {
         self.u64(field::BACKING_FILE_OFFSET, at as u64)
             .u32(field::BACKING_FILE_SIZE, u32::try_from(name.len()).expect("a short name"))
             .bytes(at, name)
+    }
+
+    /// Adds a bitmaps extension, and the feature bit that says that it holds.
+    pub(crate) fn bitmaps(&mut self, count: u32, directory_size: u64, offset: u64) -> &mut Self {
+        let at = field::EXTENSIONS;
+        self.u64(field::AUTOCLEAR_FEATURES, 1)
+            .u32(at, 0x2385_2875)
+            .u32(at + 4, 24)
+            .u32(at + 8, count)
+            .u64(at + 16, directory_size)
+            .u64(at + 24, offset)
     }
 
     pub(crate) fn write(&self, path: &Path) {

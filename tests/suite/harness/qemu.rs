@@ -1,9 +1,11 @@
 //! QEMU's tools as oracles.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
+use overlay_pool::image::{BaseImage, Header, References, read_start};
 use serde_json::Value;
 
 /// Runs a tool to its end; panics with what it said where it failed.
@@ -23,6 +25,37 @@ pub(crate) fn run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr
 pub(crate) fn info(image: &Path) -> Value {
     let text = run("qemu-img", ["info".as_ref(), "--output=json".as_ref(), image.as_os_str()]);
     serde_json::from_str(&text).expect("qemu-img info prints JSON")
+}
+
+/// Whether `qemu-img info` accepts an image that we accept, with the same size and the same
+/// backing file name; what differs where not.
+pub(crate) fn agrees(image: &Path) -> Result<(), String> {
+    let base = BaseImage::open(&image.into(), References::Allow).expect("an image good to us");
+    let (start, _) = read_start(image).expect("it was opened before");
+    let header = Header::parse(&start).expect("it was parsed before");
+    // QEMU opens those too, which are no part of the header.
+    if header.has_data_file() || header.extensions.bitmaps.is_some() {
+        return Ok(());
+    }
+    let info = |format| Command::new("qemu-img").args(["info", format]).arg(image).output();
+    let output = info("--output=json").expect("qemu-img runs");
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let json: Value = serde_json::from_slice(&output.stdout).expect("qemu-img info prints JSON");
+    if json["virtual-size"] != base.virtual_size() {
+        return Err(format!("size {}, not {}", json["virtual-size"], base.virtual_size()));
+    }
+    let name = header.backing_file.unwrap_or_default();
+    if json["backing-filename"].as_str().unwrap_or_default() == name.as_os_str() {
+        return Ok(());
+    }
+    // JSON carries no name that is not text; the other output has its bytes as they are.
+    let text = info("--output=human").expect("qemu-img runs").stdout;
+    let line = [b"\nbacking file: ", name.as_os_str().as_bytes()].concat();
+    let same = std::str::from_utf8(name.as_os_str().as_bytes()).is_err()
+        && text.windows(line.len()).any(|window| window == line);
+    if same { Ok(()) } else { Err(format!("{}, not {name:?}", json["backing-filename"])) }
 }
 
 /// `qemu-img check` finds nothing.

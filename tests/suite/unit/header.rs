@@ -57,6 +57,16 @@ fn sound_image_is_good() {
 #[case::snapshots_over_limit(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 65537); })]
 #[case::snapshots_outside(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 1).u64(field::SNAPSHOTS_OFFSET, 8 * CLUSTER as u64); })]
 #[case::snapshots_unaligned(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 1).u64(field::SNAPSHOTS_OFFSET, 8); })]
+#[case::snapshots_over_the_header(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 1); })]
+#[case::bitmaps_too_short(|i: &mut Image| { i.bitmaps(1, 24, CLUSTER as u64).u32(field::EXTENSIONS + 4, 23); })]
+#[case::bitmaps_too_long(|i: &mut Image| { i.bitmaps(1, 24, CLUSTER as u64).u32(field::EXTENSIONS + 4, 25); })]
+#[case::bitmaps_reserved(|i: &mut Image| { i.bitmaps(1, 24, CLUSTER as u64).u32(field::EXTENSIONS + 12, 1); })]
+#[case::bitmaps_none(|i: &mut Image| { i.bitmaps(0, 24, CLUSTER as u64); })]
+#[case::bitmaps_over_limit(|i: &mut Image| { i.bitmaps(65536, 24, CLUSTER as u64); })]
+#[case::bitmaps_directory_over_limit(|i: &mut Image| { i.bitmaps(1, (1 << 30) + 1, CLUSTER as u64); })]
+#[case::bitmaps_directory_outside(|i: &mut Image| { i.bitmaps(1, 24, 4 * CLUSTER as u64); })]
+#[case::bitmaps_directory_unaligned(|i: &mut Image| { i.bitmaps(1, 24, 8); })]
+#[case::luks_without_encryption(|i: &mut Image| { i.u32(field::EXTENSIONS, 0x0537_be77); })]
 #[case::backing_name_too_long(|i: &mut Image| { i.backing(b"base").u32(field::BACKING_FILE_SIZE, 1024); })]
 #[case::backing_name_outside(|i: &mut Image| { i.backing(b"base").u64(field::BACKING_FILE_OFFSET, CLUSTER as u64 - 3); })]
 #[case::backing_name_far_outside(|i: &mut Image| { i.backing(b"base").u64(field::BACKING_FILE_OFFSET, u64::MAX - 1); })]
@@ -104,6 +114,19 @@ fn good_zstd_and_extended_l2() {
     image.u64(field::INCOMPATIBLE_FEATURES, 1 << 3 | 1 << 4).bytes(field::COMPRESSION_TYPE, &[1]);
     let header = judge(&image).expect("zstd and extended L2 are good");
     assert_eq!(header.incompatible_feature_names(), ["compression type", "extended L2 entries"]);
+}
+
+/// The bitmaps extension counts only where the feature bit says that nobody wrote since.
+#[rstest]
+#[test_attr(apply(case))]
+fn good_bitmaps_and_bitmaps_out_of_date() {
+    let mut image = Image::new(1 << 20);
+    image.bitmaps(65535, 24, CLUSTER as u64);
+    let bitmaps = judge(&image).expect("bitmaps are good").extensions.bitmaps;
+    let bitmaps = bitmaps.map(|b| (b.nb_bitmaps, b.bitmap_directory_size));
+    assert_eq!(bitmaps, Some((65535, 24)));
+    image.bitmaps(0, u64::MAX, 1).u64(field::AUTOCLEAR_FEATURES, 0);
+    judge(&image).expect("nobody reads them");
 }
 
 #[rstest]

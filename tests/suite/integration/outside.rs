@@ -1,0 +1,141 @@
+//! What others do to the pool's places and to base images.
+
+use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use overlay_pool::creator::CreatorKind;
+use overlay_pool::{PoolConfig, Source};
+
+use crate::harness::pools::{
+    assert_nothing_left, config, eventually_ready, pool, ready, ready_files, started,
+};
+use crate::harness::prelude::*;
+use crate::harness::qemu;
+
+const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::Root];
+
+/// Some user who is neither root nor us.
+const SOMEBODY: u32 = 54321;
+
+fn at_once(scratch: &Path, max_concurrent_vms: i64) -> PoolConfig {
+    let restock_interval = Duration::ZERO;
+    PoolConfig { restock_interval, ..config(CreatorKind::Native, scratch, max_concurrent_vms) }
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn a11_directory_of_another_user_is_not_trusted(scratch: Scratch) {
+    let parent = scratch.join("pool");
+    std::fs::create_dir(&parent).expect("a folder");
+    chown(&parent, Some(SOMEBODY), None).expect("its owner");
+    let pool = pool(config(CreatorKind::Native, &scratch, 4));
+    pool.start(Some(Vec::new())).await.expect("it works on demand");
+    assert!(pool.directory().is_none());
+}
+
+/// A name like ours makes nothing ours: what another user has there stays.
+#[rstest]
+#[test_attr(apply(case))]
+async fn c1_directory_of_another_user_is_not_swept(scratch: Scratch) {
+    let theirs = scratch.join("pool").join(format!("pool-{:032x}", 7));
+    std::fs::create_dir_all(&theirs).expect("a folder");
+    chown(&theirs, Some(SOMEBODY), None).expect("its owner");
+    let pool = pool(config(CreatorKind::Native, &scratch, 4));
+    pool.start(Some(Vec::new())).await.expect("the pool starts");
+    assert!(pool.directory().is_some());
+    pool.stop().await;
+    assert!(theirs.is_dir());
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn l12_directory_that_was_swapped_is_not_ours(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let pool = started(at_once(&scratch, 4), &base).await;
+    let ours = pool.directory().expect("a pool directory");
+    std::fs::rename(&ours, scratch.join("moved")).expect("moved away");
+    std::fs::create_dir(&ours).expect("another in its place");
+    pool.acquire(&base, scratch.join("vm.qcow2")).await.expect("an overlay");
+    eventually("there is a new one", || pool.directory().is_some_and(|now| now != ours)).await;
+    eventually_ready(&pool, 2).await;
+    assert_eq!(ready_files(&pool).len(), 2);
+    pool.stop().await;
+    assert!(ours.is_dir(), "what others made is left");
+}
+
+/// The folder that the pool made goes with it, also where the pool directory was made twice.
+#[rstest]
+#[test_attr(apply(case))]
+async fn l11_l12_parent_that_was_made_is_removed(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let pool = started(at_once(&scratch, 4), &base).await;
+    let first = pool.directory().expect("a pool directory");
+    std::fs::remove_dir_all(&first).expect("removed from outside");
+    pool.acquire(&base, scratch.join("vm.qcow2")).await.expect("on demand");
+    eventually("there is a new one", || pool.directory().is_some_and(|now| now != first)).await;
+    pool.stop().await;
+    assert_nothing_left(&scratch).await;
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+async fn l12_only_what_was_removed_is_replaced(scratch: Scratch) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let pool = started(at_once(&scratch, 12), &base).await;
+    let inode = |path: &Path| path.metadata().expect("a ready overlay").ino();
+    let mut files = ready_files(&pool);
+    // The last ones are handed out first.
+    files.sort_by_key(|path| path.file_stem().and_then(|name| name.to_str()?.parse::<u64>().ok()));
+    let (stay, go) = files.split_at(3);
+    let inodes: Vec<_> = stay.iter().map(|path| inode(path)).collect();
+    for path in go {
+        std::fs::remove_file(path).expect("removed from outside");
+    }
+    let acquired = pool.acquire(&base, scratch.join("vm.qcow2")).await.expect("an overlay");
+    assert_eq!(acquired.source, Source::OnDemand);
+    eventually("they are replaced", || ready_files(&pool).len() == 6 && ready(&pool) == 6).await;
+    assert_eq!(pool.stats().discarded, 3);
+    assert_eq!(stay.iter().map(|path| inode(path)).collect::<Vec<_>>(), inodes);
+}
+
+/// Restocking looks at every base image, not only at the one that was asked for.
+#[rstest]
+#[test_attr(apply(case))]
+async fn a10_base_that_nobody_asks_for_is_judged_again(scratch: Scratch) {
+    let [one, other] = ["1.qcow2", "2.qcow2"].map(|name| scratch.join(name));
+    qemu::base_image(&one, "64M");
+    qemu::base_image(&other, "64M");
+    let pool = pool(at_once(&scratch, 6));
+    pool.start(Some(vec![(&one).into(), (&other).into()])).await.expect("the pool starts");
+    assert_eq!(ready(&pool), 6);
+    std::fs::remove_file(&other).expect("removed");
+    qemu::base_image(&other, "128M");
+    pool.acquire(&one, scratch.join("vm-1.qcow2")).await.expect("a ready one");
+    eventually("the other's are discarded", || pool.stats().discarded == 3).await;
+    eventually_ready(&pool, 6).await;
+    let target = scratch.join("vm-2.qcow2");
+    let acquired = pool.acquire(&other, &target).await.expect("a ready one");
+    assert_eq!(acquired.source, Source::Pooled);
+    assert_eq!(qemu::info(&target)["virtual-size"], 128_u64 << 20);
+}
+
+/// A base image that moved is the same file, but its overlays name a path where nothing is.
+#[rstest]
+#[test_attr(apply(case))]
+async fn a8_base_that_moves_under_a_link(scratch: Scratch) {
+    let [old, new, link] = ["old.qcow2", "new.qcow2", "link"].map(|name| scratch.join(name));
+    qemu::base_image(&old, "64M");
+    symlink(&old, &link).expect("a link");
+    let pool = started(config(CreatorKind::Native, &scratch, 4), &link).await;
+    std::fs::rename(&old, &new).expect("moved");
+    std::fs::remove_file(&link).expect("unlinked");
+    symlink(&new, &link).expect("a link");
+    let target = scratch.join("vm.qcow2");
+    let acquired = pool.acquire(&link, &target).await.expect("an overlay");
+    assert_eq!(acquired.base, new);
+    qemu::compare(&new, &target);
+}
