@@ -21,7 +21,8 @@ impl World<'_> {
                     Signal::Stop => rustix::process::Signal::STOP,
                     Signal::Cont => rustix::process::Signal::CONT,
                 };
-                for pid in self.shim()?.started() {
+                let aids = self.shim()?.started();
+                for pid in aids.into_iter().filter(|pid| !self.port.is_pool(*pid)) {
                     // It may have ended by itself.
                     let _ = kill_process(pid, signal);
                 }
