@@ -2,11 +2,12 @@
 //!
 //! [`Server`] serves an [`OverlayPool`](crate::OverlayPool) to the clients of a socket;
 //! [`openapi()`] describes what they can ask for. Which files they may name is up to [`Access`],
-//! how much of the server they may use to [`Limits`].
+//! how much of the server they may use to [`Limits`]. [`Client`] asks it.
 
 mod access;
 mod acquire;
 mod bases;
+mod client;
 mod connection;
 mod extract;
 mod openapi;
@@ -18,6 +19,7 @@ mod status;
 pub use access::{Access, AccessError};
 pub use acquire::{AcquireAnswer, AcquireRequest, BaseRequest, OpenAnswer, OpenRequest};
 pub use bases::{BaseAdded, Removed};
+pub use client::{Client, ClientError};
 pub use openapi::openapi;
 pub use problem::Problem;
 pub use server::{Limits, Server};

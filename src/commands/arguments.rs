@@ -22,6 +22,34 @@ impl PoolDir {
     }
 }
 
+/// Names the socket, as in `/run/overlay-pool/pool.sock`.
+const SOCKET: &str = "OVERLAY_POOL_SOCKET";
+
+/// Where the server listens.
+#[derive(Debug, clap::Args)]
+pub(super) struct Socket {
+    /// Where the server listens, instead of `OVERLAY_POOL_SOCKET` or the user's own place.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Socket {
+    /// The system's place for root, and below the session's directory for everybody else.
+    pub(super) fn path(self) -> PathBuf {
+        let named = std::env::var_os(SOCKET).filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.socket.or(named).unwrap_or_else(|| {
+            let user = rustix::process::geteuid();
+            if user.is_root() {
+                return "/run/overlay-pool/pool.sock".into();
+            }
+            let session = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
+            let session = session.map(PathBuf::from);
+            let session = session.unwrap_or_else(|| format!("/run/user/{}", user.as_raw()).into());
+            session.join("overlay-pool.sock")
+        })
+    }
+}
+
 /// Takes a creator by its name.
 pub(super) fn creator() -> impl TypedValueParser<Value = CreatorKind> {
     PossibleValuesParser::new(CreatorKind::ALL.map(CreatorKind::as_str)).map(|name| {

@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     TargetExists = 4,
     /// This machine lacks what the creator needs.
     CreatorUnavailable = 5,
+    /// No server answers at the socket.
+    NoServer = 6,
     /// Code could not be run in a VM, or not to its end.
     NotRun = 125,
 }

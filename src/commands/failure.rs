@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use overlay_pool::api::ClientError;
 use overlay_pool::creator::CreatorError;
 use overlay_pool::image::{BaseError, HeaderError, OverlayError};
 use overlay_pool::{Error, PoolDirError};
@@ -64,6 +65,22 @@ impl From<Error> for Failure {
             _ => (Exit::Failed, ""),
         };
         Self::new(exit, &error, advice)
+    }
+}
+
+impl From<ClientError> for Failure {
+    /// What the server says has its advice in it.
+    fn from(error: ClientError) -> Self {
+        let exit = match &error {
+            ClientError::Connect { .. } => Exit::NoServer,
+            error => match error.name() {
+                Some("already-exists") => Exit::TargetExists,
+                Some("bad-base") => Exit::BadImage,
+                Some("creator-unavailable") => Exit::CreatorUnavailable,
+                _ => Exit::Failed,
+            },
+        };
+        Self::new(exit, &error, "")
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line, one file a subcommand.
 
+mod acquire;
 mod answer;
 mod arguments;
 mod bench;
@@ -17,6 +18,7 @@ mod inspect;
 mod openapi;
 mod serve;
 mod shim;
+mod stats;
 mod text;
 mod version;
 
@@ -42,12 +44,14 @@ Exit codes:
   3  an image is missing, unreadable or refused
   4  a target already exists
   5  this machine lacks what the creator needs
+  6  no server answers at the socket
   125  exec: the code could not be run; else its exit code is the code's own
 Of several failures the first gives the code.
 
 Environment:
-  OVERLAY_POOL_DIR  where pools make their directories
-  OVERLAY_POOL_LOG  what to log on standard error, as in `overlay_pool=debug`
+  OVERLAY_POOL_DIR     where pools make their directories
+  OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`
+  OVERLAY_POOL_SOCKET  where the server listens
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
@@ -76,6 +80,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Acquire(acquire::Acquire),
+    Stats(stats::Stats),
     Openapi(openapi::Openapi),
     Exec(exec::Exec),
     Images(images::Images),
@@ -98,6 +104,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
     };
     let answer = start_log(cli.verbose).and_then(|()| match cli.command {
         Command::Serve(serve) => serve.run(),
+        Command::Acquire(acquire) => acquire.run(),
+        Command::Stats(stats) => stats.run(),
         Command::Openapi(_) => Ok(openapi::Openapi::run()),
         Command::Exec(exec) => exec.run(),
         Command::Images(images) => images.run(),

@@ -1,13 +1,15 @@
 //! `serve`: the pool for other programs on this host.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use overlay_pool::api::{Access, Limits, Server};
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::BaseRef;
 use overlay_pool::{OverlayPool, PoolConfig};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Answer;
@@ -24,11 +26,17 @@ pub(super) struct Serve {
     /// A base image to keep ready; can be given again.
     #[arg(long = "base", value_name = "IMG")]
     bases: Vec<PathBuf>,
+    /// A raw base image to keep ready; can be given again.
+    #[arg(long = "raw-base", value_name = "IMG")]
+    raw_bases: Vec<PathBuf>,
+    /// A directory that base images may lie in which clients name; can be given again.
+    #[arg(long = "base-dir", value_name = "DIR")]
+    base_dirs: Vec<PathBuf>,
     /// A directory that clients may have overlays in; can be given again.
     #[arg(long = "targets", value_name = "DIR")]
     targets: Vec<PathBuf>,
     /// How many VMs there may be at once; half as many overlays of each base image are kept ready.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true)]
     max_vms: i64,
     /// Where to listen.
     #[arg(long, value_name = "PATH")]
@@ -36,6 +44,15 @@ pub(super) struct Serve {
     /// How overlays are made.
     #[arg(long, value_parser = arguments::creator(), default_value = CreatorKind::Native.as_str())]
     creator: CreatorKind,
+    /// How long after an acquire the shelves are filled again.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    restock_interval_ms: u64,
+    /// How long one creation may take.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    create_timeout_ms: u64,
+    /// After how long without an acquire a base image's overlays are given up: never by default.
+    #[arg(long, value_name = "N")]
+    shelf_idle_ms: Option<u64>,
     #[command(flatten)]
     dir: PoolDir,
 }
@@ -49,21 +66,36 @@ impl Serve {
     }
 
     async fn serve(self) -> Result<(), Failure> {
-        let failed = |error: std::io::Error| Failure::new(Exit::Failed, error, "");
-        let roots: Vec<PathBuf> = self.images.iter().cloned().collect();
-        let access = Access::new(&self.targets, &roots, self.bases.clone())
+        let failed = |error: io::Error| Failure::new(Exit::Failed, error, "");
+        let roots: Vec<PathBuf> = self.images.iter().chain(&self.base_dirs).cloned().collect();
+        let named = self.bases.iter().chain(&self.raw_bases).cloned();
+        let access = Access::new(&self.targets, &roots, named)
             .map_err(|error| Failure::new(Exit::Failed, error, ""))?;
         let pool = Arc::new(OverlayPool::new(PoolConfig {
             max_concurrent_vms: self.max_vms,
             creator: self.creator,
             images_path: self.images.clone().unwrap_or_else(|| "images".into()),
             pool_dir: self.dir.path(),
+            restock_interval: Duration::from_millis(self.restock_interval_ms),
+            create_timeout: Duration::from_millis(self.create_timeout_ms),
+            shelf_idle: self.shelf_idle_ms.map(Duration::from_millis),
             ..PoolConfig::default()
         })?);
+        if let Err(error) = UnixStream::connect(&self.socket).await {
+            // What a server left that was killed.
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                std::fs::remove_file(&self.socket).map_err(failed)?;
+            }
+        } else {
+            let cause = format!("socket {}: a server listens already", self.socket.display());
+            return Err(Failure::new(Exit::Failed, cause, "stop it first, or name another socket"));
+        }
         let listener = UnixListener::bind(&self.socket).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let bases = (!self.bases.is_empty())
-            .then(|| self.bases.iter().map(BaseRef::from).collect::<Vec<_>>());
+        let raw = self.raw_bases.iter().map(BaseRef::raw);
+        let bases: Vec<_> = self.bases.iter().map(BaseRef::qcow2).chain(raw).collect();
+        // Without a directory of images the list is the answer, also where it is empty.
+        let bases = (self.images.is_none() || !bases.is_empty()).then_some(bases);
         pool.start(bases).await?;
         let server = Server::new(Arc::clone(&pool), access, Limits::default());
         let end = async move {

@@ -17,7 +17,8 @@ impl World<'_> {
     pub(super) fn make_fault(&mut self, step: &Step) -> Checked {
         match step {
             Step::Signal { signal } => {
-                for pid in self.shim()?.started() {
+                let aids = self.shim()?.started();
+                for pid in aids.into_iter().filter(|pid| !self.port.is_pool(*pid)) {
                     // It may have ended by itself.
                     let _ = kill_process(pid, signal.number());
                 }

@@ -1,5 +1,5 @@
-//! The ports that are judged: our pool on each creator, the plain port, and the one that
-//! `OVERLAY_POOL_SHIM` names.
+//! The ports that are judged: our pool on each creator, the plain port, the server, and the one
+//! that `OVERLAY_POOL_SHIM` names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay_pool::creator::CreatorKind;
+use rustix::process::Pid;
 use serde::Deserialize;
 
 use super::case::{Case, Mount};
@@ -36,6 +37,8 @@ pub(crate) struct Port {
 pub(crate) struct ShimConfig {
     /// The port's own name of an error, by the contract's.
     errors: BTreeMap<String, String>,
+    /// The program of a process that the shim starts and that is the pool itself.
+    process: Option<String>,
     /// Cases that the port doesn't pass, each with the reason.
     pub(crate) disabled: BTreeMap<String, String>,
 }
@@ -90,6 +93,13 @@ impl Port {
         })
     }
 
+    /// Whether a process that the shim started is the pool, and no aid of it.
+    pub(crate) fn is_pool(&self, pid: Pid) -> bool {
+        let Some(program) = &self.config.process else { return false };
+        let exe = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()));
+        exe.is_ok_and(|exe| exe.file_name() == Some(program.as_ref()))
+    }
+
     fn ours(creator: CreatorKind) -> Self {
         let argv = [&program(), "shim", "--creator", creator.as_str()].map(str::to_owned).into();
         Self {
@@ -118,6 +128,19 @@ impl Port {
         Ok(Self { name: "python".to_owned(), needs: &[Need::Python], patience, argv, config })
     }
 
+    /// The server, as a client of another language meets it.
+    fn server() -> Result<Self, String> {
+        let folder = repository().join("fixtures/ports/http");
+        let shim = folder.join("shim.py").to_string_lossy().into_owned();
+        Ok(Self {
+            name: "server".to_owned(),
+            needs: &[Need::Python],
+            patience: PATIENCE,
+            argv: vec!["python3".to_owned(), "-B".to_owned(), shim, program()],
+            config: ShimConfig::read(&folder.join("shim.toml"))?,
+        })
+    }
+
     /// The port that the environment names.
     pub(crate) fn named() -> Option<Result<Self, String>> {
         let command = std::env::var(SHIM).ok()?;
@@ -140,7 +163,7 @@ impl Port {
     /// Those of this repository; where one can't be had, why.
     pub(crate) fn of_repository() -> Vec<Result<Self, String>> {
         let mut ports: Vec<_> = CreatorKind::ALL.map(|kind| Ok(Self::ours(kind))).into();
-        ports.push(Self::python(None));
+        ports.extend([Self::python(None), Self::server()]);
         ports
     }
 }

@@ -65,8 +65,8 @@ impl World<'_> {
         match step {
             Step::New { max_concurrent_vms, pool_size } => {
                 let size = self.new_pool(*max_concurrent_vms)?;
-                if size != *pool_size {
-                    broken!("S1: the size is {size}, not {pool_size}");
+                if size != Some(*pool_size) {
+                    broken!("S1: the size is {size:?}, not {pool_size}");
                 }
                 Ok(())
             }

@@ -164,8 +164,8 @@ impl<'a> World<'a> {
         Ok(self.port.translate(answer))
     }
 
-    /// Makes a pool and gives its size.
-    pub(super) fn new_pool(&mut self, max_concurrent_vms: i64) -> Checked<i64> {
+    /// Makes a pool and gives its size, where that can be told before the start.
+    pub(super) fn new_pool(&mut self, max_concurrent_vms: i64) -> Checked<Option<i64>> {
         self.max_concurrent_vms = max_concurrent_vms;
         let config: &Config = &self.case.config;
         let path = |path: &str| {
@@ -183,7 +183,10 @@ impl<'a> World<'a> {
         }
         let made = self.ask("new", json!({ "config": told }))?;
         let made = made.map_err(|error| Failure::Broken(format!("new: {error:?}")))?;
-        made["pool_size"].as_i64().ok_or_else(|| unfit("new: no pool_size in the answer"))
+        match &made["pool_size"] {
+            Value::Null if made.get("pool_size").is_some() => Ok(None),
+            size => size.as_i64().map(Some).ok_or_else(|| unfit("new: no pool_size in the answer")),
+        }
     }
 
     /// A base image in a request.

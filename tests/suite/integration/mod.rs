@@ -18,5 +18,6 @@ mod restock;
 mod running;
 mod second_opinion;
 mod seeds;
+mod server;
 mod under_way;
 mod vm;

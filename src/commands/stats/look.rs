@@ -1,0 +1,140 @@
+//! What one look at a server shows.
+
+use std::fmt::{self, Display};
+use std::time::Instant;
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::HumanCount;
+use overlay_pool::BaseState;
+use overlay_pool::api::{Client, ClientError};
+use serde::Serialize;
+
+use crate::commands::text;
+
+/// What a server said.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Look {
+    /// Why overlays aren't kept ready.
+    not_ready: Option<String>,
+    bases: Vec<BaseState>,
+    #[serde(flatten)]
+    counters: Counters,
+    #[serde(skip)]
+    at: Instant,
+}
+
+/// What was counted since the server started.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Counters {
+    pooled: u64,
+    on_demand: u64,
+    failed: u64,
+    discarded: u64,
+}
+
+impl Counters {
+    fn array(self) -> [u64; 4] {
+        [self.pooled, self.on_demand, self.failed, self.discarded]
+    }
+}
+
+impl Look {
+    pub(super) async fn at(client: &Client) -> Result<Self, ClientError> {
+        let stats = client.stats().await?;
+        Ok(Self {
+            not_ready: client.not_ready().await?,
+            bases: client.bases().await?,
+            counters: Counters {
+                pooled: stats.pooled,
+                on_demand: stats.on_demand,
+                failed: stats.failed,
+                discarded: stats.discarded,
+            },
+            at: Instant::now(),
+        })
+    }
+
+    /// One line.
+    pub(super) fn json(&self) -> String {
+        let json = serde_json::to_string(self).unwrap_or_default();
+        format!("{}\n", text::escaped_json(&json))
+    }
+
+    /// With rates per second since the last look.
+    pub(super) fn since<'a>(&'a self, last: Option<&'a Self>) -> impl Display + 'a {
+        Shown { look: self, last }
+    }
+
+    /// None where the server started anew in between.
+    fn rates(&self, last: &Self) -> Option<[f64; 4]> {
+        let seconds = self.at.duration_since(last.at).as_secs_f64();
+        let mut rates = [0.0; 4];
+        let counts = self.counters.array().into_iter().zip(last.counters.array());
+        for (rate, (now, before)) in rates.iter_mut().zip(counts) {
+            let grown = u32::try_from(now.checked_sub(before)?).unwrap_or(u32::MAX);
+            *rate = f64::from(grown) / seconds;
+        }
+        Some(rates)
+    }
+}
+
+impl Display for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Shown { look: self, last: None }.fmt(f)
+    }
+}
+
+/// The counters come first: where a screen is too short for all base images, these are cut off.
+struct Shown<'a> {
+    look: &'a Look,
+    last: Option<&'a Look>,
+}
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Look { not_ready, bases, counters, .. } = self.look;
+        let mut table = plain(["", "pooled", "on demand", "failed", "discarded"]);
+        let row = |name: &str, cells: [String; 4]| [name.to_owned()].into_iter().chain(cells);
+        table.add_row(row("since start", counters.array().map(|n| HumanCount(n).to_string())));
+        if let Some(last) = self.last {
+            let rates = self.look.rates(last);
+            let shown = rates.map(|rates| rates.map(|rate| format!("{rate:.1}")));
+            table.add_row(row("per second", shown.unwrap_or_else(|| [(); 4].map(|()| "-".into()))));
+        }
+        writeln!(f, "{}", table.trim_fmt())?;
+        if let Some(reason) = not_ready {
+            writeln!(f, "\nnot ready: {}", text::escaped(reason))?;
+        }
+        if bases.is_empty() {
+            return writeln!(f, "\nno base images");
+        }
+        // Their number also tells what a short screen has cut off.
+        let head = match bases.len() {
+            1 => "1 base image".to_owned(),
+            number => format!("{number} base images"),
+        };
+        let mut table = plain([&head, "ready", "stale", "pending"]);
+        for base in bases {
+            table.add_row([
+                text::escaped_path(&base.path),
+                format!("{}/{}", base.ready, base.target),
+                base.stale.to_string(),
+                base.pending.to_string(),
+            ]);
+        }
+        writeln!(f, "\n{}", table.trim_fmt())
+    }
+}
+
+/// A table whose first column is of names and whose others are of numbers.
+fn plain<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
+    table
+}
