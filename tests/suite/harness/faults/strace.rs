@@ -77,10 +77,12 @@ impl Strace {
             Some(fault) => fault.arguments(),
             None => ["trace=%file,%desc,%process,%network".to_owned(), String::new()],
         };
-        // The tracer is the parent of what it traces, so that no special right is needed.
+        // The tracer is the parent of what it traces, so that no special right is needed. Lines of
+        // a log would be operations too.
         let script = r#"
             gate=$0 log=$1 trace=$2 inject=$3
             shift 3
+            unset OVERLAY_POOL_LOG
             exec 3<&0
             TOKIO_WORKER_THREADS=1 "$@" <&3 3<&- &
             exec 3<&- </dev/null
