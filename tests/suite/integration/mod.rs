@@ -15,5 +15,6 @@ mod requirements;
 mod restock;
 mod second_opinion;
 mod seeds;
+mod strangers;
 mod under_way;
 mod vm;
