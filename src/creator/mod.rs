@@ -34,9 +34,6 @@ const MAX_IN_FLIGHT: usize = 32;
 
 /// A way to make an overlay.
 pub trait Creator: Send + Sync + 'static {
-    /// The creator's name in messages and figures.
-    fn name(&self) -> &'static str;
-
     /// Makes the creator ready, or says that it can't be used on this machine.
     fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>>;
 

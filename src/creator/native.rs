@@ -12,10 +12,6 @@ use crate::image::Overlay;
 pub struct Native;
 
 impl Creator for Native {
-    fn name(&self) -> &'static str {
-        "native"
-    }
-
     fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>> {
         Box::pin(async { Ok(()) })
     }

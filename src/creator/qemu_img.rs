@@ -50,10 +50,6 @@ impl QemuImg {
 }
 
 impl Creator for QemuImg {
-    fn name(&self) -> &'static str {
-        "qemu-img"
-    }
-
     fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>> {
         Box::pin(async {
             let mut command = self.command(Stdio::null());

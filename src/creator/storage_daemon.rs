@@ -119,10 +119,6 @@ impl StorageDaemon {
 }
 
 impl Creator for StorageDaemon {
-    fn name(&self) -> &'static str {
-        "storage-daemon"
-    }
-
     fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>> {
         Box::pin(async {
             let slot = Arc::new(Slot::new());

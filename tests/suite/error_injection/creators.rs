@@ -80,15 +80,18 @@ async fn a12_cancelled_creator_is_killed_and_reaped(scratch: Scratch) {
 
 #[rstest]
 #[test_attr(apply(case))]
-async fn r3_failing_creator_is_retried(scratch: Scratch) {
+async fn r3_failing_creator_is_retried(
+    scratch: Scratch,
+    #[values(None, Some(Duration::from_secs(3600)))] shelf_idle: Option<Duration>,
+) {
     let base = base(&scratch);
     // Fails for as long as there is a file named "broken".
     let broken = scratch.join("broken");
     std::fs::write(&broken, "").expect("a file");
     let body = format!("[ -e '{}' ] && exit 1; exec qemu-img \"$@\"", broken.display());
-    let patient =
-        PoolConfig { create_timeout: Duration::from_secs(10), ..with_qemu_img(&scratch, 8, &body) };
-    let pool = pool(patient);
+    let create_timeout = Duration::from_secs(10);
+    let config = PoolConfig { create_timeout, shelf_idle, ..with_qemu_img(&scratch, 8, &body) };
+    let pool = pool(config);
     pool.start(Some(vec![(&base).into()])).await.expect("failing to stock is a warning");
     assert_eq!(ready(&pool), 0);
     let error = pool.acquire(&base, scratch.join("vm-1.qcow2")).await.expect_err("it fails");

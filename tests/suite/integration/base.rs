@@ -11,7 +11,7 @@ use overlay_pool::image::{
 use proptest::prelude::*;
 
 use crate::harness::prelude::*;
-use crate::harness::qcow2::Image;
+use crate::harness::qcow2::{Image, field};
 use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo];
@@ -95,6 +95,19 @@ fn refused_unless_references_are_allowed(scratch: Scratch) {
     let error = open(&path).expect_err("it has an external data file");
     assert!(matches!(error, BaseError::Reference { what: "external data file", .. }), "{error}");
     BaseImage::open(&(&path).into(), References::Allow).expect("allowed");
+}
+
+/// The feature bit and the name each say that there is such a file.
+#[rstest]
+#[case::bit(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 2); })]
+#[case::name(|i: &mut Image| { i.u32(field::EXTENSIONS, 0x4441_5441).u32(field::EXTENSIONS + 4, 1).bytes(field::EXTENSIONS + 8, b"d"); })]
+#[test_attr(apply(case))]
+fn refused_half_of_a_data_file(scratch: Scratch, #[case] refer: fn(&mut Image)) {
+    let (path, mut image) = (scratch.join("base.qcow2"), Image::new(1 << 20));
+    refer(&mut image);
+    image.write(&path);
+    let error = open(&path).expect_err("it has an external data file");
+    assert!(matches!(error, BaseError::Reference { what: "external data file", .. }), "{error}");
 }
 
 #[rstest]

@@ -19,5 +19,6 @@ mod running;
 mod second_opinion;
 mod seeds;
 mod server;
+mod strangers;
 mod under_way;
 mod vm;

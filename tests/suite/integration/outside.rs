@@ -1,6 +1,6 @@
 //! What others do to the pool's places and to base images.
 
-use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,39 +13,11 @@ use crate::harness::pools::{
 use crate::harness::prelude::*;
 use crate::harness::qemu;
 
-const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::Root];
-
-/// Some user who is neither root nor us.
-const SOMEBODY: u32 = 54321;
+const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo];
 
 fn at_once(scratch: &Path, max_concurrent_vms: i64) -> PoolConfig {
     let restock_interval = Duration::ZERO;
     PoolConfig { restock_interval, ..config(CreatorKind::Native, scratch, max_concurrent_vms) }
-}
-
-#[rstest]
-#[test_attr(apply(case))]
-async fn a11_directory_of_another_user_is_not_trusted(scratch: Scratch) {
-    let parent = scratch.join("pool");
-    std::fs::create_dir(&parent).expect("a folder");
-    chown(&parent, Some(SOMEBODY), None).expect("its owner");
-    let pool = pool(config(CreatorKind::Native, &scratch, 4));
-    pool.start(Some(Vec::new())).await.expect("it works on demand");
-    assert!(pool.directory().is_none());
-}
-
-/// A name like ours makes nothing ours: what another user has there stays.
-#[rstest]
-#[test_attr(apply(case))]
-async fn c1_directory_of_another_user_is_not_swept(scratch: Scratch) {
-    let theirs = scratch.join("pool").join(format!("pool-{:032x}", 7));
-    std::fs::create_dir_all(&theirs).expect("a folder");
-    chown(&theirs, Some(SOMEBODY), None).expect("its owner");
-    let pool = pool(config(CreatorKind::Native, &scratch, 4));
-    pool.start(Some(Vec::new())).await.expect("the pool starts");
-    assert!(pool.directory().is_some());
-    pool.stop().await;
-    assert!(theirs.is_dir());
 }
 
 #[rstest]

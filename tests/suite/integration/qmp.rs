@@ -100,5 +100,7 @@ async fn a7_failed_creation_leaves_neither_job_nor_node(scratch: Scratch) {
     let error = pool.acquire(scratch.join("base.qcow2"), &target).await.expect_err("too large");
     assert!(error.to_string().contains("qemu-storage-daemon: "), "{error}");
     assert!(!target.exists());
+    let asked = log(&scratch).lines().filter(|line| line.contains("\"blockdev-create\"")).count();
+    assert_eq!(asked, 1, "what a sound daemon refuses isn't asked for again");
     assert_eq!(left_in_daemon(&scratch).await, NOTHING);
 }

@@ -116,6 +116,54 @@ fn good_zstd_and_extended_l2() {
     assert_eq!(header.incompatible_feature_names(), ["compression type", "extended L2 entries"]);
 }
 
+/// Each limit is the last good value.
+#[rstest]
+#[case::extended_l2(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 4).u32(field::CLUSTER_BITS, 14); })]
+#[case::refcount_order(|i: &mut Image| { i.u32(field::REFCOUNT_ORDER, 6); })]
+#[case::backing_name(|i: &mut Image| { i.backing(&[b'n'; 1023]); })]
+#[case::l1_and_size(|i: &mut Image| { i.u32(field::CLUSTER_BITS, 9).u32(field::L1_SIZE, 4 << 20).u64(field::SIZE, 128 << 30); })]
+#[case::refcount_table(|i: &mut Image| { i.u32(field::REFCOUNT_TABLE_CLUSTERS, 128); })]
+#[case::snapshots(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 65536).u64(field::SNAPSHOTS_OFFSET, CLUSTER as u64); })]
+#[case::bitmaps(|i: &mut Image| { i.bitmaps(1, 1 << 30, CLUSTER as u64); })]
+#[test_attr(apply(case))]
+fn a_limit_itself_is_good(#[case] extend: fn(&mut Image)) {
+    let mut image = Image::new(1 << 20);
+    extend(&mut image);
+    let header = Header::parse(&image.0).expect("a header");
+    assert_eq!(header.check(2 << 30), Ok(()));
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a_header_without_a_compression_type() {
+    let mut image = Image::new(1 << 20);
+    // What stands there is the type of an extension that nobody knows.
+    image.u32(field::HEADER_LENGTH, 104).u32(field::COMPRESSION_TYPE, 0x0102_0304);
+    assert_eq!(judge(&image).expect("a good header").compression_type, 0);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn extensions_are_read_up_to_their_end() {
+    const UNKNOWN: u32 = 0x1234;
+    const BACKING_FORMAT: u32 = 0xe279_2aca;
+    let at = field::EXTENSIONS;
+
+    let mut image = Image::new(1 << 20);
+    image.u32(at, UNKNOWN).u32(at + 4, 9).u32(at + 24, BACKING_FORMAT).u32(at + 28, 3);
+    image.bytes(at + 32, b"raw");
+    let format = judge(&image).expect("a good header").extensions.backing_format;
+    assert_eq!(format.as_deref(), Some("raw"), "it follows one of 9 bytes, padded");
+
+    let mut image = Image::new(1 << 20);
+    image.u32(at + 8, BACKING_FORMAT).u32(at + 12, u32::MAX);
+    judge(&image).expect("what follows the end is no extension");
+
+    let mut image = Image::new(1 << 20);
+    image.backing(b"/images/base.qcow2").u32(at, UNKNOWN);
+    judge(&image).expect("the backing file's name ends them too");
+}
+
 /// The bitmaps extension counts only where the feature bit says that nobody wrote since.
 #[rstest]
 #[test_attr(apply(case))]

@@ -95,5 +95,7 @@ fn what_we_lay_out_we_read_back() {
         prop_assert_eq!(header.extensions.backing_format.as_deref(), Some(format.as_str()));
         prop_assert_eq!(header.size, size.next_multiple_of(512));
         prop_assert_eq!(header.extended_l2(), profile.extended_l2());
+        prop_assert_eq!(header.lazy_refcounts(), profile.lazy_refcounts());
+        prop_assert_eq!(format.to_string(), format.as_str());
     });
 }
