@@ -45,7 +45,7 @@ impl Stats {
     }
 
     async fn ask(self) -> Result<Answer, Failure> {
-        let client = Client::new(self.socket.path());
+        let client = Client::new(self.socket.path()?);
         match self.watch {
             Some(interval) => watch::watch(client, interval, self.json).await,
             None => {

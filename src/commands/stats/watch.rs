@@ -17,11 +17,7 @@ use crate::commands::{Answer, text};
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Shows the server's figures until it is interrupted, or until nobody reads them any more.
-pub(super) async fn watch(
-    client: Client,
-    every: Duration,
-    json: bool,
-) -> Result<Answer, Failure> {
+pub(super) async fn watch(client: Client, every: Duration, json: bool) -> Result<Answer, Failure> {
     let client = client.with_timeout(TIMEOUT);
     let signal = |kind| {
         signal(kind).map_err(|error| Failure::new(Exit::Failed, error, "raise the limit of files"))
