@@ -1,16 +1,14 @@
 //! `stats`: what a server's pool holds and did.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::harness::cli::{assert_answer, overlay_pool, run};
-use crate::harness::server::{self, Server};
-
-use crate::harness::prelude::*;
+use crate::harness::cli::overlay_pool;
+use crate::harness::server;
 
 fn stats(scratch: &Path, args: &[&str]) -> Command {
     let mut command = overlay_pool(scratch);
@@ -54,7 +52,13 @@ impl Drop for Watch {
 }
 
 mod once {
-    use super::*;
+    use insta::Settings;
+    use serde_json::json;
+
+    use super::stats;
+    use crate::harness::cli::{assert_answer, run};
+    use crate::harness::prelude::*;
+    use crate::harness::server::{self, Server};
 
     const NEEDS: &[Need] = &[];
 
@@ -71,7 +75,7 @@ mod once {
         server.acquire(&server::base(&scratch), &server::vms(&scratch).join("a"));
         server.acquire(&server::base(&scratch), &server::vms(&scratch).join("a"));
         // How wide the table is depends on where the folder lies.
-        let mut narrow = insta::Settings::clone_current();
+        let mut narrow = Settings::clone_current();
         narrow.add_filter(" {2,}", "  ");
         narrow.bind(|| {
             assert_answer!(scratch, "stats", run(&mut stats(&scratch, &[])));
@@ -84,7 +88,11 @@ mod once {
 }
 
 mod watch {
-    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    use super::{Watch, stats};
+    use crate::harness::prelude::*;
+    use crate::harness::server::{self, Server};
 
     const NEEDS: &[Need] = &[];
 
@@ -135,7 +143,13 @@ mod watch {
 }
 
 mod terminal {
-    use super::*;
+    use std::io::{Read, Write};
+    use std::process::Command;
+
+    use super::Watch;
+    use crate::harness::cli::overlay_pool;
+    use crate::harness::prelude::*;
+    use crate::harness::server::{self, Server};
 
     const NEEDS: &[Need] = &[Need::Script];
 

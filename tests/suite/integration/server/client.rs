@@ -110,6 +110,11 @@ async fn t2_what_is_refused_is_named_and_counted(scratch: Scratch) {
     // Where a target may lie is no matter of the pool.
     assert_eq!(refused(client.acquire(&base, scratch.join("vm")).await).0, "forbidden");
     assert_eq!(client.stats().await.expect("figures").failed, 6);
+    // As any client sees it.
+    assert_eq!(server.acquire(&base, &vms.join("there")).problem(409), "already-exists");
+    assert_eq!(server.acquire(&missing, &vms.join("vm")).problem(404), "bad-base");
+    assert_eq!(server.acquire(&base, &vms.join("missing/vm")).problem(404), "bad-target");
+    assert_eq!(server.acquire(&base, &scratch.join("vm")).problem(403), "forbidden");
     assert_eq!(std::fs::read_to_string(vms.join("there")).expect("it is there"), "precious");
     assert_eq!(std::fs::read_dir(&vms).expect("a folder").count(), 1);
     server.stop();

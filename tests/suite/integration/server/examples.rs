@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::cli::{self, Answer};
-use crate::harness::prelude::*;
-use crate::harness::requirements;
 use crate::harness::server::{self, Server};
 
 fn fixture(name: &str) -> PathBuf {
@@ -29,7 +27,10 @@ fn run(scratch: &Path, client: impl Fn() -> Command) -> [Answer; 2] {
 }
 
 mod curl {
-    use super::*;
+    use std::process::Command;
+
+    use super::{fixture, run};
+    use crate::harness::prelude::*;
 
     const NEEDS: &[Need] = &[Need::Curl];
 
@@ -53,7 +54,10 @@ mod curl {
 }
 
 mod python {
-    use super::*;
+    use std::process::Command;
+
+    use super::{fixture, run};
+    use crate::harness::prelude::*;
 
     const NEEDS: &[Need] = &[Need::Python];
 
@@ -77,7 +81,11 @@ mod python {
 }
 
 mod rust {
-    use super::*;
+    use std::process::Command;
+
+    use super::run;
+    use crate::harness::prelude::*;
+    use crate::harness::requirements;
 
     const NEEDS: &[Need] = &[Need::Examples];
 

@@ -120,6 +120,20 @@ fn a12_requests_of_dead_clients_leave_nothing(scratch: Scratch, #[case] path: &s
     server.stop();
 }
 
+/// Who wants to know what became of a request ends only what it says, and reads on: then there is
+/// an answer, or there was nothing to answer to.
+#[rstest]
+#[test_attr(apply(case))]
+fn a12_half_of_a_request_is_answered_with_the_end(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    let mut client = server.client();
+    let target = server::vms(&scratch).join("vm");
+    client.send(b"POST /v1/acquire HTTP/1.1\r\nhost: x\r\ncontent-type: ").expect("sent");
+    client.stream().shutdown(std::net::Shutdown::Write).expect("its end");
+    assert!(client.is_closed() && !target.exists());
+    server.stop();
+}
+
 /// The pool directory holds what is ready and nothing else.
 #[track_caller]
 fn expect_two_ready(scratch: &Path) {
