@@ -1,6 +1,6 @@
 //! `POST /v1/acquire` and `POST /v1/open`: one overlay is handed over.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use axum::extract::State;
@@ -8,12 +8,14 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::access::AccessError;
 use super::connection::Descriptors;
 use super::extract::Body;
 use super::peers::Peer;
 use super::problem::Problem;
 use super::server::Shared;
-use crate::image::{BaseRef, Format};
+use crate::error::Error;
+use crate::image::{BaseError, BaseRef, Format};
 use crate::pool::{Source, Target};
 
 /// A base image, as a client names it.
@@ -114,15 +116,18 @@ pub(super) async fn acquire(
     Extension(peer): Extension<Peer>,
     Body(request): Body<AcquireRequest>,
 ) -> Result<Json<AcquireAnswer>, Problem> {
-    let AcquireRequest { base, format, target: path, virtual_size } = request;
+    let AcquireRequest { base, format, target, virtual_size } = request;
     let since = Instant::now();
-    let directory = shared.access.target(&path)?;
-    let target = Target::within(directory, path);
+    let target = match shared.access.target(&target) {
+        Ok(directory) => Target::within(directory, target),
+        Err(error) => return Err(refused(&shared, &base, error)),
+    };
     let base = match shared.access.base(&base) {
         Ok(path) => BaseRef { path, format },
         Err(error) => {
-            target.refuse_existing()?; // which comes before anything else
-            return Err(error.into());
+            // Which comes before anything else (rule A1).
+            target.refuse_existing().map_err(|error| shared.pool.failed(error))?;
+            return Err(refused(&shared, &base, error));
         }
     };
     let pool = &shared.pool;
@@ -138,6 +143,19 @@ pub(super) async fn acquire(
         target: acquired.target,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     }))
+}
+
+/// A path that can't be resolved fails as in the pool, and is counted there; to refuse one that
+/// isn't allowed is up to the server alone.
+fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
+    let error = match error {
+        AccessError::Io { what: "target", path, source } => {
+            Error::Target { base: base.to_owned(), target: path, source }
+        }
+        AccessError::Io { path, source, .. } => BaseError::Io { path, source }.into(),
+        denied => return denied.into(),
+    };
+    shared.pool.failed(error).into()
 }
 
 /// Hands one overlay over as an open descriptor.
@@ -164,7 +182,10 @@ pub(super) async fn open(
 ) -> Result<Json<OpenAnswer>, Problem> {
     let OpenRequest { base, format, virtual_size } = request;
     let since = Instant::now();
-    let base = BaseRef { path: shared.access.base(&base)?, format };
+    let base = match shared.access.base(&base) {
+        Ok(path) => BaseRef { path, format },
+        Err(error) => return Err(refused(&shared, &base, error)),
+    };
     let opened = shared.pool.acquire_open(base, virtual_size).await?;
     let took = since.elapsed();
     tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");

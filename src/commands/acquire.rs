@@ -52,7 +52,7 @@ impl Acquire {
             return Err(Error::AlreadyExists { target: self.target }.into());
         }
         let base = if self.raw { BaseRef::raw(self.base) } else { BaseRef::qcow2(self.base) };
-        let client = Client::new(self.socket.path());
+        let client = Client::new(self.socket.path()?);
         let acquired = match self.size {
             Some(size) => client.acquire_sized(base, &self.target, size).await?,
             None => client.acquire(base, &self.target).await?,

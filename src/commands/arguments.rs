@@ -7,6 +7,10 @@ use overlay_pool::PoolConfig;
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Profile;
 use overlay_pool::vm::{Accelerator, Language};
+use rustix::process::geteuid;
+
+use super::exit::Exit;
+use super::failure::Failure;
 
 /// Where pools make their directories.
 #[derive(Debug, clap::Args)]
@@ -22,32 +26,37 @@ impl PoolDir {
     }
 }
 
-/// Names the socket, as in `/run/overlay-pool/pool.sock`.
-const SOCKET: &str = "OVERLAY_POOL_SOCKET";
-
-/// Where the server listens.
+/// Where a server listens.
 #[derive(Debug, clap::Args)]
 pub(super) struct Socket {
-    /// Where the server listens, instead of `OVERLAY_POOL_SOCKET` or the user's own place.
+    /// Where the server listens, instead of `OVERLAY_POOL_SOCKET` or /run/overlay-pool/pool.sock
+    /// for root, else overlay-pool.sock in `XDG_RUNTIME_DIR`.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
 
 impl Socket {
-    /// The system's place for root, and below the session's directory for everybody else.
-    pub(super) fn path(self) -> PathBuf {
-        let named = std::env::var_os(SOCKET).filter(|path| !path.is_empty()).map(PathBuf::from);
-        self.socket.or(named).unwrap_or_else(|| {
-            let user = rustix::process::geteuid();
-            if user.is_root() {
-                return "/run/overlay-pool/pool.sock".into();
-            }
-            let session = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
-            let session = session.map(PathBuf::from);
-            let session = session.unwrap_or_else(|| format!("/run/user/{}", user.as_raw()).into());
-            session.join("overlay-pool.sock")
-        })
+    pub(super) fn path(self) -> Result<PathBuf, Failure> {
+        socket(self.socket)
     }
+}
+
+/// Where a server listens: the path that was given, or `OVERLAY_POOL_SOCKET`, or the user's own
+/// place.
+pub(super) fn socket(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = given.or_else(|| set("OVERLAY_POOL_SOCKET"));
+    if let Some(path) = path {
+        return Ok(path);
+    }
+    if geteuid().is_root() {
+        return Ok("/run/overlay-pool/pool.sock".into());
+    }
+    let runtime = set("XDG_RUNTIME_DIR").map(|directory| directory.join("overlay-pool.sock"));
+    runtime.ok_or_else(|| {
+        let cause = "no socket: neither OVERLAY_POOL_SOCKET nor XDG_RUNTIME_DIR is set";
+        Failure::new(Exit::Usage, cause, "name one with --socket")
+    })
 }
 
 /// Takes a creator by its name.

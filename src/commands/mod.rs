@@ -50,8 +50,8 @@ Of several failures the first gives the code.
 
 Environment:
   OVERLAY_POOL_DIR     where pools make their directories
-  OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`
   OVERLAY_POOL_SOCKET  where the server listens
+  OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2

@@ -29,9 +29,6 @@ pub(super) struct Serve {
     /// A raw base image to keep ready; can be given again.
     #[arg(long = "raw-base", value_name = "IMG")]
     raw_bases: Vec<PathBuf>,
-    /// A directory that base images may lie in which clients name; can be given again.
-    #[arg(long = "base-dir", value_name = "DIR")]
-    base_dirs: Vec<PathBuf>,
     /// A directory that clients may have overlays in; can be given again.
     #[arg(long = "targets", value_name = "DIR")]
     targets: Vec<PathBuf>,
@@ -45,14 +42,14 @@ pub(super) struct Serve {
     #[arg(long, value_parser = arguments::creator(), default_value = CreatorKind::Native.as_str())]
     creator: CreatorKind,
     /// How long after an acquire the shelves are filled again.
-    #[arg(long, value_name = "N", default_value_t = 500)]
-    restock_interval_ms: u64,
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = milliseconds)]
+    restock_interval: Duration,
     /// How long one creation may take.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    create_timeout_ms: u64,
+    #[arg(long, value_name = "TIME", default_value = "10000ms", value_parser = milliseconds)]
+    create_timeout: Duration,
     /// After how long without an acquire a base image's overlays are given up: never by default.
-    #[arg(long, value_name = "N")]
-    shelf_idle_ms: Option<u64>,
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
+    shelf_idle: Option<Duration>,
     #[command(flatten)]
     dir: PoolDir,
 }
@@ -67,7 +64,7 @@ impl Serve {
 
     async fn serve(self) -> Result<(), Failure> {
         let failed = |error: io::Error| Failure::new(Exit::Failed, error, "");
-        let roots: Vec<PathBuf> = self.images.iter().chain(&self.base_dirs).cloned().collect();
+        let roots: Vec<PathBuf> = self.images.iter().cloned().collect();
         let named = self.bases.iter().chain(&self.raw_bases).cloned();
         let access = Access::new(&self.targets, &roots, named)
             .map_err(|error| Failure::new(Exit::Failed, error, ""))?;
@@ -76,9 +73,9 @@ impl Serve {
             creator: self.creator,
             images_path: self.images.clone().unwrap_or_else(|| "images".into()),
             pool_dir: self.dir.path(),
-            restock_interval: Duration::from_millis(self.restock_interval_ms),
-            create_timeout: Duration::from_millis(self.create_timeout_ms),
-            shelf_idle: self.shelf_idle_ms.map(Duration::from_millis),
+            restock_interval: self.restock_interval,
+            create_timeout: self.create_timeout,
+            shelf_idle: self.shelf_idle,
             ..PoolConfig::default()
         })?);
         if let Err(error) = UnixStream::connect(&self.socket).await {
@@ -87,15 +84,14 @@ impl Serve {
                 std::fs::remove_file(&self.socket).map_err(failed)?;
             }
         } else {
-            let cause = format!("socket {}: a server listens already", self.socket.display());
-            return Err(Failure::new(Exit::Failed, cause, "stop it first, or name another socket"));
+            let cause = format!("socket {}: another server listens there", self.socket.display());
+            return Err(Failure::new(Exit::Failed, cause, "stop it, or name another path"));
         }
         let listener = UnixListener::bind(&self.socket).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let raw = self.raw_bases.iter().map(BaseRef::raw);
         let bases: Vec<_> = self.bases.iter().map(BaseRef::qcow2).chain(raw).collect();
-        // Without a directory of images the list is the answer, also where it is empty.
-        let bases = (self.images.is_none() || !bases.is_empty()).then_some(bases);
+        let bases = (!bases.is_empty()).then_some(bases);
         pool.start(bases).await?;
         let server = Server::new(Arc::clone(&pool), access, Limits::default());
         let end = async move {
@@ -106,4 +102,10 @@ impl Serve {
         let _ = std::fs::remove_file(&self.socket);
         served.map_err(failed)
     }
+}
+
+/// Takes a number of milliseconds, as in `500ms`.
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix("ms").and_then(|number| number.parse().ok());
+    number.map(Duration::from_millis).ok_or_else(|| "write it as in 500ms".to_owned())
 }

@@ -120,6 +120,12 @@ impl OverlayPool {
         acquired
     }
 
+    /// Counts an acquire that failed before it came here.
+    pub(crate) fn failed(&self, error: Error) -> Error {
+        self.count(Instant::now(), Err(&error));
+        error
+    }
+
     fn count(&self, since: Instant, result: Result<Source, &Error>) {
         match result {
             Ok(Source::Pooled) => self.counters.pooled.add(since.elapsed()),

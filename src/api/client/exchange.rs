@@ -8,7 +8,7 @@ use std::path::Path;
 use std::pin::pin;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -91,6 +91,9 @@ impl Exchange {
             requests.ready().await.map_err(failed)?;
             let response = requests.send_request(question.0.clone()).await.map_err(failed)?;
             let status = response.status();
+            if response.body().size_hint().lower() > LONGEST as u64 {
+                return Err(Failed::TooLong);
+            }
             let body = Limited::new(response.into_body(), LONGEST).collect().await;
             let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
                 Ok(error) => failed(*error),

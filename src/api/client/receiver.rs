@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -41,25 +41,36 @@ impl Traffic {
     fn descriptors(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
         self.0.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn note_sent(&self, written: &Poll<io::Result<usize>>) {
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            self.0.sent.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 /// A Unix socket that keeps the descriptors (`SCM_RIGHTS`) which come with the bytes read from it.
+///
+/// It reads nothing before the first byte was sent: a server that turns its client away answers
+/// before it is asked.
 #[derive(Debug)]
 pub(super) struct Receiver {
     stream: UnixStream,
     traffic: Traffic,
+    /// Whether a byte was ever sent.
+    asked: bool,
+    /// Who waits to read until then.
+    reader: Option<Waker>,
 }
 
 impl Receiver {
     pub(super) fn new(stream: UnixStream) -> (Self, Traffic) {
         let traffic = Traffic::default();
-        (Self { stream, traffic: traffic.clone() }, traffic)
+        (Self { stream, traffic: traffic.clone(), asked: false, reader: None }, traffic)
+    }
+
+    fn note_sent(&mut self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.asked = true;
+            self.traffic.0.sent.store(true, Ordering::Relaxed);
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+        }
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
@@ -79,10 +90,14 @@ impl Receiver {
 
 impl AsyncRead for Receiver {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.asked {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
             let receive = || self.receive(buffer.initialize_unfilled());
@@ -105,7 +120,7 @@ impl AsyncWrite for Receiver {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.traffic.note_sent(&written);
+        self.note_sent(&written);
         written
     }
 
@@ -115,7 +130,7 @@ impl AsyncWrite for Receiver {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.traffic.note_sent(&written);
+        self.note_sent(&written);
         written
     }
 

@@ -45,14 +45,12 @@ impl Stats {
     }
 
     async fn ask(self) -> Result<Answer, Failure> {
-        let client = Client::new(self.socket.path());
-        match self.watch {
-            Some(interval) => watch::watch(client, interval, self.json).await,
-            None => {
-                let look = Look::at(&client).await?;
-                Ok(Answer::from(if self.json { look.json() } else { look.to_string() }))
-            }
+        let client = Client::new(self.socket.path()?);
+        if let Some(interval) = self.watch {
+            return watch::watch(client, interval, self.json).await;
         }
+        let look = Look::at(&client).await?;
+        Ok(Answer::from(if self.json { look.json() } else { look.to_string() }))
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn settings(scratch: &Path) -> Settings {
     settings.add_filter(r"pool-[0-9a-f]{32}", "[POOL]");
     settings.add_filter(&regex_of(scratch), "[DIR]");
     settings.add_filter(r#"(on disk +|"disk_size": )[^\n,]+"#, "$1[ON DISK]");
+    settings.add_filter(r#"("took_us":)\d+|\d+ µs"#, "${1}[TIME]");
     settings
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -25,6 +25,12 @@ pub(crate) enum Need {
     StorageDaemon,
     /// `python3`.
     Python,
+    /// `curl`, of a version that can speak JSON (7.82).
+    Curl,
+    /// `script`, which gives a program a terminal.
+    Script,
+    /// The example `client`, which is built with the tests but doesn't come with an archive of them.
+    Examples,
     /// The right to make a mount namespace and to mount tmpfs in it.
     MountNamespace,
     /// An effective user id of 0.
@@ -69,11 +75,14 @@ const QEMU: &str = "qemu-system-x86_64";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
         Self::Python,
+        Self::Curl,
+        Self::Script,
+        Self::Examples,
         Self::MountNamespace,
         Self::Root,
         Self::Kvm,
@@ -94,6 +103,9 @@ impl Need {
             Self::QemuIo => "qemu-io",
             Self::StorageDaemon => "qemu-storage-daemon",
             Self::Python => "python3",
+            Self::Curl => "curl",
+            Self::Script => "script",
+            Self::Examples => "examples",
             Self::MountNamespace => "mount-namespace",
             Self::Root => "root",
             Self::Kvm => "kvm",
@@ -118,6 +130,9 @@ impl Need {
                 version(self.name(), "qemu-utils")
             }
             Self::Python => version(self.name(), "python3"),
+            Self::Curl => curl(),
+            Self::Script => version(self.name(), "bsdutils or util-linux"),
+            Self::Examples => examples(),
             Self::MountNamespace => mount_namespace(),
             Self::Root => root(),
             Self::Kvm => kvm(),
@@ -175,6 +190,32 @@ fn version(program: &str, package: &str) -> Result<String, String> {
     match text.lines().next() {
         Some(line) if output.status.success() => Ok(line.to_owned()),
         _ => Err(format!("{program} --version failed: {}", output.status)),
+    }
+}
+
+fn curl() -> Result<String, String> {
+    let found = version("curl", "curl")?;
+    let help = Command::new("curl").args(["--help", "all"]).output();
+    let help = help.map_err(|error| format!("curl --help: {error}"))?;
+    if String::from_utf8_lossy(&help.stdout).contains("--json") {
+        Ok(found)
+    } else {
+        Err(format!("{found} has no --json; 7.82 has"))
+    }
+}
+
+/// An example of this build, beside the tests.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap_or_default();
+    tests.ancestors().nth(2).unwrap_or(&tests).join("examples").join(name)
+}
+
+fn examples() -> Result<String, String> {
+    let client = example("client");
+    if client.is_file() {
+        Ok(client.display().to_string())
+    } else {
+        Err(format!("{}: not there; build it with cargo build --examples", client.display()))
     }
 }
 

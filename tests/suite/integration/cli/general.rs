@@ -8,6 +8,8 @@ use crate::harness::prelude::*;
 const NEEDS: &[Need] = &[];
 
 #[rstest]
+#[case("acquire")]
+#[case("stats")]
 #[case("create")]
 #[case("inspect")]
 #[case("bench")]
@@ -42,6 +44,7 @@ fn version_is_the_package_s(scratch: Scratch) {
 #[case::unknown_option("unknown_option", &["gc", "--dry"])]
 #[case::unknown_creator("unknown_creator", &["create", "--creator", "qemu", "base", "target"])]
 #[case::bad_size("bad_size", &["create", "--size", "1.5", "base", "target"])]
+#[case::bad_interval("bad_interval", &["stats", "--watch", "0"])]
 #[case::size_overflow("size_overflow", &["create", "--size", "16E", "base", "target"])]
 #[case::escape_sequence("escape_sequence", &["gc", "--\u{1b}[2J\u{9b}2J\n"])]
 #[test_attr(apply(case))]
@@ -116,7 +119,7 @@ fn log_is_silent_unless_asked_for(scratch: Scratch) {
 fn completions_know_the_subcommands(scratch: Scratch, #[case] shell: &str) {
     let script = answer(&scratch, ["completions", shell]);
     assert_eq!((script.code, script.stderr.as_str()), (Some(0), ""));
-    for command in ["create", "inspect", "doctor", "gc", "completions"] {
+    for command in ["acquire", "stats", "create", "inspect", "doctor", "gc", "completions"] {
         assert!(script.stdout.contains(command), "{command}");
     }
 }

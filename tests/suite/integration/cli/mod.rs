@@ -1,5 +1,6 @@
 //! The command line, as its users meet it.
 
+mod acquire;
 mod create;
 mod create_failures;
 mod doctor;
@@ -7,6 +8,7 @@ mod gc;
 mod general;
 mod images;
 mod inspect;
+mod stats;
 
 use std::path::Path;
 
