@@ -12,6 +12,7 @@ mod extract;
 mod openapi;
 mod peers;
 mod problem;
+mod roots;
 mod server;
 mod status;
 

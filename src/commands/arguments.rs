@@ -7,6 +7,10 @@ use overlay_pool::PoolConfig;
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Profile;
 use overlay_pool::vm::{Accelerator, Language};
+use rustix::process::geteuid;
+
+use super::exit::Exit;
+use super::failure::Failure;
 
 /// Where pools make their directories.
 #[derive(Debug, clap::Args)]
@@ -20,6 +24,24 @@ impl PoolDir {
     pub(super) fn path(self) -> PathBuf {
         self.dir.unwrap_or_else(PoolConfig::default_pool_dir)
     }
+}
+
+/// Where a server listens: the path that was given, or `OVERLAY_POOL_SOCKET`, or the user's own
+/// place.
+pub(super) fn socket(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = given.or_else(|| set("OVERLAY_POOL_SOCKET"));
+    if let Some(path) = path {
+        return Ok(path);
+    }
+    if geteuid().is_root() {
+        return Ok("/run/overlay-pool/pool.sock".into());
+    }
+    let runtime = set("XDG_RUNTIME_DIR").map(|directory| directory.join("overlay-pool.sock"));
+    runtime.ok_or_else(|| {
+        let cause = "no socket: neither OVERLAY_POOL_SOCKET nor XDG_RUNTIME_DIR is set";
+        Failure::new(Exit::Usage, cause, "name one with --socket")
+    })
 }
 
 /// Takes a creator by its name.

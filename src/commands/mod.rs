@@ -46,12 +46,14 @@ Exit codes:
 Of several failures the first gives the code.
 
 Environment:
-  OVERLAY_POOL_DIR  where pools make their directories
-  OVERLAY_POOL_LOG  what to log on standard error, as in `overlay_pool=debug`
+  OVERLAY_POOL_DIR     where pools make their directories
+  OVERLAY_POOL_SOCKET  where the server listens
+  OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
   overlay-pool exec python -c \"print('hello from pool')\"
+  overlay-pool serve --images /var/lib/vms/images
   overlay-pool bench
   overlay-pool doctor";
 
@@ -75,7 +77,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Openapi(openapi::Openapi),
     Exec(exec::Exec),
     Images(images::Images),
@@ -96,7 +98,12 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Err(said) if said.use_stderr() => return Failure::from(said).into(),
         Err(help) => return Answer::from(help.to_string()),
     };
-    let answer = start_log(cli.verbose).and_then(|()| match cli.command {
+    let default = match &cli.command {
+        _ if cli.verbose => "overlay_pool=debug",
+        Command::Serve(_) => "overlay_pool=info",
+        _ => "off",
+    };
+    let answer = start_log(default).and_then(|()| match cli.command {
         Command::Serve(serve) => serve.run(),
         Command::Openapi(_) => Ok(openapi::Openapi::run()),
         Command::Exec(exec) => exec.run(),
@@ -113,11 +120,10 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
     answer.unwrap_or_else(Answer::from)
 }
 
-fn start_log(verbose: bool) -> Result<(), Failure> {
+fn start_log(default: &str) -> Result<(), Failure> {
     let wanted = match std::env::var(LOG) {
         Ok(filter) => filter,
-        Err(std::env::VarError::NotPresent) if verbose => "overlay_pool=debug".to_owned(),
-        Err(std::env::VarError::NotPresent) => return Ok(()),
+        Err(std::env::VarError::NotPresent) => default.to_owned(),
         Err(error) => return Err(Failure::new(Exit::Usage, format!("{LOG}: {error}"), LOG_ADVICE)),
     };
     let filter = EnvFilter::try_new(wanted)

@@ -1,5 +1,6 @@
 //! A plain client of HTTP/1.1 over a Unix socket, and the bytes themselves for those that misbehave.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -81,8 +82,8 @@ impl Client {
     ) -> io::Result<Response> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: pool\r\n");
         if let Some(body) = body {
-            head +=
-                &format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+            head += "content-type: application/json\r\n";
+            let _ = write!(head, "content-length: {}\r\n", body.len());
         }
         self.send(format!("{head}\r\n{}", body.unwrap_or_default()).as_bytes())?;
         self.answer()

@@ -37,6 +37,8 @@ pub(crate) enum Need {
     Accelerator,
     /// `strace`, and the right to trace a child.
     Strace,
+    /// `systemd-analyze` and `systemd-socket-activate`; systemd need not run.
+    Systemd,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -55,7 +57,7 @@ const QEMU: &str = "qemu-system-x86_64";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -67,6 +69,7 @@ impl Need {
         Self::GuestImages,
         Self::Accelerator,
         Self::Strace,
+        Self::Systemd,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -82,6 +85,7 @@ impl Need {
             Self::GuestImages => "guest-images",
             Self::Accelerator => "accelerator",
             Self::Strace => "strace",
+            Self::Systemd => "systemd",
         }
     }
 
@@ -101,6 +105,8 @@ impl Need {
             Self::GuestImages => guest_images(),
             Self::Accelerator => accelerator(),
             Self::Strace => strace::probe(),
+            Self::Systemd => version("systemd-socket-activate", "systemd")
+                .and_then(|_| version("systemd-analyze", "systemd")),
         })
     }
 }

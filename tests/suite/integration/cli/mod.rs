@@ -7,6 +7,7 @@ mod gc;
 mod general;
 mod images;
 mod inspect;
+mod serve;
 
 use std::path::Path;
 
