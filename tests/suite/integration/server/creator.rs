@@ -1,9 +1,8 @@
 //! A creator that hangs.
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 
-use super::{figure, names, start};
+use super::{hanging_tools, names, start};
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
@@ -22,7 +21,23 @@ fn daemon(server: &Server) -> Pid {
 }
 
 #[rstest]
-#[case::by_creation(&["--create-timeout", "3s"], "create-failed")]
+#[test_attr(apply(case))]
+fn c2_a_stopped_daemon_is_replaced(scratch: Scratch) {
+    // Nothing but the requests looks at the daemon.
+    let more = ["--creator", "storage-daemon", "--restock-interval", "1h"];
+    let server = start(&scratch, &more);
+    kill_process(daemon(&server), Signal::STOP).expect("it is stopped");
+    let (base, vms) = (server::base(&scratch), server::vms(&scratch));
+    for (number, source) in ["pooled", "pooled", "on-demand"].into_iter().enumerate() {
+        let answer = server.acquire(&base, &vms.join(format!("{number}.qcow2")));
+        assert_eq!(answer.json()["source"], source, "{answer:?}");
+    }
+    server.stop();
+}
+
+/// And no other is in its place.
+#[rstest]
+#[case::by_creation(&["--create-timeout", "500ms"], "create-failed")]
 #[case::by_request(&["--request-timeout", "500ms"], "timed-out")]
 #[test_attr(apply(case))]
 fn c2_a_hanging_creator_is_not_waited_for(
@@ -30,24 +45,17 @@ fn c2_a_hanging_creator_is_not_waited_for(
     #[case] limit: &[&str],
     #[case] error: &str,
 ) {
-    // Nothing but the request looks at the daemon.
-    let mut args = vec!["--creator", "storage-daemon", "--restock-interval", "1h"];
-    args.extend(limit);
-    let mut server = start(&scratch, &args);
-    assert_eq!(server.ready(), 2);
-    kill_process(daemon(&server), Signal::STOP).expect("it is stopped");
+    server::one_base(&scratch);
     let (base, vms) = (server::base(&scratch), server::vms(&scratch));
-    // Ready ones never notice; of another size none is ready.
-    assert_eq!(server.acquire(&base, &vms.join("1.qcow2")).json()["source"], "pooled");
-    let request = json!({ "base": base, "target": vms.join("2.qcow2"), "virtual_size": 4 << 20 });
-    let answer = server.post("/v1/acquire", &request);
+    let mut command = Server::command(&scratch);
+    command.arg("--base").arg(&base).arg("--targets").arg(&vms).args(limit);
+    command.args(["--creator", "qemu-img", "--max-vms", "0"]);
+    command.env("PATH", hanging_tools(&scratch));
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    let answer = server.acquire(&base, &vms.join("vm.qcow2"));
     assert_eq!(answer.problem(504), error, "{answer:?}");
-    assert_eq!(names(&vms), ["1.qcow2"]);
-    if error == "create-failed" {
-        assert_eq!(figure(&server.get("/v1/stats").json(), "failed"), 1);
-        server.await_that("it is replaced", |server| {
-            server.post("/v1/acquire", &request).status == 200
-        });
-    }
+    assert_eq!(names(&vms), [] as [&str; 0]);
     server.stop();
+    assert_eq!(names(&vms), [] as [&str; 0]);
 }

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use super::{is_closed, names, start, under_way};
-use crate::harness::fake_tool::script;
+use super::{hanging_tools, is_closed, names, start, under_way};
 use crate::harness::pool_process::is_whole;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
@@ -110,13 +109,9 @@ fn told_again_it_ends_at_once(scratch: Scratch) {
 /// A server whose creator doesn't come to an end.
 fn hanging(scratch: &Path) -> Server {
     server::one_base(scratch);
-    let tools = scratch.join("tools");
-    std::fs::create_dir(&tools).expect("a folder");
-    script(&tools.join("qemu-img"), "[ \"$1\" = create ] && exec sleep 1000; echo 0");
-    let path = format!("{}:{}", tools.display(), std::env::var("PATH").expect("a PATH"));
     let mut command = Server::command(scratch);
     command.args(server::one_base_args(scratch)).args(["--creator", "qemu-img"]);
-    command.args(["--create-timeout", "1h"]).env("PATH", path);
+    command.args(["--create-timeout", "1h"]).env("PATH", hanging_tools(scratch));
     let mut server = Server::launch(scratch, &mut command);
     server.await_that("it listens", |server| !is_closed(server.socket()));
     server

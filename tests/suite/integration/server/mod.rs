@@ -16,6 +16,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::harness::fake_tool::script;
 use crate::harness::http::Client;
 use crate::harness::server::{self, Server};
 
@@ -26,6 +27,14 @@ fn start(scratch: &Path, more: &[&str]) -> Server {
     let mut args = server::one_base_args(scratch);
     args.extend(more.iter().map(|arg| (*arg).to_owned()));
     Server::start(scratch, args)
+}
+
+/// A `PATH` with a `qemu-img` whose creations don't come to an end.
+fn hanging_tools(scratch: &Path) -> String {
+    let tools = scratch.join("tools");
+    std::fs::create_dir(&tools).expect("a folder");
+    script(&tools.join("qemu-img"), "[ \"$1\" = create ] && exec sleep 1000; echo 0");
+    format!("{}:{}", tools.display(), std::env::var("PATH").expect("a PATH"))
 }
 
 /// The bytes of a request to acquire, its body cut off behind the first byte, and the rest.

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use rustix::fs::statvfs;
 
+use super::is_closed;
 use crate::harness::cli;
 use crate::harness::http::Response;
 use crate::harness::prelude::*;
@@ -63,7 +64,7 @@ fn low_space_stops_restocking_and_nothing_else(scratch: Scratch) {
 fn stocking_ends_where_space_gets_low(scratch: Scratch) {
     let mut server = Server::launch(&scratch, &mut command(&scratch, "4000"));
     server.await_that("it has stocked", |server| {
-        server.socket().exists() && is_low(&server.get("/readyz")) && server.ready() > 0
+        !is_closed(server.socket()) && is_low(&server.get("/readyz")) && server.ready() > 0
     });
     let free = statvfs(small(&server, &scratch)).expect("its figures");
     let free = free.f_bavail * free.f_frsize;
