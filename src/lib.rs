@@ -29,5 +29,5 @@ pub mod vm;
 pub use error::Error;
 pub use pool::{
     Acquired, BaseState, Histogram, Leftover, Metrics, Opened, OverlayPool, PoolConfig,
-    PoolDirError, Restocking, Source, Space, Stats, Sweep, Target, sweep, try_pool_dir,
+    PoolDirError, Restocking, Source, Space, Stats, Sweep, Target, discover, sweep, try_pool_dir,
 };

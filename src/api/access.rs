@@ -3,13 +3,18 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// How often a look-up is tried again that met a rename somewhere on the way.
-const ATTEMPTS: usize = 16;
+use super::roots::Roots;
+use crate::image::BaseRef;
+use crate::pool::{discover, leads_into_owned, would_be_swept};
+
+/// The longest name that Linux has for a file.
+const NAME_MAX: usize = 255;
 
 /// Why a file may not be named, or can't be.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +49,7 @@ pub enum AccessError {
     /// The path can't be opened.
     #[error("{what} {}: {source}", path.display())]
     Io {
-        /// `target` or `base image`.
+        /// `target` or `base image`, or what a directory is that they are in.
         what: &'static str,
         /// The path.
         path: PathBuf,
@@ -53,37 +58,48 @@ pub enum AccessError {
     },
 }
 
-/// Which files a client may name: targets and base images below given directories, and given base
-/// images.
+/// Which files a client may name: targets below given directories; base images below others, and
+/// those that the administrator named or linked to there.
 ///
 /// A path is resolved by the kernel from the directory down and can't lead out of it, whoever
 /// renames or links what meanwhile.
 #[derive(Debug)]
 pub struct Access {
     targets: Roots,
-    bases: Roots,
-    /// Base images that may be named wherever they lie.
-    named: HashSet<PathBuf>,
+    images: Roots,
+    named: Vec<BaseRef>,
+    /// Base images that may be named wherever they lie: as they are written, and resolved.
+    known: RwLock<HashSet<PathBuf>>,
 }
 
 impl Access {
-    /// Allows targets below `targets`, base images below `bases`, and the base images `named`, as
-    /// they are written and as they resolve now.
+    /// Allows targets below `targets`, base images below `images`, and the base images `named`.
     ///
     /// # Errors
     ///
     /// [`AccessError::Io`] where a directory can't be opened.
     pub fn new(
         targets: &[PathBuf],
-        bases: &[PathBuf],
-        named: impl IntoIterator<Item = PathBuf>,
+        images: &[PathBuf],
+        named: Vec<BaseRef>,
     ) -> Result<Self, AccessError> {
-        let both = |path: PathBuf| [path.canonicalize().ok(), Some(path)];
-        Ok(Self {
-            targets: Roots::open("target", targets)?,
-            bases: Roots::open("base image", bases)?,
-            named: named.into_iter().flat_map(both).flatten().collect(),
-        })
+        let targets = Roots::open("target", "directory of targets", targets)?;
+        let images = Roots::open("base image", "directory of base images", images)?;
+        let access = Self { targets, images, named, known: RwLock::default() };
+        access.bases();
+        Ok(access)
+    }
+
+    /// The base images to keep ready: those that were named, and those that are in the directories
+    /// of images now by the convention of their names. From now on clients may name these, also
+    /// where a symbolic link in such a directory leads out of it.
+    pub fn bases(&self) -> Vec<BaseRef> {
+        let found = self.images.paths().flat_map(discover);
+        let bases: Vec<_> = self.named.iter().cloned().chain(found).collect();
+        let both = |base: &BaseRef| [base.path.canonicalize().ok(), Some(base.path.clone())];
+        let known = bases.iter().flat_map(both).flatten().collect();
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+        bases
     }
 
     /// Opens the directory that a target is in.
@@ -92,14 +108,27 @@ impl Access {
     ///
     /// All that an [`AccessError`] can be.
     pub fn target(&self, path: &Path) -> Result<OwnedFd, AccessError> {
+        const WHAT: &str = "target";
+        let failed =
+            |source: io::Error| AccessError::Io { what: WHAT, path: path.to_owned(), source };
         // `file_name` doesn't see a last `.`, which is a name of the directory itself.
         let named = !path.as_os_str().as_encoded_bytes().ends_with(b"/.");
-        match (path.parent(), path.file_name()) {
-            (Some(directory), Some(_)) if named => {
-                self.targets.open_below(directory, path, OFlags::DIRECTORY)
-            }
-            _ => Err(AccessError::NoName { what: "target", path: path.to_owned() }),
+        let (directory, name) = match (path.parent(), path.file_name()) {
+            (Some(directory), Some(name)) if named => (directory, name.as_encoded_bytes()),
+            _ => return Err(AccessError::NoName { what: WHAT, path: path.to_owned() }),
+        };
+        // What can't be anywhere must not cost a ready overlay.
+        if name.len() > NAME_MAX {
+            return Err(failed(Errno::NAMETOOLONG.into()));
         }
+        if name.contains(&0) {
+            return Err(failed(Errno::INVAL.into()));
+        }
+        let directory = self.targets.open_below(directory, path, OFlags::DIRECTORY)?;
+        if leads_into_owned(&path_of(&directory).map_err(failed)?) {
+            return Err(failed(would_be_swept()));
+        }
+        Ok(directory)
     }
 
     /// Resolves the path of a base image.
@@ -108,87 +137,25 @@ impl Access {
     ///
     /// All that an [`AccessError`] can be.
     pub fn base(&self, path: &Path) -> Result<PathBuf, AccessError> {
-        if self.named.contains(path) {
+        if self.knows(path) {
             return Ok(path.to_owned());
         }
-        let file = self.bases.open_below(path, path, OFlags::empty())?;
-        std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
-            .map_err(|source| self.bases.failed(path, source))
-    }
-}
-
-/// Directories that paths may not lead out of.
-#[derive(Debug)]
-struct Roots {
-    what: &'static str,
-    /// Each by the paths that lead to it, as written and resolved.
-    roots: Vec<(PathBuf, OwnedFd)>,
-}
-
-impl Roots {
-    fn open(what: &'static str, paths: &[PathBuf]) -> Result<Self, AccessError> {
-        let mut found = Self { what, roots: Vec::new() };
-        for path in paths {
-            let open = || -> io::Result<_> {
-                let absolute = std::path::absolute(path)?;
-                let resolved = path.canonicalize()?;
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let root = openat(CWD, &resolved, flags, Mode::empty())?;
-                Ok((absolute, resolved, root))
-            };
-            let (absolute, resolved, root) = open().map_err(|source| found.failed(path, source))?;
-            if absolute != resolved {
-                let again = root.try_clone().map_err(|source| found.failed(path, source))?;
-                found.roots.push((absolute, again));
+        match self.images.open_below(path, path, OFlags::empty()) {
+            Ok(file) => path_of(&file).map_err(|source| self.images.failed(path, source)),
+            // The resolved path is what is handed on: the link may be another by then.
+            Err(denied @ AccessError::Denied { .. }) if self.images.hold(path) => {
+                let resolved = path.canonicalize().ok().filter(|resolved| self.knows(resolved));
+                resolved.ok_or(denied)
             }
-            found.roots.push((resolved, root));
-        }
-        Ok(found)
-    }
-
-    /// Opens `path` below the root that it is in. Errors are about `named`.
-    fn open_below(&self, path: &Path, named: &Path, flags: OFlags) -> Result<OwnedFd, AccessError> {
-        if path.is_relative() {
-            return Err(AccessError::Relative { what: self.what, path: named.to_owned() });
-        }
-        let below = |(root, fd): &'_ (PathBuf, OwnedFd)| {
-            let rest = path.strip_prefix(root).ok()?;
-            Some((rest.to_owned(), fd.try_clone().ok()?))
-        };
-        let Some((rest, root)) = self.roots.iter().find_map(below) else {
-            return Err(self.denied(named));
-        };
-        match open_beneath(&root, &rest, flags | OFlags::PATH | OFlags::CLOEXEC) {
-            Ok(fd) => Ok(fd),
-            Err(Errno::XDEV | Errno::LOOP) => Err(self.denied(named)),
-            Err(errno) => Err(self.failed(named, errno.into())),
+            Err(error) => Err(error),
         }
     }
 
-    fn denied(&self, path: &Path) -> AccessError {
-        let allowed = self.roots.iter().map(|(root, _)| root.display().to_string());
-        let allowed = allowed.collect::<Vec<_>>().join(", ");
-        let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed };
-        AccessError::Denied { what: self.what, path: path.to_owned(), allowed }
-    }
-
-    fn failed(&self, path: &Path, source: io::Error) -> AccessError {
-        AccessError::Io { what: self.what, path: path.to_owned(), source }
+    fn knows(&self, path: &Path) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).contains(path)
     }
 }
 
-fn open_beneath(root: &OwnedFd, rest: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let rest = if rest.components().next().is_none() {
-        Path::new(Component::CurDir.as_os_str())
-    } else {
-        rest
-    };
-    let mut attempts = 1;
-    loop {
-        match openat2(root, rest, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) if attempts < ATTEMPTS => attempts += 1,
-            result => return result,
-        }
-    }
+fn path_of(file: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

@@ -133,6 +133,6 @@ pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>,
     )
 )]
 pub(super) async fn rescan(State(shared): State<Shared>) -> Result<StatusCode, Problem> {
-    shared.pool.rescan()?;
+    shared.pool.rescan(Some(shared.access.bases()))?;
     Ok(StatusCode::NO_CONTENT)
 }

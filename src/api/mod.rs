@@ -13,6 +13,7 @@ mod extract;
 mod openapi;
 mod peers;
 mod problem;
+mod roots;
 mod server;
 mod status;
 

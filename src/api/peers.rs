@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::process::geteuid;
+use rustix::process::{geteuid, getpid};
 use tokio::net::unix::UCred;
 
 /// A client, as the kernel tells.
@@ -14,6 +14,13 @@ pub(crate) struct Peer {
     gid: u32,
     /// None where it can't be told from here: a process of another PID namespace.
     pid: Option<i32>,
+}
+
+impl Peer {
+    /// Whether it is this process.
+    fn is_own(self) -> bool {
+        self.pid == Some(getpid().as_raw_nonzero().get())
+    }
 }
 
 impl From<UCred> for Peer {
@@ -38,30 +45,66 @@ enum Party {
     User(u32),
 }
 
+/// How many connections there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) all: usize,
+    pub(crate) of_one: usize,
+}
+
+/// Why another connection isn't admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Full {
+    #[error("you have as many connections as one may have; use them for more than one request")]
+    OfOne,
+    #[error("the server has as many connections as it takes; try again later")]
+    All,
+}
+
 /// How many connections each party has.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Peers(Arc<Mutex<HashMap<Party, usize>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    room: Room,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    of: HashMap<Party, usize>,
+}
 
 impl Peers {
-    /// Admits another connection of `peer`, where it has fewer than `limit`.
-    pub(crate) fn admit(&self, peer: Peer, limit: usize) -> Option<Admitted> {
+    pub(crate) fn new(room: Room) -> Self {
+        Self { room, counts: Arc::default() }
+    }
+
+    /// Admits another connection of `peer`, where there is room for it. This process itself, which
+    /// looks whether it still answers, is admitted and not counted.
+    pub(crate) fn admit(&self, peer: Peer) -> Result<Admitted, Full> {
+        if peer.is_own() {
+            return Ok(Admitted { peers: self.clone(), party: None });
+        }
         let party = if peer.uid == geteuid().as_raw() {
             Party::Process(peer.pid)
         } else {
             Party::User(peer.uid)
         };
         let mut counts = self.counts();
-        let count = counts.entry(party).or_default();
-        if *count >= limit {
-            return None;
+        if counts.of.get(&party).is_some_and(|count| *count >= self.room.of_one) {
+            return Err(Full::OfOne);
         }
-        *count += 1;
+        if counts.all >= self.room.all {
+            return Err(Full::All);
+        }
+        counts.all += 1;
+        *counts.of.entry(party).or_default() += 1;
         drop(counts);
-        Some(Admitted { peers: self.clone(), party })
+        Ok(Admitted { peers: self.clone(), party: Some(party) })
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<Party, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,16 +112,18 @@ impl Peers {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     peers: Peers,
-    party: Party,
+    party: Option<Party>,
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        let Some(party) = self.party else { return };
         let mut counts = self.peers.counts();
-        if let Some(count) = counts.get_mut(&self.party) {
+        counts.all -= 1;
+        if let Some(count) = counts.of.get_mut(&party) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.party);
+                counts.of.remove(&party);
             }
         }
     }
@@ -86,35 +131,57 @@ impl Drop for Admitted {
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::geteuid;
+    use rustix::process::{geteuid, getpid};
 
-    use super::{Peer, Peers};
+    use super::{Full, Peer, Peers, Room};
+
+    fn peers(all: usize, of_one: usize) -> Peers {
+        Peers::new(Room { all, of_one })
+    }
 
     #[test]
     fn a_process_is_limited_and_another_is_not() {
-        let peers = Peers::default();
+        let peers = peers(10, 2);
         let uid = geteuid().as_raw();
         let one = Peer { uid, gid: 0, pid: Some(1) };
-        let first = peers.admit(one, 2).expect("the first");
-        let _second = peers.admit(one, 2).expect("the second");
-        assert!(peers.admit(one, 2).is_none(), "the limit is two");
-        let _other = peers.admit(Peer { pid: Some(2), ..one }, 2).expect("another process");
+        let first = peers.admit(one).expect("the first");
+        let _second = peers.admit(one).expect("the second");
+        assert_eq!(peers.admit(one).expect_err("the limit is two"), Full::OfOne);
+        let _other = peers.admit(Peer { pid: Some(2), ..one }).expect("another process");
         drop(first);
-        assert!(peers.admit(one, 2).is_some(), "there is room again");
+        peers.admit(one).expect("there is room again");
     }
 
     #[test]
     fn another_user_is_limited_in_all_its_processes() {
-        let peers = Peers::default();
+        let peers = peers(10, 1);
         let foreign = Peer { uid: geteuid().as_raw() + 1, gid: 0, pid: Some(1) };
-        let _first = peers.admit(foreign, 1).expect("the first");
-        assert!(peers.admit(Peer { pid: Some(2), ..foreign }, 1).is_none());
+        let _first = peers.admit(foreign).expect("the first");
+        assert!(peers.admit(Peer { pid: Some(2), ..foreign }).is_err());
+    }
+
+    #[test]
+    fn all_together_are_limited() {
+        let peers = peers(1, 1);
+        let first = peers.admit(Peer { uid: 1, gid: 1, pid: Some(1) }).expect("the first");
+        let other = Peer { uid: 2, gid: 2, pid: Some(2) };
+        assert_eq!(peers.admit(other).expect_err("one in all"), Full::All);
+        drop(first);
+        peers.admit(other).expect("there is room again");
+    }
+
+    #[test]
+    fn this_process_is_not_counted() {
+        let peers = peers(1, 1);
+        let own = Peer { uid: 1, gid: 1, pid: Some(getpid().as_raw_nonzero().get()) };
+        let _two = [own; 2].map(|own| peers.admit(own).expect("room for itself"));
+        peers.admit(Peer { pid: None, ..own }).expect("room for another");
     }
 
     #[test]
     fn nothing_is_remembered_of_who_left() {
-        let peers = Peers::default();
-        drop(peers.admit(Peer { uid: 1, gid: 1, pid: Some(1) }, 1));
-        assert!(peers.counts().is_empty());
+        let peers = peers(1, 1);
+        drop(peers.admit(Peer { uid: 1, gid: 1, pid: Some(1) }));
+        assert!(peers.counts().of.is_empty() && peers.counts().all == 0);
     }
 }

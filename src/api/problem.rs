@@ -56,7 +56,7 @@ fn title(error: &str) -> &'static str {
         "not-started" => "The pool isn't started",
         "forbidden" => "The path is outside of what the server allows",
         "unknown-base" => "The pool has no such base image",
-        "too-many-connections" => "This client has too many connections",
+        "too-many-connections" => "There are too many connections",
         "timed-out" => "The request took too long",
         "not-found" => "There is nothing at this path",
         "method-not-allowed" => "This path doesn't take this method",

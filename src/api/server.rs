@@ -16,23 +16,29 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutWriter;
 use tower::ServiceExt;
 
 use super::access::Access;
 use super::connection::{Connection, Descriptors};
 use super::openapi;
-use super::peers::{Peer, Peers};
+use super::peers::{Full, Peer, Peers, Room};
 use super::problem::Problem;
 use crate::pool::OverlayPool;
 
 /// How long the server waits when the system has no descriptor left for another client.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// What hyper needs at least.
+const SMALLEST_HEAD: usize = 8192;
 /// How long a client that is turned away has to take its answer.
 const TURN_AWAY: Duration = Duration::from_secs(1);
+/// How many are told so at once; others are just closed.
+const TURNED_AWAY: usize = 64;
 
 /// What a server bears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +48,13 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at once of one process, or of one other user. Default 256.
     pub connections_per_peer: usize,
+    /// The longest head of a request in bytes, 8 KiB at least. Default 32 KiB.
+    pub head: usize,
     /// The longest request body in bytes. Default 64 KiB.
     pub body: usize,
-    /// How long a client may take to send a request's head, and to say nothing. Default 30 s.
-    pub head_timeout: Duration,
+    /// How long a client may take to send a request's head, to say nothing, and to read nothing of
+    /// an answer. Default 30 s.
+    pub client_timeout: Duration,
     /// How long a request may take from its head to its answer. Default 30 s.
     pub request_timeout: Duration,
     /// How long requests under way may take once the server is to end. Default 10 s.
@@ -57,8 +66,9 @@ impl Default for Limits {
         Self {
             connections: 1024,
             connections_per_peer: 256,
+            head: 32 << 10,
             body: 64 << 10,
-            head_timeout: Duration::from_secs(30),
+            client_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
         }
@@ -89,13 +99,14 @@ pub struct Server {
 impl Server {
     /// A server of `pool`, which the caller starts and stops.
     #[must_use]
-    pub fn new(pool: Arc<OverlayPool>, access: Access, limits: Limits) -> Self {
-        let shared = Shared { pool, access: Arc::new(access), ending: Arc::default() };
+    pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
+        let shared = Shared { pool, access, ending: Arc::default() };
         Self { shared, limits }
     }
 
     /// Answers clients until `end` is done; then takes no more of them, and waits until those
-    /// there have their answers, for [`Limits::drain_timeout`] at most.
+    /// there have their answers, for [`Limits::drain_timeout`] at most. No request is under way
+    /// when this is done or dropped.
     ///
     /// # Errors
     ///
@@ -106,19 +117,17 @@ impl Server {
         end: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let router = self.router();
-        let room = Arc::new(Semaphore::new(self.limits.connections.max(1)));
-        let peers = Peers::default();
-        let clients = GracefulShutdown::new();
+        let Limits { connections: all, connections_per_peer: of_one, .. } = self.limits;
+        let peers = Peers::new(Room { all, of_one });
+        let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
+        let graceful = GracefulShutdown::new();
+        let mut clients = JoinSet::new();
         let mut end = std::pin::pin!(end);
         loop {
-            let accept = async {
-                // Closed never; full, the others wait in the listener's own queue.
-                let permit = Arc::clone(&room).acquire_owned().await.ok();
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 () = &mut end => break,
-                accepted = accept => accepted,
+                Some(_) = clients.join_next() => continue,
+                accepted = listener.accept() => accepted,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -131,19 +140,34 @@ impl Server {
                 Err(error) => return Err(error),
             };
             let Ok(peer) = stream.peer_cred().map(Peer::from) else { continue };
-            let Some(admitted) = peers.admit(peer, self.limits.connections_per_peer) else {
-                tracing::warn!(%peer, "too many connections");
-                tokio::spawn(turn_away(stream));
-                continue;
+            let admitted = match peers.admit(peer) {
+                Ok(admitted) => admitted,
+                Err(full) => {
+                    tracing::warn!(%peer, %full, "turned away");
+                    if let Ok(permit) = Arc::clone(&turned_away).try_acquire_owned() {
+                        clients.spawn(async move {
+                            let _ = timeout(TURN_AWAY, turn_away(stream, full)).await;
+                            drop(permit);
+                        });
+                    }
+                    continue;
+                }
             };
             tracing::info!(%peer, "connection");
-            self.spawn(stream, peer, &router, &clients, (permit, admitted));
+            let connection = self.connection(stream, peer, router.clone(), &graceful);
+            clients.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%peer, %error, "connection ended");
+                }
+                drop(admitted);
+            });
         }
         self.shared.ending.store(true, Ordering::Relaxed);
         drop(listener);
-        if timeout(self.limits.drain_timeout, clients.shutdown()).await.is_err() {
+        if timeout(self.limits.drain_timeout, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests under way were given up");
         }
+        clients.shutdown().await;
         Ok(())
     }
 
@@ -164,31 +188,26 @@ impl Server {
             .with_state(self.shared.clone())
     }
 
-    /// Answers one client; `held` is let go with it.
-    fn spawn<H: Send + 'static>(
+    /// Answers one client's requests.
+    fn connection(
         &self,
         stream: UnixStream,
         peer: Peer,
-        router: &Router,
-        clients: &GracefulShutdown,
-        held: H,
-    ) {
+        router: Router,
+        graceful: &GracefulShutdown,
+    ) -> impl Future<Output = hyper::Result<()>> + Send + use<> {
         let (connection, descriptors) = Connection::new(stream);
-        let router = router.clone();
+        let mut connection = TimeoutWriter::new(connection);
+        connection.set_timeout(Some(self.limits.client_timeout));
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             answer(router.clone(), request, peer, descriptors.clone())
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.head_timeout)
-            .serve_connection(TokioIo::new(connection), service);
-        let connection = clients.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "connection ended");
-            }
-            drop(held);
-        });
+            .header_read_timeout(self.limits.client_timeout)
+            .max_buf_size(self.limits.head.max(SMALLEST_HEAD))
+            .serve_connection(TokioIo::new(Box::pin(connection)), service);
+        graceful.watch(connection)
     }
 }
 
@@ -215,9 +234,9 @@ async fn method_not_allowed(request: Request) -> Problem {
 }
 
 /// Answers a client that isn't admitted, whatever it asks for.
-async fn turn_away(mut stream: UnixStream) {
-    let detail = "close some, or use them for more than one request";
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-connections", detail);
+async fn turn_away(mut stream: UnixStream, full: Full) -> io::Result<()> {
+    let (status, detail) = (StatusCode::SERVICE_UNAVAILABLE, full.to_string());
+    let problem = Problem::new(status, "too-many-connections", detail);
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\n{}: application/problem+json\r\n{}: close\r\n\
@@ -227,7 +246,10 @@ async fn turn_away(mut stream: UnixStream) {
         header::CONTENT_LENGTH,
         body.len(),
     );
-    let _ = timeout(TURN_AWAY, stream.write_all(answer.as_bytes())).await;
+    stream.write_all(answer.as_bytes()).await?;
+    // Closed before it has sent its request, it would see that fail and never read the answer.
+    while stream.read(&mut [0; 1024]).await? > 0 {}
+    Ok(())
 }
 
 /// The client was gone before it was accepted.

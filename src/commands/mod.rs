@@ -56,6 +56,7 @@ Environment:
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
   overlay-pool exec python -c \"print('hello from pool')\"
+  overlay-pool serve --images /var/lib/vms/images
   overlay-pool bench
   overlay-pool doctor";
 
@@ -79,7 +80,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Acquire(acquire::Acquire),
     Stats(stats::Stats),
     Openapi(openapi::Openapi),
@@ -102,7 +103,12 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Err(said) if said.use_stderr() => return Failure::from(said).into(),
         Err(help) => return Answer::from(help.to_string()),
     };
-    let answer = start_log(cli.verbose).and_then(|()| match cli.command {
+    let default = match &cli.command {
+        _ if cli.verbose => "overlay_pool=debug",
+        Command::Serve(_) => "overlay_pool=info",
+        _ => "off",
+    };
+    let answer = start_log(default).and_then(|()| match cli.command {
         Command::Serve(serve) => serve.run(),
         Command::Acquire(acquire) => acquire.run(),
         Command::Stats(stats) => stats.run(),
@@ -121,11 +127,10 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
     answer.unwrap_or_else(Answer::from)
 }
 
-fn start_log(verbose: bool) -> Result<(), Failure> {
+fn start_log(default: &str) -> Result<(), Failure> {
     let wanted = match std::env::var(LOG) {
         Ok(filter) => filter,
-        Err(std::env::VarError::NotPresent) if verbose => "overlay_pool=debug".to_owned(),
-        Err(std::env::VarError::NotPresent) => return Ok(()),
+        Err(std::env::VarError::NotPresent) => default.to_owned(),
         Err(error) => return Err(Failure::new(Exit::Usage, format!("{LOG}: {error}"), LOG_ADVICE)),
     };
     let filter = EnvFilter::try_new(wanted)

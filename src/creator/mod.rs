@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use crate::qmp::QmpError;
 pub use native::Native;
@@ -51,7 +51,9 @@ pub trait Creator: Send + Sync + 'static {
 }
 
 /// The creators that come with the pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum CreatorKind {
     /// Writes the overlay's bytes itself. Needs no QEMU.

@@ -51,7 +51,7 @@ impl fmt::Display for Format {
 }
 
 /// Which qcow2 features an overlay uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// For QEMU: 128 KiB clusters, extended L2 entries (4 KiB subclusters), lazy refcounts.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::directory::Entry;
+use super::directory::{Entry, leads_into_pool, would_be_swept};
 use super::draft::Draft;
 use super::restock::Stock;
 use super::shelf::{Shelf, Taken};
@@ -145,6 +145,11 @@ impl OverlayPool {
             target.refuse_existing()?;
             return Err(Error::NotStarted);
         };
+        if leads_into_pool(target.path()) {
+            target.refuse_existing()?;
+            let (base, target) = (base.path.clone(), target.into_path());
+            return Err(Error::Target { base, target, source: would_be_swept() });
+        }
         let Order { overlay, ready } =
             self.order(&stock, base, size, || target.refuse_existing())?;
         let base = overlay.backing().to_owned();

@@ -69,21 +69,31 @@ impl OverlayPool {
         Ok(stock.drain().await)
     }
 
-    /// Looks for base images in `images_path` again, as [`start`](Self::start) does without a
-    /// list, and fills all shelves in the background. Ends a [`drain`](Self::drain).
+    /// Has a shelf for each of `bases` too, or, given no list, for what is in `images_path` now, as
+    /// [`start`](Self::start) does, and fills all shelves in the background. Ends a
+    /// [`drain`](Self::drain).
     ///
     /// # Errors
     ///
-    /// [`Error::NotStarted`].
-    pub fn rescan(&self) -> Result<(), Error> {
+    /// [`Error::NotStarted`], [`Error::Path`].
+    pub fn rescan(&self, bases: Option<Vec<BaseRef>>) -> Result<(), Error> {
         let stock = self.stock().ok_or(Error::NotStarted)?;
+        let bases = self.wanted(bases)?;
         if stock.directory().is_some() {
-            for base in discover(&self.config.images_path) {
-                stock.shelves.await_base(&base);
+            for base in &bases {
+                stock.shelves.await_base(base);
             }
         }
         stock.resume();
         Ok(())
+    }
+
+    /// The base images of a list, or those that are found where there is none.
+    pub(super) fn wanted(&self, bases: Option<Vec<BaseRef>>) -> Result<Vec<BaseRef>, Error> {
+        match bases {
+            Some(bases) => bases.iter().map(absolute_base).collect(),
+            None => Ok(discover(&self.config.images_path)),
+        }
     }
 
     /// All base images that the pool has a shelf for, by ascending path.
@@ -100,8 +110,10 @@ impl OverlayPool {
     }
 }
 
-/// The base images in a directory by the convention of their names, resolved and sorted.
-pub(super) fn discover(images_path: &Path) -> Vec<BaseRef> {
+/// The base images in a directory by the convention of their names, `*-base-*.qcow2`: resolved and
+/// sorted (rule L9). A directory that can't be read is a warning, and has none.
+#[must_use]
+pub fn discover(images_path: &Path) -> Vec<BaseRef> {
     let entries = match std::fs::read_dir(images_path) {
         Ok(entries) => entries,
         Err(error) => {

@@ -223,9 +223,34 @@ pub(crate) fn sweep(parent: &Path, what: Sweep) -> io::Result<Vec<Leftover>> {
     Ok(dead)
 }
 
+/// Whether a path leads through a directory named as a pool's (rule D4).
+pub(crate) fn leads_into_pool(path: &Path) -> bool {
+    any_component(path, |name| is_named(name, POOL))
+}
+
+/// Like [`leads_into_pool`], also for the directories of VMs.
+pub(crate) fn leads_into_owned(path: &Path) -> bool {
+    any_component(path, is_ours)
+}
+
+/// What is said of a target in such a directory.
+pub(crate) fn would_be_swept() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "its directory is named as those are that are removed with their pool; choose another",
+    )
+}
+
+fn any_component(path: &Path, test: impl Fn(&str) -> bool) -> bool {
+    path.components().any(|component| component.as_os_str().to_str().is_some_and(&test))
+}
+
 fn is_ours(name: &str) -> bool {
-    let random = name.strip_prefix(POOL).or_else(|| name.strip_prefix(VM));
-    random.is_some_and(|random| {
+    is_named(name, POOL) || is_named(name, VM)
+}
+
+fn is_named(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|random| {
         random.len() == RANDOM_DIGITS && random.bytes().all(|byte| byte.is_ascii_hexdigit())
     })
 }

@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 pub use acquire::{Acquired, Opened, Source};
-pub use bases::BaseState;
+pub use bases::{BaseState, discover};
 pub use config::PoolConfig;
 pub use histogram::Histogram;
 pub use restock::Restocking;
@@ -34,8 +34,7 @@ pub use upkeep::{Leftover, PoolDirError, Sweep, sweep, try_pool_dir};
 
 use crate::error::Error;
 use crate::image::BaseRef;
-use bases::discover;
-pub(crate) use directory::Directory;
+pub(crate) use directory::{Directory, leads_into_owned, would_be_swept};
 use restock::Stock;
 use shelves::Shelves;
 use stats::Counters;
@@ -126,10 +125,7 @@ impl OverlayPool {
         if self.stock().is_some() {
             return Err(Error::AlreadyStarted);
         }
-        let bases = match bases {
-            Some(bases) => bases.iter().map(absolute_base).collect::<Result<_, _>>()?,
-            None => discover(&self.config.images_path),
-        };
+        let bases = self.wanted(bases)?;
         let creator = self.config.creator.creator(&self.config.tools, self.config.create_timeout);
         let unavailable =
             |source| Error::CreatorUnavailable { creator: self.config.creator.as_str(), source };
@@ -202,6 +198,15 @@ impl OverlayPool {
     #[must_use]
     pub fn restocking(&self) -> Restocking {
         self.stock().map_or(Restocking::Off, |stock| stock.restocking())
+    }
+
+    /// Makes no more overlays ahead, until the next [`start`](Self::start). Those that are ready are
+    /// still handed over, and others are made on demand.
+    pub async fn stop_restocking(&self) {
+        if let Some(restock) = self.lifecycle.lock().await.take() {
+            restock.abort();
+            let _ = restock.await;
+        }
     }
 
     /// Removes the ready overlays, the pool directory and the creator. Acquired overlays are the

@@ -135,19 +135,6 @@ impl Stock {
                 self.shelves.discard(shelf, shelf.drop_vanished(), "removed from outside");
             }
         }
-        match self.restocking() {
-            Restocking::On => {}
-            Restocking::LowSpace => {
-                let now = Instant::now();
-                let level = |shelf: &Arc<Shelf>| shelf.level(now, self.idle);
-                if !shelves.iter().filter_map(level).any(|level| level < self.size) {
-                    return None;
-                }
-                tracing::warn!(min_free = self.min_free, "low space: no overlay is made ahead");
-                return now.checked_add(LOW_SPACE_RETRY);
-            }
-            Restocking::Off | Restocking::Drained => return None,
-        }
         let mut workers = JoinSet::new();
         for _ in 0..self.max_creations {
             workers.spawn(work(Arc::clone(self), Arc::clone(&directory), Arc::clone(&shelves)));
@@ -160,7 +147,15 @@ impl Stock {
             tracing::debug!(made, "restock");
         }
         let now = Instant::now();
-        shelves.iter().filter_map(|shelf| shelf.due(self.size, now, self.idle)).min()
+        let due = shelves.iter().filter_map(|shelf| shelf.due(self.size, now, self.idle)).min();
+        let level = |shelf: &Arc<Shelf>| shelf.level(now, self.idle);
+        let lacking = shelves.iter().filter_map(level).any(|level| level < self.size);
+        if !lacking || self.restocking() != Restocking::LowSpace {
+            return due;
+        }
+        // Nobody says when there is space again.
+        tracing::warn!(min_free = self.min_free, "low space: no overlay is made ahead");
+        due.into_iter().chain(now.checked_add(LOW_SPACE_RETRY)).min()
     }
 
     /// Whether overlays are made ahead now.
@@ -264,7 +259,7 @@ impl Stock {
     }
 
     fn next_claim(&self, shelves: &[Arc<Shelf>]) -> Option<Claim> {
-        if self.drained.load(Ordering::Relaxed) {
+        if self.restocking() != Restocking::On {
             return None;
         }
         let now = Instant::now();

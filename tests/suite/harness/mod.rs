@@ -6,6 +6,7 @@ pub(crate) mod cli;
 pub(crate) mod fake_tool;
 pub(crate) mod faults;
 pub(crate) mod http;
+pub(crate) mod manager;
 pub(crate) mod owner;
 pub(crate) mod pool_process;
 pub(crate) mod pools;

@@ -55,6 +55,8 @@ pub(crate) enum Need {
     SecondFilesystem,
     /// `bash`.
     Bash,
+    /// `systemd-analyze` and `systemd-socket-activate`; systemd need not run.
+    Systemd,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -75,7 +77,7 @@ const QEMU: &str = "qemu-system-x86_64";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -95,6 +97,7 @@ impl Need {
         Self::MemoryCgroup,
         Self::SecondFilesystem,
         Self::Bash,
+        Self::Systemd,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -118,6 +121,7 @@ impl Need {
             Self::MemoryCgroup => "memory-cgroup",
             Self::SecondFilesystem => "second-filesystem",
             Self::Bash => "bash",
+            Self::Systemd => "systemd",
         }
     }
 
@@ -145,6 +149,8 @@ impl Need {
             Self::MemoryCgroup => memory::probe(),
             Self::SecondFilesystem => second_filesystem(),
             Self::Bash => version(self.name(), "bash"),
+            Self::Systemd => version("systemd-socket-activate", "systemd")
+                .and_then(|_| version("systemd-analyze", "systemd")),
         })
     }
 }

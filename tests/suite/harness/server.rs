@@ -41,22 +41,29 @@ impl Server {
         Self::start(scratch, one_base_args(scratch))
     }
 
-    /// `overlay-pool serve` with socket, pool directory and log in the test's folder, to be given
-    /// more arguments and [launched](Self::launch).
+    /// `overlay-pool serve` with its pool directory in the test's folder, to be given more arguments
+    /// and [launched](Self::launch), which says where its socket and its log are.
     pub(crate) fn command(scratch: &Path) -> Command {
         let mut command = cli::overlay_pool(scratch);
-        command.arg("serve").arg("--socket").arg(socket(scratch));
+        command.arg("serve");
         command
     }
 
     /// Runs a command that becomes a server, and doesn't wait for it.
     #[track_caller]
     pub(crate) fn launch(scratch: &Path, command: &mut Command) -> Self {
+        Self::launch_at(scratch, socket(scratch), command)
+    }
+
+    /// Runs a command that becomes a server with this socket.
+    #[track_caller]
+    pub(crate) fn launch_at(scratch: &Path, socket: PathBuf, command: &mut Command) -> Self {
         let log = scratch.join("server.log");
         let errors = File::options().create(true).append(true).open(&log).expect("a log");
         command.env("OVERLAY_POOL_LOG", "overlay_pool=debug").stderr(errors);
+        command.env("OVERLAY_POOL_SOCKET", &socket);
         let child = command.spawn().expect("the server runs");
-        Self { child, socket: socket(scratch), log }
+        Self { child, socket, log }
     }
 
     /// Waits until it says that it is ready.
@@ -79,6 +86,10 @@ impl Server {
             assert!(Instant::now() < deadline, "never happened: {what}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its status").is_none()
     }
 
     pub(crate) fn pid(&self) -> Pid {

@@ -73,7 +73,7 @@ async fn a_drained_pool_works_on_demand_until_it_is_rescanned(scratch: Scratch) 
     let one = base(&images, "one-base-x.qcow2");
     let pool = pool(restocking(&scratch));
     assert!(matches!(pool.drain().await, Err(Error::NotStarted)));
-    assert!(matches!(pool.rescan(), Err(Error::NotStarted)));
+    assert!(matches!(pool.rescan(None), Err(Error::NotStarted)));
     assert_eq!(pool.restocking(), Restocking::Off);
     pool.start(None).await.expect("it starts");
     assert_eq!((ready(&pool), pool.restocking()), (2, Restocking::On));
@@ -87,7 +87,7 @@ async fn a_drained_pool_works_on_demand_until_it_is_rescanned(scratch: Scratch) 
     assert_eq!(ready_files(&pool), [] as [PathBuf; 0]);
 
     base(&images, "other-base-x.qcow2");
-    pool.rescan().expect("started");
+    pool.rescan(None).expect("started");
     eventually_ready(&pool, 4).await;
     assert_eq!(pool.restocking(), Restocking::On);
 }

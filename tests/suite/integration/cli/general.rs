@@ -16,6 +16,7 @@ const NEEDS: &[Need] = &[];
 #[case("doctor")]
 #[case("gc")]
 #[case("completions")]
+#[case("serve")]
 #[test_attr(apply(case))]
 fn help_has_examples(scratch: Scratch, #[case] command: &str) {
     let help = answer(&scratch, [command, "--help"]);

@@ -8,6 +8,7 @@ mod gc;
 mod general;
 mod images;
 mod inspect;
+mod serve;
 mod stats;
 
 use std::path::Path;

@@ -1,18 +1,204 @@
 //! Starting, ending and starting again.
 
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use super::{hanging_tools, is_closed, names, start, under_way};
+use crate::harness::pool_process::is_whole;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
 const NEEDS: &[Need] = &[];
 
+fn assert_nothing_left(scratch: &Path) {
+    assert!(!scratch.join("pool").exists(), "{:?}", names(&scratch.join("pool")));
+    assert!(!server::socket(scratch).exists(), "the socket is left");
+}
+
+fn assert_sound(scratch: &Path, overlay: &Path) {
+    let bytes = std::fs::read(overlay).expect("an overlay");
+    assert!(is_whole(&bytes, &server::base(scratch), None), "{}", overlay.display());
+}
+
 #[rstest]
 #[test_attr(apply(case))]
-fn term_leaves_what_was_acquired_and_nothing_else(scratch: Scratch) {
+fn the_end_leaves_what_was_acquired_and_nothing_else(
+    scratch: Scratch,
+    #[values(Signal::TERM, Signal::INT)] signal: Signal,
+) {
     let server = Server::of_one_base(&scratch);
     let target = server::vms(&scratch).join("vm.qcow2");
     let acquired = server.acquire(&server::base(&scratch), &target);
     assert_eq!((acquired.status, acquired.json()["source"].as_str()), (200, Some("pooled")));
+    server.signal(signal);
+    assert!(server.wait().success());
+    assert_sound(&scratch, &target);
+    assert_nothing_left(&scratch);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn requests_under_way_are_finished(scratch: Scratch) {
+    let mut server = Server::of_one_base(&scratch);
+    let target = server::vms(&scratch).join("vm.qcow2");
+    let mut client = server.client();
+    let rest = under_way(&mut client, &server::base(&scratch), &target);
+    server.signal(Signal::TERM);
+    server.await_that("no more clients", |server| is_closed(server.socket()));
+    client.send(rest.as_bytes()).expect("the rest");
+    let answer = client.answer().expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(client.is_closed());
+    assert!(server.wait().success());
+    assert_sound(&scratch, &target);
+    assert_nothing_left(&scratch);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn an_ending_server_is_not_ready(scratch: Scratch) {
+    let mut server = Server::of_one_base(&scratch);
+    let mut client = server.client();
+    client.send(b"GET /readyz HTTP/1.1\r\n").expect("half a head");
+    let mut other = server.client(); // which keeps the server from ending
+    for _ in 0..20 {
+        // Connections are taken in turn, and so the first is by now.
+        assert_eq!(other.get("/readyz").expect("an answer").status, 200);
+    }
+    let (base, target) = (server::base(&scratch), server::vms(&scratch).join("vm.qcow2"));
+    let rest = under_way(&mut other, &base, &target);
+    server.signal(Signal::TERM);
+    server.await_that("no more clients", |server| is_closed(server.socket()));
+    client.send(b"host: pool\r\n\r\n").expect("the other half");
+    let answer = client.answer().expect("an answer");
+    assert_eq!(answer.problem(503), "not-ready");
+    assert!(answer.json()["detail"].as_str().is_some_and(|why| why.contains("ending")));
+    other.send(rest.as_bytes()).expect("the rest");
+    assert_eq!(other.answer().expect("an answer").status, 200);
+    assert!(server.wait().success());
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a_request_that_never_ends_is_given_up(scratch: Scratch) {
+    let server = start(&scratch, &["--drain-timeout", "200ms"]);
+    let mut client = server.client();
+    let target = server::vms(&scratch).join("vm.qcow2");
+    under_way(&mut client, &server::base(&scratch), &target);
     server.stop();
-    assert!(target.exists() && !scratch.join("pool").exists());
-    assert!(!server::socket(&scratch).exists());
+    assert!(client.is_closed() && !target.exists());
+    assert_nothing_left(&scratch);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn told_again_it_ends_at_once(scratch: Scratch) {
+    let mut server = start(&scratch, &["--drain-timeout", "1h", "--request-timeout", "1h"]);
+    let mut client = server.client();
+    let target = server::vms(&scratch).join("vm.qcow2");
+    under_way(&mut client, &server::base(&scratch), &target);
+    server.signal(Signal::TERM);
+    server.await_that("no more clients", |server| is_closed(server.socket()));
+    server.stop();
+    assert!(client.is_closed() && !target.exists());
+    assert_nothing_left(&scratch);
+}
+
+/// A server whose creator doesn't come to an end.
+fn hanging(scratch: &Path) -> Server {
+    server::one_base(scratch);
+    let mut command = Server::command(scratch);
+    command.args(server::one_base_args(scratch)).args(["--creator", "qemu-img"]);
+    command.args(["--create-timeout", "1h"]).env("PATH", hanging_tools(scratch));
+    let mut server = Server::launch(scratch, &mut command);
+    server.await_that("it listens", |server| !is_closed(server.socket()));
+    server
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn while_it_starts_it_says_so(scratch: Scratch) {
+    let server = hanging(&scratch);
+    assert_eq!(server.get("/livez").status, 200);
+    assert_eq!(server.get("/readyz").problem(503), "not-ready");
+    let target = server::vms(&scratch).join("vm.qcow2");
+    let answer = server.acquire(&server::base(&scratch), &target);
+    assert_eq!(answer.problem(503), "not-started");
+    assert!(!target.exists());
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn l7_told_to_end_while_it_starts_it_leaves_nothing(scratch: Scratch) {
+    let mut server = hanging(&scratch);
+    server.await_that("it stocks", |_| scratch.join("pool").exists());
+    server.stop();
+    assert_nothing_left(&scratch);
+}
+
+/// A service that can't start must not be taken for one that ended well.
+#[rstest]
+#[test_attr(apply(case))]
+fn a_start_that_fails_is_a_failure(scratch: Scratch) {
+    server::one_base(&scratch);
+    let mut command = Server::command(&scratch);
+    command.args(server::one_base_args(&scratch)).args(["--creator", "qemu-img"]);
+    command.env("PATH", &*scratch);
+    let server = Server::launch(&scratch, &mut command);
+    assert_eq!(server.wait().code(), Some(5));
+    assert_nothing_left(&scratch);
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn c1_a_restart_loses_no_acquired_overlay(
+    scratch: Scratch,
+    #[values(Signal::KILL, Signal::TERM)] signal: Signal,
+    #[values(true, false)] targets_in_pool_dir: bool,
+) {
+    server::one_base(&scratch);
+    let mut args = server::one_base_args(&scratch);
+    let folder = if targets_in_pool_dir { scratch.join("pool") } else { server::vms(&scratch) };
+    if targets_in_pool_dir {
+        args.truncate(args.len() - 2); // as is the default
+    }
+    let mut targets = Vec::new();
+    for round in 0..3 {
+        let mut server = Server::start(&scratch, &args);
+        assert_eq!(server.ready(), 2);
+        for number in 0..4 {
+            let target = folder.join(format!("vm-{round}-{number}.qcow2"));
+            let answer = server.acquire(&server::base(&scratch), &target);
+            assert_eq!(answer.status, 200, "{answer:?}");
+            targets.push(target);
+        }
+        server.await_ready_overlays(2);
+        server.signal(signal);
+        server.wait();
+        assert_eq!(server::socket(&scratch).exists(), signal == Signal::KILL);
+    }
+    let server = Server::start(&scratch, &args);
+    let pools = names(&scratch.join("pool"));
+    let pools = pools.iter().filter(|name| name.starts_with("pool-")).count();
+    assert_eq!(pools, 1, "what the dead ones left is gone");
+    server.stop();
+    for target in &targets {
+        assert_sound(&scratch, target);
+    }
+}
+
+/// Restocking would go on for long: it is not waited for.
+#[rstest]
+#[test_attr(apply(case))]
+fn the_end_stops_restocking(scratch: Scratch) {
+    server::one_base(&scratch);
+    let mut command = Server::command(&scratch);
+    command.arg("--base").arg(server::base(&scratch));
+    command.args(["--max-vms", "20000", "--max-creations", "1"]);
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_that("it stocks", |_| !names(&scratch.join("pool")).is_empty());
+    server.stop();
+    assert_eq!(names(&scratch.join("pool")), [] as [&str; 0]);
 }

@@ -1,7 +1,82 @@
 //! The pool as a service: a real server, real sockets.
 
 mod client;
+mod creator;
+mod crowd;
 mod examples;
+mod images;
 mod killed_clients;
 mod lifecycle;
+mod limits;
+mod manager;
+mod others;
+mod security;
+mod socket;
+mod space;
 mod strange_servers;
+mod systemd;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::fake_tool::script;
+use crate::harness::http::Client;
+use crate::harness::server::{self, Server};
+
+/// A server of one base image with more arguments.
+#[track_caller]
+fn start(scratch: &Path, more: &[&str]) -> Server {
+    server::one_base(scratch);
+    let mut args = server::one_base_args(scratch);
+    args.extend(more.iter().map(|arg| (*arg).to_owned()));
+    Server::start(scratch, args)
+}
+
+/// A `PATH` with a `qemu-img` whose creations don't come to an end.
+fn hanging_tools(scratch: &Path) -> String {
+    let tools = scratch.join("tools");
+    std::fs::create_dir(&tools).expect("a folder");
+    script(&tools.join("qemu-img"), "[ \"$1\" = create ] && exec sleep 1000; echo 0");
+    format!("{}:{}", tools.display(), std::env::var("PATH").expect("a PATH"))
+}
+
+/// The bytes of a request to acquire, its body cut off behind the first byte, and the rest.
+fn halves(base: &Path, target: &Path) -> (String, String) {
+    let body = json!({ "base": base, "target": target }).to_string();
+    let head = format!(
+        "POST /v1/acquire HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{{",
+        body.len()
+    );
+    (head, body[1..].to_owned())
+}
+
+/// A connection on which a request is under way: the server waits for its body, which is given
+/// back.
+fn under_way(client: &mut Client, base: &Path, target: &Path) -> String {
+    // An answer says that the connection is the server's, and not the listener's any more.
+    assert_eq!(client.get("/livez").expect("an answer").status, 200);
+    let (head, rest) = halves(base, target);
+    client.send(head.as_bytes()).expect("it is sent");
+    rest
+}
+
+/// Whether a server refuses connections, or isn't to be found.
+fn is_closed(socket: &Path) -> bool {
+    Client::connect(socket).is_err()
+}
+
+/// The names in a directory, sorted.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A counter among the figures.
+fn figure(stats: &Value, name: &str) -> u64 {
+    stats[name].as_u64().unwrap_or_else(|| panic!("{name}: {stats}"))
+}

@@ -1,0 +1,196 @@
+//! What a server is told, on the command line and in a file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use overlay_pool::PoolConfig;
+use overlay_pool::api::Limits;
+use overlay_pool::creator::CreatorKind;
+use overlay_pool::image::{BaseRef, OverlayOptions, Profile, References};
+use serde::{Deserialize, Deserializer};
+
+use crate::commands::arguments;
+use crate::commands::exit::Exit;
+use crate::commands::failure::Failure;
+
+/// The options, as the command line and a file have them.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Options {
+    /// A directory of base images: those named `*-base-*.qcow2` are kept ready, clients may name
+    /// all in it.
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// A base image to keep ready; can be given again.
+    #[arg(long, value_name = "IMG")]
+    base: Vec<PathBuf>,
+    /// A raw base image to keep ready; can be given again.
+    #[arg(long, value_name = "IMG")]
+    raw_base: Vec<PathBuf>,
+    /// A directory that clients may have overlays in, on the filesystem of --dir; can be given
+    /// again. By default that is --dir itself.
+    #[arg(long, value_name = "DIR")]
+    targets: Vec<PathBuf>,
+    /// Where the pool makes its directory, instead of `OVERLAY_POOL_DIR` or the user's own place.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// How many VMs there may be at once; half as many overlays of each base image are kept ready.
+    /// By default 10.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    max_vms: Option<i64>,
+    /// Where to listen, instead of `OVERLAY_POOL_SOCKET` or /run/overlay-pool/pool.sock for root,
+    /// else overlay-pool.sock in `XDG_RUNTIME_DIR`.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// A group that may connect too, by name or number; else only this user may.
+    #[arg(long, value_name = "GROUP")]
+    socket_group: Option<String>,
+    /// How overlays are made; all write the same bytes. By default native.
+    #[arg(long, value_parser = arguments::creator())]
+    creator: Option<CreatorKind>,
+    /// Which qcow2 features to use: for QEMU, or for other readers. By default qemu.
+    #[arg(long, value_parser = arguments::profile())]
+    profile: Option<Profile>,
+    /// Take base images that refer to a backing file or an external data file.
+    #[arg(long)]
+    allow_references: bool,
+    /// With less free space than this, as in 10G, no overlay is made ahead. By default 0.
+    #[arg(long, value_name = "SIZE", value_parser = arguments::size)]
+    #[serde(deserialize_with = "size")]
+    min_free: Option<u64>,
+    /// How long after an acquire the shelves are filled again. By default 500ms.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "time")]
+    restock_interval: Option<Duration>,
+    /// After how long without an acquire a base image's overlays are given up, as in 2h. By
+    /// default never.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "time")]
+    shelf_idle: Option<Duration>,
+    /// How many overlays are made ahead at once. By default 8.
+    #[arg(long, value_name = "N")]
+    max_creations: Option<usize>,
+    /// How long the creator may take for one overlay. By default 10s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "time")]
+    create_timeout: Option<Duration>,
+    /// How many connections there may be at once. By default 1024.
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+    /// How many of them may be one process's, or one other user's. By default 256.
+    #[arg(long, value_name = "N")]
+    max_connections_per_client: Option<usize>,
+    /// How long a request may take. By default 30s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "time")]
+    request_timeout: Option<Duration>,
+    /// How long a client may be silent, and may take to send a request's head or to read an
+    /// answer. By default 30s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "time")]
+    client_timeout: Option<Duration>,
+    /// How long requests under way may take once the server is to end. By default 10s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[serde(deserialize_with = "time")]
+    drain_timeout: Option<Duration>,
+}
+
+fn size<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(value)?;
+    arguments::size(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn time<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(value)?;
+    humantime::parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// What a server needs to know.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) pool: PoolConfig,
+    pub(super) limits: Limits,
+    /// Where targets may lie; none where that is the pool's own place.
+    pub(super) targets: Vec<PathBuf>,
+    pub(super) images: Option<PathBuf>,
+    pub(super) bases: Vec<BaseRef>,
+    pub(super) socket: PathBuf,
+    pub(super) socket_group: Option<String>,
+}
+
+impl Options {
+    /// These, and where one isn't given, that of `file`.
+    pub(super) fn or(self, file: Self) -> Self {
+        let list = |ours: Vec<PathBuf>, theirs| if ours.is_empty() { theirs } else { ours };
+        Self {
+            images: self.images.or(file.images),
+            base: list(self.base, file.base),
+            raw_base: list(self.raw_base, file.raw_base),
+            targets: list(self.targets, file.targets),
+            dir: self.dir.or(file.dir),
+            max_vms: self.max_vms.or(file.max_vms),
+            socket: self.socket.or(file.socket),
+            socket_group: self.socket_group.or(file.socket_group),
+            creator: self.creator.or(file.creator),
+            profile: self.profile.or(file.profile),
+            allow_references: self.allow_references || file.allow_references,
+            min_free: self.min_free.or(file.min_free),
+            restock_interval: self.restock_interval.or(file.restock_interval),
+            shelf_idle: self.shelf_idle.or(file.shelf_idle),
+            max_creations: self.max_creations.or(file.max_creations),
+            create_timeout: self.create_timeout.or(file.create_timeout),
+            max_connections: self.max_connections.or(file.max_connections),
+            max_connections_per_client: self
+                .max_connections_per_client
+                .or(file.max_connections_per_client),
+            request_timeout: self.request_timeout.or(file.request_timeout),
+            client_timeout: self.client_timeout.or(file.client_timeout),
+            drain_timeout: self.drain_timeout.or(file.drain_timeout),
+        }
+    }
+
+    /// What they come to, with the defaults of what isn't given.
+    pub(super) fn settings(self) -> Result<Settings, Failure> {
+        let raw = self.raw_base.into_iter().map(BaseRef::raw);
+        let bases: Vec<_> = self.base.into_iter().map(BaseRef::qcow2).chain(raw).collect();
+        if self.images.is_none() && bases.is_empty() {
+            let advice = "name their directory with --images, or one with --base";
+            return Err(Failure::new(Exit::Usage, "no base images", advice));
+        }
+        let pool = PoolConfig::default();
+        let references = if self.allow_references { References::Allow } else { References::Deny };
+        let pool = PoolConfig {
+            max_concurrent_vms: self.max_vms.unwrap_or(pool.max_concurrent_vms),
+            pool_dir: self.dir.unwrap_or(pool.pool_dir),
+            creator: self.creator.unwrap_or(pool.creator),
+            overlay: OverlayOptions {
+                profile: self.profile.unwrap_or_default(),
+                ..OverlayOptions::default()
+            },
+            references,
+            min_free: self.min_free.unwrap_or(pool.min_free),
+            restock_interval: self.restock_interval.unwrap_or(pool.restock_interval),
+            shelf_idle: self.shelf_idle.or(pool.shelf_idle),
+            max_creations: self.max_creations.unwrap_or(pool.max_creations),
+            create_timeout: self.create_timeout.unwrap_or(pool.create_timeout),
+            images_path: pool.images_path,
+            tools: pool.tools,
+        };
+        let mut limits = Limits::default();
+        limits.connections = self.max_connections.unwrap_or(limits.connections);
+        limits.connections_per_peer =
+            self.max_connections_per_client.unwrap_or(limits.connections_per_peer);
+        limits.request_timeout = self.request_timeout.unwrap_or(limits.request_timeout);
+        limits.client_timeout = self.client_timeout.unwrap_or(limits.client_timeout);
+        limits.drain_timeout = self.drain_timeout.unwrap_or(limits.drain_timeout);
+        Ok(Settings {
+            pool,
+            limits,
+            targets: self.targets,
+            images: self.images,
+            bases,
+            socket: arguments::socket(self.socket)?,
+            socket_group: self.socket_group,
+        })
+    }
+}

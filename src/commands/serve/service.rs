@@ -1,0 +1,171 @@
+//! A server's life: from its first signal to its last.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use overlay_pool::OverlayPool;
+use overlay_pool::api::{Access, AccessError, Limits, Server};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinHandle};
+
+use super::manager;
+use super::options::Settings;
+use super::watchdog::Watchdog;
+use crate::commands::exit::Exit;
+use crate::commands::failure::{self, Failure};
+
+/// A pool and who may use it how.
+#[derive(Debug)]
+pub(super) struct Service {
+    pool: Arc<OverlayPool>,
+    access: Arc<Access>,
+    limits: Limits,
+}
+
+impl Service {
+    pub(super) fn new(settings: Settings) -> Result<Self, Failure> {
+        let Settings { pool, limits, mut targets, images, bases, .. } = settings;
+        if targets.is_empty() {
+            make_place(&pool.pool_dir)?;
+            targets.push(pool.pool_dir.clone());
+        }
+        let images: Vec<_> = images.into_iter().collect();
+        let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
+        Ok(Self { pool: Arc::new(OverlayPool::new(pool)?), access: Arc::new(access), limits })
+    }
+
+    /// Serves until it is told to end, or the server fails.
+    pub(super) async fn run(
+        self,
+        listener: std::os::unix::net::UnixListener,
+    ) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::new(Exit::Failed, error, "");
+        let mut signals = Signals::new().map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = UnixListener::from_std(listener).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+
+        let (pool, access) = (Arc::clone(&self.pool), Arc::clone(&self.access));
+        let end = Arc::new(Notify::new());
+        let ended = Arc::clone(&end);
+        let server = Server::new(pool, access, self.limits);
+        let serve = async move { server.serve(listener, ended.notified()).await };
+        let mut serving = tokio::spawn(serve);
+
+        let served = self.attend(&mut signals, &mut serving, address.as_pathname()).await;
+        manager::stopping();
+        let wind_down = async {
+            self.pool.stop_restocking().await;
+            end.notify_one();
+            if !serving.is_finished() {
+                let _ = (&mut serving).await;
+            }
+            self.pool.stop().await;
+        };
+        tokio::select! {
+            () = wind_down => {}
+            () = signals.end() => tracing::warn!("told again to end: requests are given up"),
+        }
+        served
+    }
+
+    /// Starts the pool and looks after it until it is to end.
+    async fn attend(
+        &self,
+        signals: &mut Signals,
+        serving: &mut JoinHandle<io::Result<()>>,
+        socket: Option<&Path>,
+    ) -> Result<(), Failure> {
+        tokio::select! {
+            started = self.pool.start(Some(self.access.bases())) => started?,
+            () = signals.end() => return Ok(()),
+            served = &mut *serving => return Err(unserved(served)),
+        }
+        let _watchdog = socket.and_then(|socket| Watchdog::start(socket.to_owned()));
+        manager::ready(&self.status());
+        loop {
+            tokio::select! {
+                told = signals.next() => if told == Told::End { return Ok(()) },
+                served = &mut *serving => return Err(unserved(served)),
+            }
+            tracing::info!("rescan");
+            manager::reloading();
+            self.pool.rescan(Some(self.access.bases()))?;
+            manager::ready(&self.status());
+        }
+    }
+
+    fn status(&self) -> String {
+        let ready = self.pool.stats().ready;
+        let count: usize = ready.values().sum();
+        format!("{count} overlays of {} base images are ready", ready.len())
+    }
+}
+
+/// What a service is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    End,
+    Rescan,
+}
+
+/// The signals that tell it.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.hang_up.recv() => Told::Rescan,
+        }
+    }
+
+    /// Waits until the service is told to end.
+    async fn end(&mut self) {
+        while self.next().await != Told::End {}
+    }
+}
+
+/// Makes the pool's place, where it is missing, as the pool itself does.
+fn make_place(pool_dir: &Path) -> Result<(), Failure> {
+    let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(pool_dir);
+    made.map_err(|error| {
+        let cause = format!("pool directory {}: {error}", pool_dir.display());
+        Failure::new(Exit::Failed, cause, "name another with --dir or OVERLAY_POOL_DIR")
+    })
+}
+
+fn no_directory(error: AccessError) -> Failure {
+    let advice = match &error {
+        AccessError::Io { source, .. } => failure::system(source),
+        _ => "",
+    };
+    Failure::new(Exit::Failed, error, advice)
+}
+
+fn unserved(served: Result<io::Result<()>, JoinError>) -> Failure {
+    let cause = match served {
+        Ok(Ok(())) => "it ended by itself".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Failure::new(Exit::Failed, format!("the server can't go on: {cause}"), "")
+}

@@ -1,0 +1,172 @@
+//! The socket: made here, or by a service manager.
+//!
+//! Whether a socket that is there belongs to a server that lives is asked of the socket: one that
+//! is dead refuses connections. Between the asking and the making of a new one the directory is
+//! locked, so that of two servers that start at once one sees the other's. The lock is not kept:
+//! others may need the directory, and the kernel knows for how long a socket is listened to.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use listenfd::ListenFd;
+use nix::unistd::Group;
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::umask;
+
+use crate::commands::exit::Exit;
+use crate::commands::failure::{self, Failure};
+
+/// How long another server may take to make its own socket in the same directory.
+const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(10);
+
+/// The name of a socket that was made here. Dropped, it is removed, unless another server has
+/// taken it over.
+#[derive(Debug)]
+pub(super) struct Name {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let Ok(_locked) = lock(parent(&self.path)) else { return };
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Takes the socket of the service manager, where there is one, or makes one at `path`, for this
+/// user and `group`.
+pub(super) fn open(
+    path: &Path,
+    group: Option<&str>,
+) -> Result<(UnixListener, Option<Name>), Failure> {
+    let mut passed = ListenFd::from_env();
+    if passed.len() > 0 {
+        let listener = passed.take_unix_listener(0).and_then(|listener| {
+            listener.filter(|_| passed.len() == 1).ok_or(io::ErrorKind::InvalidInput.into())
+        });
+        let listener = listener.map_err(|error| {
+            let cause = format!("what the service manager passed: {error}");
+            Failure::new(Exit::Failed, cause, "pass one Unix stream socket")
+        })?;
+        return Ok((listener, None));
+    }
+    let group = group.map(group_id).transpose()?;
+    let (listener, name) = make(path, group).map_err(|error| {
+        // With an error number the system said so, without one we did, and gave the advice.
+        let advice = if error.raw_os_error().is_some() { failure::system(&error) } else { "" };
+        Failure::new(Exit::Failed, format!("socket {}: {error}", path.display()), advice)
+    })?;
+    Ok((listener, Some(name)))
+}
+
+fn group_id(name: &str) -> Result<u32, Failure> {
+    let bad = |cause: String| Failure::new(Exit::Usage, cause, "name a group of this machine");
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(bad(format!("--socket-group {name}: no such group"))),
+        Err(errno) => Err(bad(format!("--socket-group {name}: {errno}"))),
+    }
+}
+
+fn make(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Name)> {
+    make_directory(parent(path), group)?;
+    let _locked = lock(parent(path))?;
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::other(
+                "something else is there; remove it, or name another path",
+            ));
+        }
+        Ok(_) if is_alive(path)? => {
+            let cause = "another server listens there; stop it, or name another path";
+            return Err(io::Error::other(cause));
+        }
+        Ok(_) => std::fs::remove_file(path)?,
+    }
+    // For this user alone from the first moment.
+    let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener?;
+    let name = Name { path: path.to_owned(), identity: identity(path)? };
+    if let Some(group) = group {
+        admit(path, group, 0o660)?;
+    }
+    Ok((listener, name))
+}
+
+/// Where it is missing, makes the directory for this user and the group alone.
+fn make_directory(path: &Path, group: Option<u32>) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+    if let Some(group) = group {
+        admit(path, group, 0o750)?;
+    }
+    Ok(())
+}
+
+/// Gives what was made here to a group too.
+fn admit(path: &Path, group: u32, mode: u32) -> io::Result<()> {
+    // A sandbox may forbid to change owners, where there is nothing to change.
+    if std::fs::symlink_metadata(path)?.gid() != group {
+        chown(path, None, Some(group))?;
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Locks a directory until the file is closed.
+fn lock(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(RETRY),
+            Err(Errno::WOULDBLOCK) => {
+                let cause = "another program keeps the directory locked; end it, or name another";
+                return Err(io::Error::other(cause));
+            }
+            result => return Ok(result.map(|()| file)?),
+        }
+    }
+}
+
+/// Whether anybody listens.
+fn is_alive(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&probe, &SocketAddrUnix::new(path)?) {
+        // Its queue may be full, it may not be for us, or of another kind.
+        Ok(()) | Err(Errno::AGAIN | Errno::ACCESS | Errno::PROTOTYPE) => Ok(true),
+        Err(Errno::CONNREFUSED) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}

@@ -1,0 +1,85 @@
+//! The units, and systemd's own programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::cli;
+use crate::harness::http::Client;
+use crate::harness::prelude::*;
+use crate::harness::server::{self, Server};
+
+const NEEDS: &[Need] = &[Need::Systemd];
+
+fn units() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/systemd")
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn the_units_are_sound(scratch: Scratch) {
+    for name in ["overlay-pool.service", "overlay-pool.socket"] {
+        let unit = std::fs::read_to_string(units().join(name)).expect("a unit");
+        // Where the program is installed is another question.
+        let unit = unit.replace("/usr/bin/overlay-pool", env!("CARGO_BIN_EXE_overlay-pool"));
+        std::fs::write(scratch.join(name), unit).expect("a unit");
+    }
+    let verify = || {
+        let mut command = Command::new("systemd-analyze");
+        command.args(["verify", "--man=no"]).current_dir(&*scratch);
+        command
+            .args(["overlay-pool.service", "overlay-pool.socket"].map(|unit| scratch.join(unit)));
+        let output = command.output().expect("systemd-analyze runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(verify(), (true, String::new()));
+    // That it would say so:
+    let service = scratch.join("overlay-pool.service");
+    let spoilt = std::fs::read_to_string(&service).expect("a unit");
+    std::fs::write(&service, spoilt.replace("ProtectSystem=", "ProtectSistem=")).expect("spoilt");
+    assert!(verify().1.contains("ProtectSistem"));
+}
+
+/// The command in the unit is one that the program takes.
+#[rstest]
+#[test_attr(apply(case))]
+fn the_unit_s_command_is_understood(scratch: Scratch) {
+    let unit = std::fs::read_to_string(units().join("overlay-pool.service")).expect("a unit");
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    let args = line.split_whitespace().skip(1).filter(|arg| !arg.starts_with("/etc/"));
+    let config = scratch.join("overlay-pool.toml");
+    std::fs::write(&config, "max-vms = 4\n").expect("a file");
+    let args: Vec<_> = args
+        .flat_map(|arg| match arg {
+            "--config" => vec![arg.to_owned(), config.display().to_string()],
+            "overlay-pool" => vec!["0".to_owned()],
+            _ => vec![arg.to_owned()],
+        })
+        .collect();
+    let said = cli::answer(&scratch, args);
+    assert!(said.stderr.contains("no base images"), "{said}");
+}
+
+/// The first client starts the server, which takes the socket as it is and leaves it so.
+#[rstest]
+#[test_attr(apply(case))]
+fn a_passed_socket_is_taken_and_left(scratch: Scratch) {
+    server::one_base(&scratch);
+    let mut command = Command::new("systemd-socket-activate");
+    command.arg("--listen").arg(server::socket(&scratch));
+    for name in ["OVERLAY_POOL_DIR", "OVERLAY_POOL_LOG", "OVERLAY_POOL_SOCKET"] {
+        command.args(["--setenv", name]);
+    }
+    command.arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
+    command.args(server::one_base_args(&scratch));
+    command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_that("somebody listens", |_| server::socket(&scratch).exists());
+    assert!(!server.log().contains("start"), "nobody has asked yet");
+    server.await_ready();
+    let target = server::vms(&scratch).join("vm.qcow2");
+    assert_eq!(server.acquire(&server::base(&scratch), &target).json()["source"], "pooled");
+    server.stop();
+    assert!(server::socket(&scratch).exists(), "it isn't the server's to remove");
+    assert!(Client::connect(&server::socket(&scratch)).is_err());
+    assert!(target.exists() && !scratch.join("pool").exists());
+}
