@@ -55,7 +55,7 @@ pub(crate) fn agrees(image: &Path) -> Result<(), String> {
     let line = [b"\nbacking file: ", name.as_os_str().as_bytes()].concat();
     let same = std::str::from_utf8(name.as_os_str().as_bytes()).is_err()
         && text.windows(line.len()).any(|window| window == line);
-    if same { Ok(()) } else { Err(format!("{}, not {name:?}", json["backing-filename"])) }
+    if same { Ok(()) } else { Err(format!("{}, not {}", json["backing-filename"], name.display())) }
 }
 
 /// `qemu-img check` finds nothing.
