@@ -11,7 +11,7 @@ use super::super::Problem;
 #[non_exhaustive]
 pub enum ClientError {
     /// Nobody answers at the socket.
-    #[error("no server at {}: {source}; is overlay-pool serve running?", socket.display())]
+    #[error("no server at {}: {source}; {}", socket.display(), advice(source))]
     Connect {
         /// The socket.
         socket: PathBuf,
@@ -73,5 +73,15 @@ impl ClientError {
             Self::Refused(problem) => Some(&problem.error),
             _ => None,
         }
+    }
+}
+
+/// What to do where nobody answers.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "its socket isn't for this user; see --socket-group of overlay-pool serve"
+        }
+        _ => "is overlay-pool serve running?",
     }
 }

@@ -1,7 +1,7 @@
 //! What one look at a server shows.
 
 use std::fmt::{self, Display};
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanCount;
@@ -14,6 +14,8 @@ use crate::commands::text;
 /// What a server said.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Look {
+    /// When, in seconds since 1970.
+    time: f64,
     /// Why overlays aren't kept ready.
     not_ready: Option<String>,
     bases: Vec<BaseState>,
@@ -42,6 +44,7 @@ impl Look {
     pub(super) async fn at(client: &Client) -> Result<Self, ClientError> {
         let stats = client.stats().await?;
         Ok(Self {
+            time: UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64(),
             not_ready: client.not_ready().await?,
             bases: client.bases().await?,
             counters: Counters {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::case::{Case, Mount};
 use crate::harness::faults::fuse;
 use crate::harness::requirements::Need;
-use crate::harness::shim::Answer;
+use crate::harness::shim::{Answer, runs};
 
 const SHIM: &str = "OVERLAY_POOL_SHIM";
 const SHIM_CONFIG: &str = "OVERLAY_POOL_SHIM_CONFIG";
@@ -95,9 +95,7 @@ impl Port {
 
     /// Whether a process that the shim started is the pool, and no aid of it.
     pub(crate) fn is_pool(&self, pid: Pid) -> bool {
-        let Some(program) = &self.config.process else { return false };
-        let exe = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()));
-        exe.is_ok_and(|exe| exe.file_name() == Some(program.as_ref()))
+        self.config.process.as_ref().is_some_and(|program| runs(pid, program))
     }
 
     fn ours(creator: CreatorKind) -> Self {

@@ -78,6 +78,7 @@ pub(crate) fn settings(scratch: &Path) -> Settings {
     settings.add_filter(&regex_of(scratch), "[DIR]");
     settings.add_filter(r#"(on disk +|"disk_size": )[^\n,]+"#, "$1[ON DISK]");
     settings.add_filter(r#"("took_us":)\d+|\d+ µs"#, "${1}[TIME]");
+    settings.add_filter(r#""time":[0-9.]+"#, r#""time":[TIME]"#);
     settings
 }
 

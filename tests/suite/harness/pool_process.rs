@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
 use super::faults::strace::{Fault, Strace};
-use super::shim::{Answer, Checked, Failure, Shim, until};
+use super::shim::{Answer, Checked, Failure, Shim, runs, until};
 
 /// Far more than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ impl PoolProcess {
         argv.extend([&program, "shim", "--creator", creator.as_str()].map(str::to_owned));
         let shim = Shim::start(&argv, folder, "pool-process", PATIENCE).expect("the shim starts");
         let candidates = || shim.started().into_iter().chain([shim.pid()]);
-        let pid = candidates().find(|pid| is_pool(*pid)).expect("the pool's process");
+        let pid = candidates().find(|pid| runs(*pid, "overlay-pool")).expect("the pool's process");
         let mut process = Self { shim, pid, folder: folder.to_owned() };
         let config = json!({
             "max_concurrent_vms": 2 * SIZE,
@@ -172,11 +172,6 @@ fn fields(value: Value) -> Map<String, Value> {
 /// A qcow2 base image in a request.
 pub(crate) fn base(path: &Path) -> Value {
     json!({ "path": path, "format": "qcow2" })
-}
-
-fn is_pool(pid: Pid) -> bool {
-    let exe = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()));
-    exe.is_ok_and(|exe| exe.file_name().is_some_and(|name| name == "overlay-pool"))
 }
 
 /// The pool directories below `pool` in a folder.

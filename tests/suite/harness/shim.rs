@@ -242,6 +242,12 @@ fn parse(line: &str) -> Checked<(u64, Answer)> {
     Ok((id, Err((text("name")?, text("message")?))))
 }
 
+/// Whether a process runs the program of this name.
+pub(crate) fn runs(pid: Pid, program: &str) -> bool {
+    let exe = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()));
+    exe.is_ok_and(|exe| exe.file_name() == Some(program.as_ref()))
+}
+
 /// All processes with this mark in their environment.
 fn marked(mark: &str) -> Vec<Pid> {
     let entry = format!("{MARK}={mark}");
