@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, OFlags, statat};
 use rustix::io::Errno;
 
 use super::roots::Roots;
@@ -125,7 +125,9 @@ impl Access {
             return Err(failed(Errno::INVAL.into()));
         }
         let directory = self.targets.open_below(directory, path, OFlags::DIRECTORY)?;
-        if leads_into_owned(&path_of(&directory).map_err(failed)?) {
+        // One that exists is refused for that (rule A1).
+        let is_free = || statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
+        if leads_into_owned(&path_of(&directory).map_err(failed)?) && is_free() {
             return Err(failed(would_be_swept()));
         }
         Ok(directory)

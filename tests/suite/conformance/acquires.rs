@@ -107,9 +107,10 @@ impl World<'_> {
             let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
             acquires.push((self.shim()?.send("acquire", fields(request))?, self.path(&target)?));
             let shim = self.shim()?;
-            let own = program(shim.pid());
+            let (own, started) = (program(shim.pid()), shim.started());
             // One that is stopped before it became another program stops its parent too.
-            for pid in shim.started().into_iter().filter(|pid| program(*pid) != own) {
+            let is_aid = |pid: &Pid| program(*pid) != own && !self.port.is_pool(*pid);
+            for pid in started.into_iter().filter(is_aid) {
                 // It may have ended by itself.
                 let _ = kill_process(pid, signal.number());
             }

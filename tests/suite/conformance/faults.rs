@@ -81,7 +81,10 @@ impl World<'_> {
             }
             Step::Descriptors { free } => {
                 let shim = self.shim()?;
-                for pid in shim.started().into_iter().chain([shim.pid()]) {
+                let (own, started) = (shim.pid(), shim.started());
+                // A shim of a pool in another process is a client, and no part of it.
+                let is_client = started.iter().any(|pid| self.port.is_pool(*pid));
+                for pid in started.into_iter().chain((!is_client).then_some(own)) {
                     descriptors::limit(pid, *free).map_err(unfit)?;
                 }
                 Ok(())

@@ -27,22 +27,26 @@ fn open_files(pid: Pid) -> usize {
 
 /// What lies at the targets is whole, the server has counted it, and nothing else is there.
 #[track_caller]
-fn check_targets(server: &Server, scratch: &Path, expected: &BTreeSet<String>) -> u64 {
+fn check_targets(server: &mut Server, scratch: &Path, expected: &BTreeSet<String>) -> u64 {
     let base = server::base(scratch);
-    let mut found = 0;
-    for entry in std::fs::read_dir(server::vms(scratch)).expect("a folder") {
-        let entry = entry.expect("an entry");
+    let files = || std::fs::read_dir(server::vms(scratch)).expect("a folder").flatten();
+    let counted = |stats: &Value| {
+        let counter = |name: &str| stats[name].as_u64().expect("a counter");
+        counter("pooled") + counter("on_demand")
+    };
+    // What waited to be accepted is still served, and counted a moment after it is there.
+    server.await_that("each target was counted", |server| {
+        counted(&server.get("/v1/stats").json()) == files().count() as u64
+    });
+    for entry in files() {
         let name = entry.file_name().to_string_lossy().into_owned();
         assert!(expected.contains(&name), "{name} is left over");
         let bytes = std::fs::read(entry.path()).expect("a file");
         assert!(is_whole(&bytes, &base, None), "{name} isn't whole");
-        found += 1;
     }
     let stats = server.get("/v1/stats").json();
-    let counted = |name: &str| stats[name].as_u64().expect("a counter");
-    assert_eq!(counted("pooled") + counted("on_demand"), found, "{stats}");
-    assert_eq!((counted("failed"), counted("discarded")), (0, 0), "{stats}");
-    found
+    assert_eq!((&stats["failed"], &stats["discarded"]), (&json!(0), &json!(0)), "{stats}");
+    counted(&stats)
 }
 
 /// Programs that are killed at random moments, by SIGKILL.
@@ -73,7 +77,7 @@ fn a12_killed_programs_leave_nothing(scratch: Scratch) {
     }
     server.await_that("the connections are closed", |server| open_files(server.pid()) <= before);
     server.await_ready_overlays(2);
-    let handed_over = check_targets(&server, &scratch, &names);
+    let handed_over = check_targets(&mut server, &scratch, &names);
     println!("{handed_over} of {} were handed over", names.len());
     expect_two_ready(&scratch);
     server.stop();
@@ -114,7 +118,7 @@ fn a12_requests_of_dead_clients_leave_nothing(scratch: Scratch, #[case] path: &s
     server.await_that("the connections are closed", |server| open_files(server.pid()) <= before);
     server.await_ready_overlays(2);
     if path == "/v1/acquire" {
-        check_targets(&server, &scratch, &names);
+        check_targets(&mut server, &scratch, &names);
     }
     expect_two_ready(&scratch);
     server.stop();
