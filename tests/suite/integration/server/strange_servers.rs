@@ -6,6 +6,7 @@ use std::time::Duration;
 use overlay_pool::api::{Client, ClientError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::harness::prelude::*;
@@ -62,6 +63,7 @@ async fn what_the_server_may_have_seen_is_not_sent_again(scratch: Scratch) {
 async fn a_connection_that_was_closed_meanwhile_is_replaced(scratch: Scratch) {
     let (listener, socket) = listen(&scratch);
     let client = Client::new(socket);
+    let closed = Notify::new();
     let serve = async {
         for _ in 0..3 {
             let (mut stream, request) = take(&listener).await;
@@ -70,11 +72,14 @@ async fn a_connection_that_was_closed_meanwhile_is_replaced(scratch: Scratch) {
                 .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")
                 .await
                 .expect("sent");
+            drop(stream);
+            closed.notify_one();
         }
     };
     let ask = async {
         for _ in 0..3 {
             assert_eq!(client.bases().await.expect("an answer"), []);
+            closed.notified().await;
         }
     };
     tokio::join!(serve, ask);
