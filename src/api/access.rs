@@ -74,10 +74,11 @@ pub struct Access {
 
 impl Access {
     /// Allows targets below `targets`, base images below `images`, and the base images `named`.
+    /// Relative paths are those of this call's working directory.
     ///
     /// # Errors
     ///
-    /// [`AccessError::Io`] where a directory can't be opened.
+    /// [`AccessError::Io`] where a directory can't be opened, or isn't known.
     pub fn new(
         targets: &[PathBuf],
         images: &[PathBuf],
@@ -85,6 +86,11 @@ impl Access {
     ) -> Result<Self, AccessError> {
         let targets = Roots::open("target", "directory of targets", targets)?;
         let images = Roots::open("base image", "directory of base images", images)?;
+        let absolute = |BaseRef { path, format }| match std::path::absolute(&path) {
+            Ok(path) => Ok(BaseRef { path, format }),
+            Err(source) => Err(images.failed(&path, source)),
+        };
+        let named = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
         let access = Self { targets, images, named, known: RwLock::default() };
         access.bases();
         Ok(access)

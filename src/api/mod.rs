@@ -3,6 +3,9 @@
 //! [`Server`] serves an [`OverlayPool`](crate::OverlayPool) to the clients of a socket;
 //! [`openapi()`] describes what they can ask for. Which files they may name is up to [`Access`],
 //! how much of the server they may use to [`Limits`]. [`Client`] asks it.
+//!
+//! Every error is a [`Problem`], but for what is no HTTP/1.1 or has too long a head: that hyper
+//! refuses with a bare status, 400 or 431, before any of this is asked.
 
 mod access;
 mod acquire;

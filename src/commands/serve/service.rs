@@ -94,7 +94,9 @@ impl Service {
             }
             tracing::info!("rescan");
             manager::reloading();
-            self.pool.rescan(Some(self.access.bases()))?;
+            if let Err(error) = self.pool.rescan(Some(self.access.bases())) {
+                tracing::warn!(%error, "no rescan");
+            }
             manager::ready(&self.status());
         }
     }

@@ -25,7 +25,8 @@ fn daemon(server: &Server) -> Pid {
 fn c2_a_stopped_daemon_is_replaced(scratch: Scratch) {
     // Nothing but the requests looks at the daemon.
     let more = ["--creator", "storage-daemon", "--restock-interval", "1h"];
-    let server = start(&scratch, &more);
+    let mut server = start(&scratch, &more);
+    server.await_ready_overlays(2);
     kill_process(daemon(&server), Signal::STOP).expect("it is stopped");
     let (base, vms) = (server::base(&scratch), server::vms(&scratch));
     for (number, source) in ["pooled", "pooled", "on-demand"].into_iter().enumerate() {
