@@ -13,4 +13,5 @@ mod qmp;
 mod requirements;
 mod restock;
 mod second_opinion;
+mod server;
 mod vm;

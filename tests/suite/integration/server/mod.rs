@@ -1,0 +1,3 @@
+//! The pool as a service: a real server, real sockets.
+
+mod lifecycle;
