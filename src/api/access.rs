@@ -151,14 +151,10 @@ impl Roots {
         if path.is_relative() {
             return Err(AccessError::Relative { what: self.what, path: named.to_owned() });
         }
-        let below = |(root, fd): &'_ (PathBuf, OwnedFd)| {
-            let rest = path.strip_prefix(root).ok()?;
-            Some((rest.to_owned(), fd.try_clone().ok()?))
-        };
-        let Some((rest, root)) = self.roots.iter().find_map(below) else {
-            return Err(self.denied(named));
-        };
-        match open_beneath(&root, &rest, flags | OFlags::PATH | OFlags::CLOEXEC) {
+        let mut roots = self.roots.iter();
+        let below = roots.find_map(|(root, fd)| Some((path.strip_prefix(root).ok()?, fd)));
+        let Some((rest, root)) = below else { return Err(self.denied(named)) };
+        match open_beneath(root, rest, flags | OFlags::PATH | OFlags::CLOEXEC) {
             Ok(fd) => Ok(fd),
             Err(Errno::XDEV | Errno::LOOP) => Err(self.denied(named)),
             Err(errno) => Err(self.failed(named, errno.into())),

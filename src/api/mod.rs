@@ -9,9 +9,11 @@ mod acquire;
 mod bases;
 mod connection;
 mod extract;
+mod metrics;
 mod openapi;
 mod peers;
 mod problem;
+mod refusals;
 mod server;
 mod status;
 

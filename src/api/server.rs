@@ -24,6 +24,7 @@ use tower::ServiceExt;
 
 use super::access::Access;
 use super::connection::{Connection, Descriptors};
+use super::metrics::Traffic;
 use super::openapi;
 use super::peers::{Peer, Peers};
 use super::problem::Problem;
@@ -70,6 +71,7 @@ impl Default for Limits {
 pub(super) struct Shared {
     pub(super) pool: Arc<OverlayPool>,
     pub(super) access: Arc<Access>,
+    pub(super) traffic: Traffic,
     ending: Arc<AtomicBool>,
 }
 
@@ -90,7 +92,12 @@ impl Server {
     /// A server of `pool`, which the caller starts and stops.
     #[must_use]
     pub fn new(pool: Arc<OverlayPool>, access: Access, limits: Limits) -> Self {
-        let shared = Shared { pool, access: Arc::new(access), ending: Arc::default() };
+        let shared = Shared {
+            pool,
+            access: Arc::new(access),
+            traffic: Traffic::default(),
+            ending: Arc::default(),
+        };
         Self { shared, limits }
     }
 
@@ -174,9 +181,10 @@ impl Server {
         held: H,
     ) {
         let (connection, descriptors) = Connection::new(stream);
-        let router = router.clone();
+        let (router, traffic) = (router.clone(), self.shared.traffic.clone());
+        let held = (held, traffic.connection());
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            answer(router.clone(), request, peer, descriptors.clone())
+            answer(router.clone(), request, peer, descriptors.clone(), traffic.clone())
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -197,11 +205,14 @@ async fn answer(
     request: hyper::Request<hyper::body::Incoming>,
     peer: Peer,
     descriptors: Descriptors,
+    traffic: Traffic,
 ) -> Result<Response, Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(peer);
     request.extensions_mut().insert(descriptors);
-    router.oneshot(request).await
+    let answer = router.oneshot(request).await?;
+    traffic.answered(answer.status());
+    Ok(answer)
 }
 
 async fn not_found(request: Request) -> Problem {

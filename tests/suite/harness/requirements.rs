@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use overlay_pool::vm::{Manifest, VmSettings, kvm};
 
 use super::faults::strace;
-use super::vms;
+use super::{python, vms};
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,10 @@ pub(crate) enum Need {
     Accelerator,
     /// `strace`, and the right to trace a child.
     Strace,
+    /// `schemathesis`, which asks a server all that its `OpenAPI` document allows and more.
+    Schemathesis,
+    /// `prometheus_client`, the parser of Prometheus' text format in Python.
+    PrometheusClient,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -52,10 +56,13 @@ impl fmt::Display for Unmet {
 }
 
 const QEMU: &str = "qemu-system-x86_64";
+const PROMETHEUS_CLIENT: &str = "\
+import importlib.metadata, prometheus_client.parser
+print('prometheus_client', importlib.metadata.version('prometheus_client'))";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -67,6 +74,8 @@ impl Need {
         Self::GuestImages,
         Self::Accelerator,
         Self::Strace,
+        Self::Schemathesis,
+        Self::PrometheusClient,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -82,6 +91,8 @@ impl Need {
             Self::GuestImages => "guest-images",
             Self::Accelerator => "accelerator",
             Self::Strace => "strace",
+            Self::Schemathesis => "schemathesis",
+            Self::PrometheusClient => "prometheus-client",
         }
     }
 
@@ -101,6 +112,8 @@ impl Need {
             Self::GuestImages => guest_images(),
             Self::Accelerator => accelerator(),
             Self::Strace => strace::probe(),
+            Self::Schemathesis => python::probe(self.name(), &["--version"]),
+            Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
         })
     }
 }

@@ -1,3 +1,7 @@
 //! The pool as a service: a real server, real sockets.
 
 mod lifecycle;
+mod metrics;
+mod names;
+mod openapi;
+mod schemathesis;
