@@ -9,7 +9,8 @@ use crate::harness::qcow2::Image;
 
 /// A target at which there is a file that nobody may touch.
 pub(super) const PRECIOUS: &str = "precious";
-/// A target of a disk that is larger than its base image.
+/// Targets with this name, or one that begins with it, are of a disk that is larger than its base
+/// image.
 pub(super) const LARGER: (&str, u64) = ("larger", 2 << 20);
 /// A target of a disk of the other base image.
 pub(super) const OTHER: &str = "other";
@@ -50,7 +51,7 @@ impl Ground {
                 continue;
             }
             let base = if name == OTHER { &self.other } else { &self.one };
-            let size = (name == LARGER.0).then_some(LARGER.1);
+            let size = name.starts_with(LARGER.0).then_some(LARGER.1);
             if metadata.mode() & 0o7777 != 0o600 || !is_whole(&bytes, base, size) {
                 return Err(format!("A2: {name} is no whole overlay: {metadata:?}"));
             }

@@ -6,4 +6,5 @@ mod creators;
 mod ground;
 mod life;
 mod operations;
+mod server_chaos;
 mod unnamed_files;
