@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Number;
 use utoipa::ToSchema;
 
 use super::access::AccessError;
@@ -13,17 +15,19 @@ use super::connection::Descriptors;
 use super::extract::Body;
 use super::peers::Peer;
 use super::problem::Problem;
+use super::refusals::{Acquiring, Opening};
 use super::server::Shared;
 use crate::error::Error;
 use crate::image::{BaseError, BaseRef, Format};
-use crate::pool::{Source, Target};
+use crate::pool::{Source, Target, paths};
 
 /// A base image, as a client names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BaseRequest {
     /// Its absolute path.
-    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
+    #[schema(value_type = String, pattern = r"^/[^\u0000]*$", max_length = 4095,
+             example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
     pub path: PathBuf,
     /// Its format: qcow2, unless it is declared to be raw.
     #[serde(default)]
@@ -41,16 +45,20 @@ impl From<BaseRequest> for BaseRef {
 #[serde(deny_unknown_fields)]
 pub struct AcquireRequest {
     /// The base image's absolute path.
-    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
+    #[schema(value_type = String, pattern = r"^/[^\u0000]*$", max_length = 4095,
+             example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
     pub base: PathBuf,
     /// The base image's format: qcow2, unless it is declared to be raw.
     #[serde(default)]
     pub format: Format,
     /// Where the overlay shall be: an absolute path at which nothing is.
-    #[schema(value_type = String, example = "/var/lib/vms/run/17/disk.qcow2")]
+    #[schema(value_type = String, max_length = 4095,
+             pattern = r"^/([^\u0000]*/)?[^/\u0000]*[^/.\u0000][^/\u0000]*$",
+             example = "/var/lib/vms/run/17/disk.qcow2")]
     pub target: PathBuf,
     /// The size of the guest's disk in bytes: the base image's by default, and never smaller.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 4_503_599_627_370_496_i64, example = 10_737_418_240_u64)]
     pub virtual_size: Option<u64>,
 }
 
@@ -60,12 +68,15 @@ pub struct AcquireAnswer {
     /// Where the overlay came from.
     pub source: Source,
     /// The base image's resolved path.
-    #[schema(value_type = String)]
+    #[serde(serialize_with = "paths::one")]
+    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
     pub base: PathBuf,
     /// Where the overlay is.
-    #[schema(value_type = String)]
+    #[serde(serialize_with = "paths::one")]
+    #[schema(value_type = String, example = "/var/lib/vms/run/17/disk.qcow2")]
     pub target: PathBuf,
     /// How long the pool took, in microseconds.
+    #[schema(example = 27)]
     pub took_us: u64,
 }
 
@@ -74,13 +85,15 @@ pub struct AcquireAnswer {
 #[serde(deny_unknown_fields)]
 pub struct OpenRequest {
     /// The base image's absolute path.
-    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
+    #[schema(value_type = String, pattern = r"^/[^\u0000]*$", max_length = 4095,
+             example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
     pub base: PathBuf,
     /// The base image's format: qcow2, unless it is declared to be raw.
     #[serde(default)]
     pub format: Format,
     /// The size of the guest's disk in bytes: the base image's by default, and never smaller.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 4_503_599_627_370_496_i64, example = 10_737_418_240_u64)]
     pub virtual_size: Option<u64>,
 }
 
@@ -90,9 +103,11 @@ pub struct OpenAnswer {
     /// Where the overlay came from.
     pub source: Source,
     /// The base image's resolved path.
-    #[schema(value_type = String)]
+    #[serde(serialize_with = "paths::one")]
+    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
     pub base: PathBuf,
     /// How long the pool took, in microseconds.
+    #[schema(example = 27)]
     pub took_us: u64,
 }
 
@@ -107,8 +122,7 @@ pub struct OpenAnswer {
     request_body = AcquireRequest,
     responses(
         (status = 200, description = "The overlay is at the target.", body = AcquireAnswer),
-        (status = "default", description = "Nothing was handed over.", body = Problem,
-         content_type = "application/problem+json"),
+        Acquiring,
     )
 )]
 pub(super) async fn acquire(
@@ -170,8 +184,7 @@ fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
     request_body = OpenRequest,
     responses(
         (status = 200, description = "The descriptor comes with this answer.", body = OpenAnswer),
-        (status = "default", description = "Nothing was handed over.", body = Problem,
-         content_type = "application/problem+json"),
+        Opening,
     )
 )]
 pub(super) async fn open(
@@ -195,4 +208,54 @@ pub(super) async fn open(
         base: opened.base,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     }))
+}
+
+/// A number that is whole, also where it is written with a fraction: to JSON Schema, and to clients
+/// that have one kind of number, `1024.0` is an integer.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<Number>::deserialize(deserializer)? else { return Ok(None) };
+    let written_out = || {
+        let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
+        format!("{number:.0}").parse().ok()
+    };
+    let whole = number.as_u64().or_else(written_out);
+    let error =
+        || D::Error::custom(format_args!("{number} isn't a whole number from 0 to 2^64 - 1"));
+    whole.map(Some).ok_or_else(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::OpenRequest;
+
+    fn size(size: &Value) -> Result<Option<u64>, String> {
+        let request = json!({ "base": "/base", "virtual_size": size });
+        let request: Result<OpenRequest, _> = serde_json::from_value(request);
+        request.map(|request| request.virtual_size).map_err(|error| error.to_string())
+    }
+
+    #[rstest]
+    #[case(json!(1024), Some(1024))]
+    #[case(json!(1024.0), Some(1024))]
+    #[case(json!(1e15), Some(1_000_000_000_000_000))]
+    #[case(json!(0.0), Some(0))]
+    #[case(json!(u64::MAX), Some(u64::MAX))]
+    #[case(Value::Null, None)]
+    fn a_whole_number_is_a_size(#[case] number: Value, #[case] expected: Option<u64>) {
+        assert_eq!(size(&number), Ok(expected));
+    }
+
+    #[rstest]
+    #[case(json!(0.5))]
+    #[case(json!(-1))]
+    #[case(json!(-1.0))]
+    #[case(json!(1e300))]
+    #[case(json!("1024"))]
+    #[case(json!(true))]
+    fn nothing_else_is(#[case] number: Value) {
+        size(&number).expect_err("no size");
+    }
 }

@@ -11,15 +11,17 @@ use utoipa::{IntoParams, ToSchema};
 use super::acquire::BaseRequest;
 use super::extract::{Body, InPath, InQuery};
 use super::problem::Problem;
+use super::refusals::{Adding, Changing, Looking, Removing};
 use super::server::Shared;
 use crate::image::{BaseRef, Format};
-use crate::pool::BaseState;
+use crate::pool::{BaseState, paths};
 
 /// A base image that overlays are kept ready of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BaseAdded {
     /// Its resolved path.
-    #[schema(value_type = String)]
+    #[serde(serialize_with = "paths::one")]
+    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
     pub path: PathBuf,
 }
 
@@ -27,12 +29,14 @@ pub struct BaseAdded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Removed {
     /// The number of overlays.
+    #[schema(example = 5)]
     pub removed: u64,
 }
 
 /// What tells two base images of one path apart.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FormatQuery {
     /// The base image's format: qcow2, unless it is declared to be raw.
     #[serde(default)]
@@ -43,9 +47,11 @@ pub(super) struct FormatQuery {
 #[utoipa::path(
     get,
     path = "/v1/bases",
+    operation_id = "list_bases",
     tag = "base images",
     responses(
         (status = 200, description = "All base images, by ascending path.", body = Vec<BaseState>),
+        Looking,
     )
 )]
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
@@ -56,12 +62,12 @@ pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
 #[utoipa::path(
     post,
     path = "/v1/bases",
+    operation_id = "add_base",
     tag = "base images",
     request_body = BaseRequest,
     responses(
         (status = 201, description = "Its overlays are being made.", body = BaseAdded),
-        (status = "default", description = "The base image can't be used.", body = Problem,
-         content_type = "application/problem+json"),
+        Adding,
     )
 )]
 pub(super) async fn add(
@@ -77,15 +83,17 @@ pub(super) async fn add(
 #[utoipa::path(
     delete,
     path = "/v1/bases/{path}",
+    operation_id = "remove_base",
     tag = "base images",
     params(
-        ("path" = String, Path, description = "The base image's path; each `/` is written `%2F`."),
+        ("path" = String, Path, description = "The base image's path; each `/` is written `%2F`.",
+         pattern = r"^/[^\u0000]*$", max_length = 4095,
+         example = "/var/lib/vms/images/python-3-base-x86_64.qcow2"),
         FormatQuery,
     ),
     responses(
         (status = 200, description = "They were given up.", body = Removed),
-        (status = "default", description = "Nothing was given up.", body = Problem,
-         content_type = "application/problem+json"),
+        Removing,
     )
 )]
 pub(super) async fn remove(
@@ -112,8 +120,7 @@ pub(super) async fn remove(
     tag = "base images",
     responses(
         (status = 200, description = "They were given up.", body = Removed),
-        (status = "default", description = "The pool isn't started.", body = Problem,
-         content_type = "application/problem+json"),
+        Changing,
     )
 )]
 pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>, Problem> {
@@ -128,8 +135,7 @@ pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>,
     tag = "base images",
     responses(
         (status = 204, description = "Overlays are being made of what was found."),
-        (status = "default", description = "The pool isn't started.", body = Problem,
-         content_type = "application/problem+json"),
+        Changing,
     )
 )]
 pub(super) async fn rescan(State(shared): State<Shared>) -> Result<StatusCode, Problem> {

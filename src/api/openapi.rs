@@ -1,21 +1,27 @@
 //! The routes, and the `OpenAPI` document that is made from them.
 
-use axum::routing::get;
+use std::sync::LazyLock;
+
 use axum::{Json, Router};
+use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::problem::Problem;
+use super::refusals::Looking;
 use super::server::Shared;
-use super::{acquire, bases, status};
+use super::{acquire, bases, metrics, status};
 
 /// What stands at the head of the document.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "overlay-pool",
-        description = "A pool of ready qcow2 overlays, over HTTP/1.1 on a Unix socket."
+        description = "A pool of ready qcow2 overlays, over HTTP/1.1 on a Unix socket. Errors come as \
+                       problem details (RFC 9457)."
     ),
+    components(schemas(Problem)),
     servers((url = "/", description = "The Unix socket that `overlay-pool serve` listens on.")),
     tags(
         (name = "overlays", description = "Overlays are handed over."),
@@ -36,17 +42,31 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(status::stats))
         .routes(routes!(status::live))
         .routes(routes!(status::ready))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(document))
+}
+
+/// Describes what can be asked for, in the form of `OpenAPI` 3.1.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    tag = "status",
+    operation_id = "openapi",
+    responses((status = 200, description = "This document.", body = Value), Looking)
+)]
+async fn document() -> Json<&'static Value> {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(openapi);
+    Json(&DOCUMENT)
 }
 
 /// The routes, with the document at `/openapi.json`.
 pub(super) fn router() -> Router<Shared> {
-    let (router, document) = routes().split_for_parts();
-    router.route("/openapi.json", get(async || Json(document)))
+    routes().into()
 }
 
 /// The `OpenAPI` document of the server, as JSON.
 #[must_use]
-pub fn openapi() -> serde_json::Value {
+pub fn openapi() -> Value {
     let document = routes().into_openapi();
     serde_json::to_value(document).unwrap_or_default()
 }

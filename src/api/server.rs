@@ -26,6 +26,7 @@ use tower::ServiceExt;
 
 use super::access::Access;
 use super::connection::{Connection, Descriptors};
+use super::metrics::Traffic;
 use super::openapi;
 use super::peers::{Full, Peer, Peers, Room};
 use super::problem::Problem;
@@ -80,6 +81,7 @@ impl Default for Limits {
 pub(super) struct Shared {
     pub(super) pool: Arc<OverlayPool>,
     pub(super) access: Arc<Access>,
+    pub(super) traffic: Traffic,
     ending: Arc<AtomicBool>,
 }
 
@@ -100,7 +102,8 @@ impl Server {
     /// A server of `pool`, which the caller starts and stops.
     #[must_use]
     pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
-        let shared = Shared { pool, access, ending: Arc::default() };
+        let (traffic, ending) = (Traffic::default(), Arc::default());
+        let shared = Shared { pool, access, traffic, ending };
         Self { shared, limits }
     }
 
@@ -197,17 +200,23 @@ impl Server {
         graceful: &GracefulShutdown,
     ) -> impl Future<Output = hyper::Result<()>> + Send + use<> {
         let (connection, descriptors) = Connection::new(stream);
+        let traffic = self.shared.traffic.clone();
+        let open = traffic.connection();
         let mut connection = TimeoutWriter::new(connection);
         connection.set_timeout(Some(self.limits.client_timeout));
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            answer(router.clone(), request, peer, descriptors.clone())
+            answer(router.clone(), request, peer, descriptors.clone(), traffic.clone())
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.client_timeout)
             .max_buf_size(self.limits.head.max(SMALLEST_HEAD))
             .serve_connection(TokioIo::new(Box::pin(connection)), service);
-        graceful.watch(connection)
+        let connection = graceful.watch(connection);
+        async move {
+            let _open = open;
+            connection.await
+        }
     }
 }
 
@@ -216,11 +225,14 @@ async fn answer(
     request: hyper::Request<hyper::body::Incoming>,
     peer: Peer,
     descriptors: Descriptors,
+    traffic: Traffic,
 ) -> Result<Response, Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(peer);
     request.extensions_mut().insert(descriptors);
-    router.oneshot(request).await
+    let answer = router.oneshot(request).await?;
+    traffic.answered(answer.status());
+    Ok(answer)
 }
 
 async fn not_found(request: Request) -> Problem {

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::problem::Problem;
+use super::refusals::{Looking, Readiness};
 use super::server::Shared;
 use crate::pool::{Restocking, Stats};
 
@@ -13,7 +14,7 @@ use crate::pool::{Restocking, Stats};
     get,
     path = "/v1/stats",
     tag = "status",
-    responses((status = 200, description = "The counters.", body = Stats))
+    responses((status = 200, description = "The counters.", body = Stats), Looking)
 )]
 pub(super) async fn stats(State(shared): State<Shared>) -> Json<Stats> {
     Json(shared.pool.stats())
@@ -24,7 +25,12 @@ pub(super) async fn stats(State(shared): State<Shared>) -> Json<Stats> {
     get,
     path = "/livez",
     tag = "status",
-    responses((status = 200, description = "It does.", body = String, content_type = "text/plain"))
+    operation_id = "is_live",
+    responses(
+        (status = 200, description = "It does.", body = String, content_type = "text/plain",
+         example = "ok\n"),
+        Looking,
+    )
 )]
 pub(super) async fn live() -> &'static str {
     "ok\n"
@@ -36,10 +42,11 @@ pub(super) async fn live() -> &'static str {
     get,
     path = "/readyz",
     tag = "status",
+    operation_id = "is_ready",
     responses(
-        (status = 200, description = "They are.", body = String, content_type = "text/plain"),
-        (status = 503, description = "Why not.", body = Problem,
-         content_type = "application/problem+json"),
+        (status = 200, description = "They are.", body = String, content_type = "text/plain",
+         example = "ok\n"),
+        Readiness,
     )
 )]
 pub(super) async fn ready(State(shared): State<Shared>) -> Result<&'static str, Problem> {

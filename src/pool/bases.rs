@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{OverlayPool, absolute_base};
+use super::{OverlayPool, absolute_base, paths};
 use crate::error::Error;
 use crate::image::{BaseRef, Format};
 
@@ -14,7 +14,8 @@ use crate::image::{BaseRef, Format};
 #[non_exhaustive]
 pub struct BaseState {
     /// Its resolved path.
-    #[schema(value_type = String)]
+    #[serde(serialize_with = "paths::one")]
+    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
     pub path: PathBuf,
     /// Its declared format.
     pub format: Format,

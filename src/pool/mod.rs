@@ -6,6 +6,7 @@ mod config;
 mod directory;
 mod draft;
 mod histogram;
+pub(crate) mod paths;
 mod rename;
 mod restock;
 mod shelf;
@@ -32,6 +33,7 @@ pub use stats::{Metrics, Stats};
 pub use target::Target;
 pub use upkeep::{Leftover, PoolDirError, Sweep, sweep, try_pool_dir};
 
+use crate::creator::CreatorKind;
 use crate::error::Error;
 use crate::image::BaseRef;
 pub(crate) use directory::{Directory, leads_into_owned, would_be_swept};
@@ -102,6 +104,12 @@ impl OverlayPool {
     #[must_use]
     pub fn pool_size(&self) -> i64 {
         self.config.pool_size()
+    }
+
+    /// How its overlays are made.
+    #[must_use]
+    pub fn creator(&self) -> CreatorKind {
+        self.config.creator
     }
 
     /// Where the ready overlays lie while the pool is started and makes any ahead.

@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::histogram::{Durations, Histogram};
+use super::paths;
 
 /// What a pool holds now, and what it did since it was made (rule T1).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct Stats {
     /// Ready overlays by resolved base path; empty where the pool has no shelves.
+    #[serde(serialize_with = "paths::keys")]
     #[schema(value_type = BTreeMap<String, u64>)]
     pub ready: BTreeMap<PathBuf, usize>,
     /// Acquires that took a ready overlay.

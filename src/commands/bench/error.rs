@@ -51,6 +51,12 @@ pub(super) enum BenchError {
         /// What it did.
         message: String,
     },
+    /// The server that is measured failed, or answered what it shouldn't.
+    #[error("overlay-pool serve: {message}")]
+    Server {
+        /// What it answered, or how it ended.
+        message: String,
+    },
     /// An overlay is not what it should be.
     #[error("creator {creator} made a bad overlay, {}: {message}", path.display())]
     BadOverlay {

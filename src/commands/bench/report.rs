@@ -234,18 +234,18 @@ impl Scale {
 }
 
 impl Percentiles {
-    fn of(samples: &Samples) -> Self {
+    pub(super) fn of(samples: &Samples) -> Self {
         let [p50, p99] = [50, 99].map(|p| us(samples.percentile(p).unwrap_or_default()));
         Self { p50, p99 }
     }
 }
 
-fn ratio(one: Option<Duration>, by: Option<Duration>) -> Option<f64> {
+pub(super) fn ratio(one: Option<Duration>, by: Option<Duration>) -> Option<f64> {
     let (one, by) = (one?, by.filter(|by| !by.is_zero())?);
     Some(rounded(one.as_secs_f64() / by.as_secs_f64()))
 }
 
-fn us(duration: Duration) -> f64 {
+pub(super) fn us(duration: Duration) -> f64 {
     rounded(duration.as_secs_f64() * 1e6)
 }
 
@@ -254,6 +254,6 @@ fn ms(duration: Duration) -> f64 {
 }
 
 /// To three decimals.
-fn rounded(number: f64) -> f64 {
+pub(super) fn rounded(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
 }

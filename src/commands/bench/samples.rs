@@ -15,6 +15,10 @@ impl Samples {
         self.0.extend_from_slice(&other.0);
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The smallest sample that `percent` of all samples don't exceed; none of no samples.
     pub(super) fn percentile(&self, percent: usize) -> Option<Duration> {
         let mut sorted = self.0.clone();

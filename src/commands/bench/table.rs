@@ -6,48 +6,29 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanCount, HumanFloatCount};
 use overlay_pool::creator::CreatorKind;
 
+use super::check::Checked;
+use super::machine::Machine;
 use super::measure::TASKS;
-use super::report::{CreatorFigures, Report};
+use super::report::{Base, CreatorFigures, Report};
+use super::target::Target;
 use crate::commands::text::escaped;
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "machine  {}", self.machine_line())?;
-        writeln!(f, "base     {}", self.base_line())?;
+        writeln!(f, "machine  {}", machine_line(&self.machine))?;
+        writeln!(f, "base     {}", base_line(&self.base))?;
         for (kind, reason) in &self.missing {
             writeln!(f, "missing  {}: {}", kind.as_str(), escaped(reason))?;
         }
         writeln!(f, "\n{}", self.creators_table().trim_fmt())?;
         writeln!(f, "\nWhat stands under a figure was measured in turns with it; × is by that.")?;
-        writeln!(f, "\n{}\n", self.targets_table().trim_fmt())?;
-        write!(f, "checked  {}", self.checked_line())
+        let targets = targets_table("target, on a disk's filesystem", &self.targets);
+        writeln!(f, "\n{}\n", targets.trim_fmt())?;
+        write!(f, "checked  {}", checked_line(&self.checked))
     }
 }
 
 impl Report {
-    fn machine_line(&self) -> String {
-        let machine = &self.machine;
-        let qemu = machine
-            .qemu
-            .as_deref()
-            .map_or("no QEMU".to_owned(), |v| format!("QEMU {}", escaped(v)));
-        format!("{} cores, Linux {}, {}, {qemu}", machine.cores, machine.kernel, machine.filesystem)
-    }
-
-    fn base_line(&self) -> String {
-        let size = HumanCount(self.base.virtual_size >> 20);
-        let origin = if self.base.made { "made for this run" } else { "given" };
-        format!("{}, {size} MiB, {origin}", self.base.format)
-    }
-
-    fn checked_line(&self) -> String {
-        let overlays = HumanCount(self.checked.overlays as u64);
-        match self.checked.with_qemu_img {
-            0 => format!("all {overlays} overlays are sound"),
-            some => format!("all {overlays} overlays are sound, {some} by qemu-img check too"),
-        }
-    }
-
     fn creators_table(&self) -> Table {
         let names = [
             "overlays",
@@ -78,26 +59,47 @@ impl Report {
         align_right(&mut table, 1..=self.creators.len());
         table
     }
+}
 
-    fn targets_table(&self) -> Table {
-        let mut table = plain();
-        table.set_header(["target, on a disk's filesystem", "wanted", "measured", ""]);
-        for target in &self.targets {
-            let (sign, limit) = match (target.at_most, target.at_least) {
-                (Some(limit), _) => ("≤", limit),
-                (None, limit) => ("≥", limit.unwrap_or_default()),
-            };
-            let unit = target.unit;
-            table.add_row([
-                target.what.clone(),
-                format!("{sign} {limit} {unit}"),
-                format!("{:.2} {unit}", target.measured),
-                if target.met { "met" } else { "missed" }.to_owned(),
-            ]);
-        }
-        align_right(&mut table, 1..=2);
-        table
+pub(super) fn machine_line(machine: &Machine) -> String {
+    let qemu =
+        machine.qemu.as_deref().map_or("no QEMU".to_owned(), |v| format!("QEMU {}", escaped(v)));
+    format!("{} cores, Linux {}, {}, {qemu}", machine.cores, machine.kernel, machine.filesystem)
+}
+
+pub(super) fn base_line(base: &Base) -> String {
+    let size = HumanCount(base.virtual_size >> 20);
+    let origin = if base.made { "made for this run" } else { "given" };
+    format!("{}, {size} MiB, {origin}", base.format)
+}
+
+pub(super) fn checked_line(checked: &Checked) -> String {
+    let overlays = HumanCount(checked.overlays as u64);
+    match checked.with_qemu_img {
+        0 => format!("all {overlays} overlays are sound"),
+        some => format!("all {overlays} overlays are sound, {some} by qemu-img check too"),
     }
+}
+
+/// What was promised under a condition, beside what was measured.
+pub(super) fn targets_table(condition: &str, targets: &[Target]) -> Table {
+    let mut table = plain();
+    table.set_header([condition, "wanted", "measured", ""]);
+    for target in targets {
+        let (sign, limit) = match (target.at_most, target.at_least) {
+            (Some(limit), _) => ("≤", limit),
+            (None, limit) => ("≥", limit.unwrap_or_default()),
+        };
+        let unit = target.unit;
+        table.add_row([
+            target.what.clone(),
+            format!("{sign} {limit} {unit}"),
+            format!("{:.2} {unit}", target.measured),
+            if target.met { "met" } else { "missed" }.to_owned(),
+        ]);
+    }
+    align_right(&mut table, 1..=2);
+    table
 }
 
 /// A creator's figures, in the order of the table's rows.
@@ -148,7 +150,7 @@ pub(super) fn align_right(table: &mut Table, columns: std::ops::RangeInclusive<u
 }
 
 /// Three digits, which is as many as a measurement is worth, or all before the point.
-fn number(number: f64) -> String {
+pub(super) fn number(number: f64) -> String {
     if number < 100.0 {
         format!("{number:.1}")
     } else {

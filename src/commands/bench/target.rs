@@ -70,12 +70,12 @@ impl Target {
         creators.into_iter().flatten().chain(large.into_iter().flatten()).collect()
     }
 
-    fn at_most(what: impl Into<String>, measured: f64, limit: f64) -> Self {
+    pub(super) fn at_most(what: impl Into<String>, measured: f64, limit: f64) -> Self {
         let met = measured <= limit;
         Self { what: what.into(), unit: "×", at_least: None, at_most: Some(limit), measured, met }
     }
 
-    fn at_least(what: impl Into<String>, measured: f64, limit: f64) -> Self {
+    pub(super) fn at_least(what: impl Into<String>, measured: f64, limit: f64) -> Self {
         let met = measured >= limit;
         Self { what: what.into(), unit: "×", at_least: Some(limit), at_most: None, measured, met }
     }

@@ -9,7 +9,8 @@ use crate::harness::qcow2::Image;
 
 /// A target at which there is a file that nobody may touch.
 pub(super) const PRECIOUS: &str = "precious";
-/// A target of a disk that is larger than its base image.
+/// Targets with this name, or one that begins with it, are of a disk that is larger than its base
+/// image.
 pub(super) const LARGER: (&str, u64) = ("larger", 2 << 20);
 /// A target of a disk of the other base image.
 pub(super) const OTHER: &str = "other";
@@ -76,7 +77,7 @@ impl Ground {
 
     fn expect_whole(&self, path: &Path, name: &str) -> Result<(), String> {
         let base = if name == OTHER { &self.other } else { &self.one };
-        let size = (name == LARGER.0).then_some(LARGER.1);
+        let size = name.starts_with(LARGER.0).then_some(LARGER.1);
         if is_whole(&std::fs::read(path).expect("a target"), base, size) {
             return Ok(());
         }

@@ -9,4 +9,5 @@ mod ground;
 mod life;
 mod memory;
 mod operations;
+mod server_chaos;
 mod unnamed_files;

@@ -11,6 +11,7 @@ pub(crate) mod owner;
 pub(crate) mod pool_process;
 pub(crate) mod pools;
 pub(crate) mod properties;
+pub(crate) mod python;
 pub(crate) mod qcow2;
 pub(crate) mod qemu;
 pub(crate) mod requirements;

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use overlay_pool::vm::{Manifest, VmSettings, kvm};
 
 use super::faults::{clock, fuse, memory, strace};
-use super::vms;
+use super::{python, vms};
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,10 @@ pub(crate) enum Need {
     Bash,
     /// `systemd-analyze` and `systemd-socket-activate`; systemd need not run.
     Systemd,
+    /// `schemathesis`, which asks a server all that its `OpenAPI` document allows and more.
+    Schemathesis,
+    /// `prometheus_client`, the parser of Prometheus' text format in Python.
+    PrometheusClient,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -74,10 +78,13 @@ impl fmt::Display for Unmet {
 /// Where it lies; on nearly every machine it is a tmpfs that everybody may write to.
 pub(crate) const SECOND_FILESYSTEM: &str = "/dev/shm";
 const QEMU: &str = "qemu-system-x86_64";
+const PROMETHEUS_CLIENT: &str = "\
+import importlib.metadata, prometheus_client.parser
+print('prometheus_client', importlib.metadata.version('prometheus_client'))";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -98,6 +105,8 @@ impl Need {
         Self::SecondFilesystem,
         Self::Bash,
         Self::Systemd,
+        Self::Schemathesis,
+        Self::PrometheusClient,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -122,6 +131,8 @@ impl Need {
             Self::SecondFilesystem => "second-filesystem",
             Self::Bash => "bash",
             Self::Systemd => "systemd",
+            Self::Schemathesis => "schemathesis",
+            Self::PrometheusClient => "prometheus-client",
         }
     }
 
@@ -151,6 +162,8 @@ impl Need {
             Self::Bash => version(self.name(), "bash"),
             Self::Systemd => version("systemd-socket-activate", "systemd")
                 .and_then(|_| version("systemd-analyze", "systemd")),
+            Self::Schemathesis => python::probe(self.name(), &["--version"]),
+            Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
         })
     }
 }

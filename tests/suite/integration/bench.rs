@@ -146,17 +146,23 @@ fn a_large_pool_stands_beside_a_small_one(scratch: Scratch) {
 #[test_attr(apply(case))]
 async fn a_signal_leaves_nothing(scratch: Scratch, #[case] signal: Signal) {
     let mut command = bench_of(100_000, &scratch);
-    command.args(["--creator", "storage-daemon"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(["--creator", "storage-daemon"]);
+    let measuring = || entries(&scratch).iter().any(|folder| entries(folder).len() > 1);
+    end_by(signal, command, measuring).await;
+    assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
+}
+
+/// Sends a bench a signal once it measures, and waits for its end.
+async fn end_by(signal: Signal, mut command: Command, measuring: impl FnMut() -> bool) {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
     let bench = command.kill_on_drop(true).spawn().expect("a bench");
-    let measuring = || entries(&scratch).iter().any(|folder| entries(folder).len() > 1);
     eventually("the bench measures", measuring).await;
     let pid = bench.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("a PID");
     kill_process(pid, signal).expect("the signal is sent");
     let output = bench.wait_with_output().await.expect("the bench ends");
     assert_eq!(output.status.code(), Some(1), "it ended by itself");
     assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
-    assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
 }
 
 /// A `qemu-img` that does something else where a shell pattern fits its arguments.
@@ -208,6 +214,92 @@ fn a_bad_base_is_refused(scratch: Scratch) {
     let stderr = refusal(bench(&scratch).arg("--base").arg(&base), 3);
     assert!(stderr.contains("base.qcow2"), "{stderr}");
     assert_eq!(entries(&scratch), [base]);
+}
+
+mod serve {
+    //! A server under load.
+
+    use super::{Answer, Signal, bench_of, end_by, entries, figures, number, refusal, run};
+    use crate::harness::prelude::*;
+
+    const NEEDS: &[Need] = &[Need::QemuImg];
+
+    /// Two acquires of each client in each round.
+    const COUNT: usize = 640;
+
+    fn bench(scratch: &Scratch, count: usize) -> std::process::Command {
+        let mut command = bench_of(count, scratch);
+        command.args(["--serve", "--dir"]).arg(&**scratch);
+        command
+    }
+
+    #[rstest]
+    #[test_attr(apply(case))]
+    fn a_server_stands_beside_a_pool_in_process(scratch: Scratch) {
+        let figures = figures(&mut bench(&scratch, COUNT));
+        assert_eq!((&figures["clients"], &figures["ready"]), (&64.into(), &COUNT.into()));
+        for side in ["serve", "in_process"] {
+            let of = |figure: &str| number(&figures, &format!("/{side}/{figure}"));
+            assert_eq!((of("plain/acquires"), of("larger/acquires")), (640.0, 320.0), "{side}");
+            // No more are acquired than are ready at the start.
+            assert_eq!((of("plain/pooled_percent"), of("larger/pooled_percent")), (100.0, 0.0));
+            for figure in ["plain/pooled_us", "paced/pooled_us", "larger/on_demand_us"] {
+                let (p50, p99) = (of(&format!("{figure}/p50")), of(&format!("{figure}/p99")));
+                assert!(0.0 < p50 && p50 <= p99, "{side} {figure}: {p50}, {p99}");
+            }
+            assert!(of("plain/acquires_per_s") > 0.0 && of("larger/acquires_per_s") > 0.0);
+        }
+        for ratio in ["acquires_per_s", "pooled_p50", "on_demand_p50"] {
+            assert!(number(&figures, &format!("/ratios/{ratio}")) > 0.0, "{ratio}");
+        }
+        assert!(number(&figures, "/cpu_us_per_acquire") >= 0.0);
+        let memory = |when: &str| number(&figures, &format!("/memory_bytes/{when}"));
+        for when in ["start", "early", "end"] {
+            assert!(0.0 < memory(when) && memory(when) <= memory("most"), "{when}");
+        }
+        // Each client keeps one of each round.
+        assert_eq!(figures["checked"]["overlays"], 2 * 64 * (5 + 5 + 5));
+        assert!(number(&figures, "/checked/with_qemu_img") > 0.0);
+        assert_eq!(figures["targets"].as_array().map(Vec::len), Some(3));
+        assert_eq!(entries(&scratch), [] as [std::path::PathBuf; 0]);
+    }
+
+    #[rstest]
+    #[test_attr(apply(case))]
+    fn the_table_has_both_sides(scratch: Scratch) {
+        let Answer { code, stdout: table, stderr } = run(&mut bench(&scratch, 1));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        for line in ["machine  ", "load     64 clients at once, 320 overlays ready", "checked  "] {
+            assert!(table.lines().any(|found| found.starts_with(line)), "{line}: {table}");
+        }
+        for text in ["serve  in process", "pooled p99, µs", "Its memory: "] {
+            assert!(table.contains(text), "{text}: {table}");
+        }
+    }
+
+    /// A signal ends the server too.
+    #[rstest]
+    #[test_attr(apply(case))]
+    async fn a_signal_leaves_no_server(scratch: Scratch) {
+        let command = bench(&scratch, 1_000_000);
+        let served = || {
+            let folder = entries(&scratch).pop();
+            folder.is_some_and(|folder| folder.join("server-targets/63/1.qcow2").exists())
+        };
+        end_by(Signal::TERM, command, served).await;
+        assert_eq!(entries(&scratch), [] as [std::path::PathBuf; 0]);
+    }
+
+    /// A socket's path has at most 107 bytes.
+    #[rstest]
+    #[test_attr(apply(case))]
+    fn a_server_that_fails_is_told(scratch: Scratch) {
+        let folder = scratch.join("f".repeat(100));
+        std::fs::create_dir(&folder).expect("a folder");
+        let stderr = refusal(bench_of(1, &scratch).args(["--serve", "--dir"]).arg(&folder), 1);
+        assert!(stderr.contains("overlay-pool serve: exit status: "), "{stderr}");
+        assert_eq!(entries(&folder), [] as [std::path::PathBuf; 0]);
+    }
 }
 
 mod without_qemu {
