@@ -123,6 +123,7 @@ impl Access {
             (Some(directory), Some(name)) if named => (directory, name.as_encoded_bytes()),
             _ => return Err(AccessError::NoName { what: WHAT, path: path.to_owned() }),
         };
+        let directory = self.targets.open_below(directory, path, OFlags::DIRECTORY)?;
         // What can't be anywhere must not cost a ready overlay.
         if name.len() > NAME_MAX {
             return Err(failed(Errno::NAMETOOLONG.into()));
@@ -130,7 +131,6 @@ impl Access {
         if name.contains(&0) {
             return Err(failed(Errno::INVAL.into()));
         }
-        let directory = self.targets.open_below(directory, path, OFlags::DIRECTORY)?;
         // One that exists is refused for that (rule A1).
         let is_free = || statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
         if leads_into_owned(&path_of(&directory).map_err(failed)?) && is_free() {

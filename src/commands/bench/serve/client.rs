@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use overlay_pool::api::{AcquireAnswer, AcquireRequest, BaseRequest};
+use overlay_pool::api::{AcquireAnswer, AcquireRequest};
 use overlay_pool::image::BaseRef;
 use overlay_pool::{OverlayPool, Source, Stats};
 use serde::Serialize;
@@ -56,12 +56,6 @@ impl Client {
     pub(super) async fn connect(socket: &Path, base: BaseRef) -> Result<Self, BenchError> {
         let stream = UnixStream::connect(socket).await.map_err(BenchError::at(socket))?;
         Ok(Self { stream, base, request: Vec::new(), answer: Vec::new() })
-    }
-
-    /// Has overlays of the base image kept ready.
-    pub(super) async fn add_base(&mut self) -> Result<(), BenchError> {
-        let BaseRef { path, format } = self.base.clone();
-        self.ask("POST", "/v1/bases", Some(&BaseRequest { path, format })).await.map(drop)
     }
 
     /// How many overlays are ready.

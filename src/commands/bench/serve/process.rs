@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use overlay_pool::image::BaseRef;
+use overlay_pool::image::{BaseRef, Format};
 use overlay_pool::process::spawn;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -41,7 +41,10 @@ impl Server {
         let mut command = Command::new(&program);
         command
             .args(["serve", "--creator", "native", "--max-vms", &(2 * ready).to_string()])
-            .arg("--base")
+            .arg(match base.format {
+                Format::Qcow2 => "--base",
+                Format::Raw => "--raw-base",
+            })
             .arg(&base.path)
             .arg("--targets")
             .arg(targets)
@@ -55,8 +58,6 @@ impl Server {
         let child = spawn(command).await.map_err(BenchError::at(&program))?;
         let mut server = Self { child, base: base.clone(), socket, log };
         let mut client = server.first_client().await?;
-        // It takes the base image on its command line for qcow2.
-        client.add_base().await?;
         server.restocked(&mut client, ready).await?;
         Ok(server)
     }
