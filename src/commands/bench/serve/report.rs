@@ -211,6 +211,8 @@ impl Report {
         let pooled = |side: &SideFigures| p99(side.plain.pooled_us).unwrap_or_default();
         row("pooled p99, µs", &pooled, String::new());
         let rate = HumanCount(RATE.into());
+        let paced = |side: &SideFigures| format!("{:.1}", side.paced.pooled_percent);
+        row(&format!("at {rate}/s: pooled, %"), &paced, String::new());
         let paced = |side: &SideFigures| p50(side.paced.pooled_us).unwrap_or_default();
         row(&format!("at {rate}/s: pooled p50, µs"), &paced, String::new());
         let paced = |side: &SideFigures| p99(side.paced.pooled_us).unwrap_or_default();
