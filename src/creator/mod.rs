@@ -37,6 +37,12 @@ pub trait Creator: Send + Sync + 'static {
     /// Makes the creator ready, or says that it can't be used on this machine.
     fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>>;
 
+    /// Whether [`write`](Self::write) does its work on the thread that polls it, and so keeps it
+    /// for as long as the filesystem takes.
+    fn blocks(&self) -> bool {
+        false
+    }
+
     /// Writes `overlay` into `file`, which is empty and open for writing.
     ///
     /// When this future is dropped the file's content is undefined, and nothing else is left.

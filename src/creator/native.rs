@@ -12,6 +12,10 @@ use crate::image::Overlay;
 pub struct Native;
 
 impl Creator for Native {
+    fn blocks(&self) -> bool {
+        true
+    }
+
     fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>> {
         Box::pin(async { Ok(()) })
     }

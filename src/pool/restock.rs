@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::{JoinSet, yield_now};
+use tokio::task::{JoinSet, block_in_place, yield_now};
 use tokio::time::sleep_until;
 
 use super::config::PoolConfig;
@@ -20,6 +21,9 @@ use crate::image::Overlay;
 
 /// How long after space was found to be low it is looked at again.
 const LOW_SPACE_RETRY: Duration = Duration::from_secs(5);
+
+/// For how long overlays are made ahead before others get their turn on that thread.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Whether overlays are made ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,6 +272,35 @@ impl Stock {
         emptiest.claim(self.size)
     }
 
+    /// Makes overlays until `turn` is over, one at least; says how many, and whether no shelf lacks
+    /// any more.
+    async fn take_turn(
+        &self,
+        directory: &Arc<Directory>,
+        shelves: &[Arc<Shelf>],
+        turn: Duration,
+    ) -> (usize, bool) {
+        let begin = Instant::now();
+        let mut made = 0;
+        loop {
+            // Held until everything of the creation is put away or removed.
+            let Ok(_permit) = self.creations.acquire().await else { return (made, true) };
+            let Some(claim) = self.next_claim(shelves) else { return (made, true) };
+            let shelf = Arc::clone(claim.shelf());
+            match self.make(directory, claim).await {
+                Ok(()) => made += 1,
+                Err(error) => {
+                    let retry_in = shelf.back_off(Instant::now());
+                    let base = shelf.path().display();
+                    tracing::warn!(%base, %error, ?retry_in, "overlay not made ahead");
+                }
+            }
+            if begin.elapsed() >= turn {
+                return (made, false);
+            }
+        }
+    }
+
     async fn make(&self, directory: &Arc<Directory>, claim: Claim) -> Result<(), CreatorError> {
         let (entry, file) = Entry::create(directory)?;
         self.create(claim.overlay(), &Arc::new(file)).await?;
@@ -287,22 +320,25 @@ impl Drop for Stock {
 
 /// Makes one overlay after the other while a shelf lacks any; says how many.
 async fn work(stock: Arc<Stock>, directory: Arc<Directory>, shelves: Arc<[Arc<Shelf>]>) -> usize {
+    let aside = stock.creator.blocks() && has_other_threads();
     let mut made = 0;
     loop {
-        // Held until everything of the creation is put away or removed.
-        let Ok(_permit) = stock.creations.acquire().await else { return made };
-        let Some(claim) = stock.next_claim(&shelves) else { return made };
-        let shelf = Arc::clone(claim.shelf());
-        match stock.make(&directory, claim).await {
-            Ok(()) => made += 1,
-            Err(error) => {
-                let retry_in = shelf.back_off(Instant::now());
-                let base = shelf.path().display();
-                tracing::warn!(%base, %error, ?retry_in, "overlay not made ahead");
-            }
+        let turn = stock.take_turn(&directory, &shelves, if aside { TURN } else { Duration::ZERO });
+        // A slow filesystem keeps this thread; what else it had to do goes to another.
+        let (count, is_last) =
+            if aside { block_in_place(|| Handle::current().block_on(turn)) } else { turn.await };
+        made += count;
+        if is_last {
+            return made;
         }
         yield_now().await;
     }
+}
+
+/// Whether the runtime has a thread besides this one.
+fn has_other_threads() -> bool {
+    let runtime = Handle::current();
+    runtime.runtime_flavor() == RuntimeFlavor::MultiThread && runtime.metrics().num_workers() > 1
 }
 
 async fn until(due: Option<Instant>) {

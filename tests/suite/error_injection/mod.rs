@@ -10,4 +10,5 @@ mod life;
 mod memory;
 mod operations;
 mod server_chaos;
+mod slow_disk;
 mod unnamed_files;

@@ -1,0 +1,86 @@
+//! Rules A2 and R3 on a disk that takes its time: strace has each write to a file wait.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::http::Client;
+use crate::harness::prelude::*;
+use crate::harness::server::{self, Server};
+
+/// To trace a process that is not a child takes root.
+const NEEDS: &[Need] = &[Need::Strace, Need::Root];
+
+/// How many the server has.
+const THREADS: u64 = 2;
+/// More creations at once than that.
+const BURST: usize = 8;
+
+/// strace on every thread of a process, until it is dropped.
+struct Slow(Child);
+
+impl Slow {
+    /// Has each write wait; what was done stands in `log`.
+    fn begin(pid: Pid, log: &Path) -> Self {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=5s"]);
+        command.arg("-o").arg(log).args(["-p", &pid.as_raw_nonzero().to_string()]);
+        Self(command.stdin(Stdio::null()).spawn().expect("strace starts"))
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        // It lets go of what it traces.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether strace is on every thread.
+fn is_traced(pid: Pid) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    let is_traced = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    };
+    tasks.expect("its threads").flatten().all(is_traced)
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn a2_r3_ready_overlays_are_handed_over_while_others_are_made(scratch: Scratch) {
+    server::one_base(&scratch);
+    let mut command = Server::command(&scratch);
+    command.args(["--max-vms", "40", "--restock-interval", "1s"]).arg("--base");
+    command.arg(server::base(&scratch)).arg("--targets").arg(server::vms(&scratch));
+    command.env("TOKIO_WORKER_THREADS", THREADS.to_string());
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_that("it listens", |server| Client::connect(server.socket()).is_ok());
+    server.await_ready_overlays(20);
+    let log = scratch.join("strace.log");
+    let slow = Slow::begin(server.pid(), &log);
+    server.await_that("it is traced", |server| is_traced(server.pid()));
+
+    let acquire = |server: &Server, number: usize| {
+        let target = server::vms(&scratch).join(format!("vm-{number}"));
+        let answer = server.acquire(&server::base(&scratch), &target);
+        assert_eq!((answer.status, answer.json()["source"].as_str()), (200, Some("pooled")));
+    };
+    for number in 0..BURST {
+        acquire(&server, number);
+    }
+    server.await_that("each thread makes some", |server| {
+        let bases: Value = server.get("/v1/bases").json();
+        bases[0]["pending"].as_u64() >= Some(THREADS)
+    });
+    acquire(&server, BURST);
+    let done = std::fs::read_to_string(&log).expect("strace's log");
+    assert!(!done.contains(" = "), "a write was waited for: {done}");
+    assert_eq!(server.ready(), 20 - BURST as u64 - 1, "none was made meanwhile");
+    drop(slow);
+    server.await_ready_overlays(20);
+    server.stop();
+}
