@@ -58,7 +58,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// # let pool = Arc::new(OverlayPool::new(config)?);
 /// # pool.start(Some(vec![BaseRef::raw(&base)])).await?;
 /// # let access = Access::new(&[run.clone()], &[run.clone()], Vec::new())?;
-/// # let server = Server::new(pool.clone(), access, Limits::default());
+/// # let server = Server::new(pool.clone(), access.into(), Limits::default());
 /// # let listener = tokio::net::UnixListener::bind(&socket)?;
 /// # tokio::spawn(server.serve(listener, std::future::pending()));
 /// let client = Client::new(&socket); // "/run/overlay-pool/pool.sock"
