@@ -117,8 +117,9 @@ impl Access {
         const WHAT: &str = "target";
         let failed =
             |source: io::Error| AccessError::Io { what: WHAT, path: path.to_owned(), source };
-        // `file_name` doesn't see a last `.`, which is a name of the directory itself.
-        let named = !path.as_os_str().as_encoded_bytes().ends_with(b"/.");
+        // `file_name` doesn't see a last `/` or `/.`, after which comes no file's name.
+        let bytes = path.as_os_str().as_encoded_bytes();
+        let named = !bytes.ends_with(b"/") && !bytes.ends_with(b"/.");
         let (directory, name) = match (path.parent(), path.file_name()) {
             (Some(directory), Some(name)) if named => (directory, name.as_encoded_bytes()),
             _ => return Err(AccessError::NoName { what: WHAT, path: path.to_owned() }),

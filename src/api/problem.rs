@@ -90,7 +90,12 @@ impl From<Error> for Problem {
             Error::Create { source: CreatorError::Timeout(_), .. } => StatusCode::GATEWAY_TIMEOUT,
             Error::Create { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::new(status, error.name(), error.to_string())
+        let detail = match &error {
+            // Which is up to the server, not to its client.
+            Error::NotStarted => "the server isn't ready yet; try again once /readyz is".to_owned(),
+            error => error.to_string(),
+        };
+        Self::new(status, error.name(), detail)
     }
 }
 

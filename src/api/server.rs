@@ -36,6 +36,8 @@ use crate::pool::OverlayPool;
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// What hyper needs at least.
 const SMALLEST_HEAD: usize = 8192;
+/// A timer can't end after the end of time: what is longer than a server lives is as good as this.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 /// How long a client that is turned away has to take its answer.
 const TURN_AWAY: Duration = Duration::from_secs(1);
 /// How many are told so at once; others are just closed.
@@ -102,6 +104,7 @@ impl Server {
     /// A server of `pool`, which the caller starts and stops.
     #[must_use]
     pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
+        let limits = Limits { client_timeout: limits.client_timeout.min(LONGEST), ..limits };
         let (traffic, ending) = (Traffic::default(), Arc::default());
         let shared = Shared { pool, access, traffic, ending };
         Self { shared, limits }

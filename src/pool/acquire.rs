@@ -175,7 +175,9 @@ impl OverlayPool {
         if let Some(file) = pooled {
             return Ok(Opened { source: Source::Pooled, base, file });
         }
-        let place = match stock.directory() {
+        // Held until the file is there: others may make the directory again too (rule L12).
+        let directory = stock.sound_directory();
+        let place = match &directory {
             Some(directory) => directory.path().to_owned(),
             None => self.config.pool_dir.clone(),
         };
@@ -199,17 +201,16 @@ impl OverlayPool {
         size: Option<u64>,
         refuse: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Order, Error> {
-        if size.is_some_and(|size| Some(size) != self.config.overlay.virtual_size) {
-            refuse()?;
-            let options = OverlayOptions { virtual_size: size, ..self.config.overlay };
-            let image = BaseImage::open(base, self.config.references)?;
-            return Ok(Order { overlay: Arc::new(image.overlay(options)?), ready: None });
-        }
-        let (shelf, Taken { entry, overlay }) = if let Some(known) = stock.shelves.take_known(base)
-        {
+        let known = stock.shelves.take_known(base, size);
+        let (shelf, Taken { entry, overlay }) = if let Some(known) = known {
             known
         } else {
             refuse()?;
+            if size.is_some_and(|size| Some(size) != self.config.overlay.virtual_size) {
+                let options = OverlayOptions { virtual_size: size, ..self.config.overlay };
+                let image = BaseImage::open(base, self.config.references)?;
+                return Ok(Order { overlay: Arc::new(image.overlay(options)?), ready: None });
+            }
             stock.shelves.take_new(base)?
         };
         Ok(Order { overlay, ready: entry.map(|entry| (shelf, entry)) })

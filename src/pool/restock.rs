@@ -140,7 +140,7 @@ impl Stock {
             }
         }
         let mut workers = JoinSet::new();
-        for _ in 0..self.max_creations {
+        for _ in 0..self.lacking(&shelves).min(self.max_creations as usize) {
             workers.spawn(work(Arc::clone(self), Arc::clone(&directory), Arc::clone(&shelves)));
         }
         let mut made = 0;
@@ -152,9 +152,7 @@ impl Stock {
         }
         let now = Instant::now();
         let due = shelves.iter().filter_map(|shelf| shelf.due(self.size, now, self.idle)).min();
-        let level = |shelf: &Arc<Shelf>| shelf.level(now, self.idle);
-        let lacking = shelves.iter().filter_map(level).any(|level| level < self.size);
-        if !lacking || self.restocking() != Restocking::LowSpace {
+        if self.lacking(&shelves) == 0 || self.restocking() != Restocking::LowSpace {
             return due;
         }
         // Nobody says when there is space again.
@@ -229,7 +227,7 @@ impl Stock {
     }
 
     /// The pool directory; made again where it was removed from outside.
-    fn sound_directory(&self) -> Option<Arc<Directory>> {
+    pub(crate) fn sound_directory(&self) -> Option<Arc<Directory>> {
         let directory = self.directory()?;
         // Where that can't be told, what is made in it will tell.
         if !directory.is_gone().unwrap_or(false) {
@@ -260,6 +258,13 @@ impl Stock {
         for shelf in shelves.iter().filter(|shelf| shelf.is_idle(now, idle)) {
             self.shelves.discard(shelf, shelf.clear(), "idle");
         }
+    }
+
+    /// How many overlays can be made until all shelves are full.
+    fn lacking(&self, shelves: &[Arc<Shelf>]) -> usize {
+        let now = Instant::now();
+        let levels = shelves.iter().filter_map(|shelf| shelf.level(now, self.idle));
+        levels.map(|level| self.size.saturating_sub(level)).fold(0, usize::saturating_add)
     }
 
     fn next_claim(&self, shelves: &[Arc<Shelf>]) -> Option<Claim> {
@@ -306,7 +311,7 @@ impl Stock {
         self.create(claim.overlay(), &Arc::new(file)).await?;
         let shelf = Arc::clone(claim.shelf());
         if let Some(stale) = claim.fulfil(entry) {
-            self.shelves.discard(&shelf, vec![stale], "base image changed");
+            self.shelves.discard(&shelf, vec![stale], "base image changed or was removed");
         }
         Ok(())
     }

@@ -85,11 +85,12 @@ impl Shelf {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a ready overlay, where the base image is still the one they were made of.
-    pub(crate) fn take(&self, seen: Identity) -> Option<Taken> {
+    /// Takes a ready overlay, where the base image is still the one they were made of, and `size`,
+    /// if there is one, is theirs.
+    pub(crate) fn take(&self, seen: Identity, size: Option<u64>) -> Option<Taken> {
         let mut state = self.state();
         let Image::Good { identity, overlay, .. } = &state.image else { return None };
-        if *identity != seen {
+        if *identity != seen || size.is_some_and(|size| size != overlay.virtual_size()) {
             return None;
         }
         let overlay = Arc::clone(overlay);

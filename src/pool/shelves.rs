@@ -46,14 +46,19 @@ impl Shelves {
     }
 
     /// Takes from a shelf that is known and whose base image didn't change: one `statx`, and
-    /// another where the caller's path isn't the resolved one.
-    pub(crate) fn take_known(&self, base: &BaseRef) -> Option<(Arc<Shelf>, Taken)> {
+    /// another where the caller's path isn't the resolved one. None also where its overlays aren't
+    /// of `size`.
+    pub(crate) fn take_known(
+        &self,
+        base: &BaseRef,
+        size: Option<u64>,
+    ) -> Option<(Arc<Shelf>, Taken)> {
         let shelf = Arc::clone(self.maps().by_name.get(base)?);
         let seen = Identity::of(&base.path).ok()?;
         if base.path != shelf.path() && Identity::of(shelf.path()).ok() != Some(seen) {
             return None;
         }
-        let taken = shelf.take(seen)?;
+        let taken = shelf.take(seen, size)?;
         Some((shelf, taken))
     }
 
@@ -61,7 +66,7 @@ impl Shelves {
     pub(crate) fn take_new(&self, base: &BaseRef) -> Result<(Arc<Shelf>, Taken), BaseError> {
         loop {
             let (shelf, identity) = self.open(base)?;
-            if let Some(taken) = shelf.take(identity) {
+            if let Some(taken) = shelf.take(identity, None) {
                 return Ok((shelf, taken));
             }
             // The image changed again since it was judged.
@@ -131,8 +136,8 @@ impl Shelves {
             maps.by_name.retain(|_, named| !Arc::ptr_eq(named, &shelf));
             shelf
         };
-        // What is being made for it goes with the last who hold it.
-        let ready = shelf.clear();
+        // Nothing more is made for it; what is being made is given up when it is done.
+        let ready = shelf.refuse(Identity::of(shelf.path()).ok());
         let count = ready.len();
         self.discard(&shelf, ready, "base image removed");
         Some(count)

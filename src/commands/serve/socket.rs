@@ -62,8 +62,14 @@ pub(super) fn open(
     }
     let group = group.map(group_id).transpose()?;
     let (listener, name) = make(path, group).map_err(|error| {
-        // With an error number the system said so, without one we did, and gave the advice.
-        let advice = if error.raw_os_error().is_some() { failure::system(&error) } else { "" };
+        let advice = match error.kind() {
+            io::ErrorKind::InvalidInput if error.raw_os_error().is_none() => {
+                "name a shorter one with --socket"
+            }
+            // With an error number the system said so, without one we did, and gave the advice.
+            _ if error.raw_os_error().is_some() => failure::system(&error),
+            _ => "",
+        };
         Failure::new(Exit::Failed, format!("socket {}: {error}", path.display()), advice)
     })?;
     Ok((listener, Some(name)))

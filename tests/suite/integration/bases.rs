@@ -69,6 +69,9 @@ async fn a9_larger_on_request(
         pool.acquire_sized(&base, scratch.join("small.qcow2"), 1).await.expect_err("smaller");
     assert!(matches!(error, Error::Base(_)) && error.to_string().contains("smaller"), "{error}");
     assert!(!scratch.join("small.qcow2").exists());
+    // The size that they have anyway costs none of them.
+    let acquired = pool.acquire_sized(&base, scratch.join("same.qcow2"), 64 << 20).await;
+    assert_eq!(acquired.expect("a ready one").source, Source::Pooled);
 
     let overlay = OverlayOptions { virtual_size: Some(1 << 30), ..OverlayOptions::default() };
     let pool = started(PoolConfig { overlay, ..config(creator, &scratch, 4) }, &base).await;

@@ -110,6 +110,19 @@ async fn l2_without_a_pool_directory(scratch: Scratch) {
 
 #[rstest]
 #[test_attr(apply(case))]
+async fn l12_without_the_pool_directory_that_was_there(scratch: Scratch) {
+    let base = base(&scratch);
+    let pool = started(config(CreatorKind::Native, &scratch, 4), &base).await;
+    std::fs::remove_dir_all(scratch.join("pool")).expect("removed");
+    let opened = pool.acquire_open(&base, None).await.expect("an overlay");
+    assert_eq!(opened.source, Source::OnDemand);
+    qemu::check(&path_of(&opened));
+    pool.stop().await;
+    assert!(!scratch.join("pool").exists());
+}
+
+#[rstest]
+#[test_attr(apply(case))]
 async fn a1_a2_a3_a_name_in_an_open_directory(scratch: Scratch) {
     let base = base(&scratch);
     let (run, moved) = (scratch.join("run"), scratch.join("moved"));

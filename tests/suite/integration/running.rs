@@ -11,6 +11,7 @@ use crate::harness::pools::{
 };
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
+use crate::harness::wait::eventually;
 
 const NEEDS: &[Need] = &[];
 
@@ -63,6 +64,26 @@ async fn t2_a_removed_base_gives_its_overlays_up(scratch: Scratch) {
     pool.stop().await;
     assert!(matches!(pool.remove_base(&one), Err(Error::NotStarted)));
     assert_nothing_left(&scratch).await;
+}
+
+/// What is under way when a base image is removed is given up, and no more is made.
+#[rstest]
+#[test_attr(apply(case))]
+async fn t2_nothing_more_is_made_of_a_removed_base(scratch: Scratch) {
+    let (one, other) = (base(&scratch, "1.qcow2"), base(&scratch, "2.qcow2"));
+    let pool = pool(PoolConfig { max_concurrent_vms: 20_000, ..restocking(&scratch) });
+    pool.start(Some(Vec::new())).await.expect("it starts");
+    pool.add_base(&one).expect("added");
+    eventually("some are ready", || ready(&pool) > 0).await;
+    let removed = pool.remove_base(&one).expect("started").expect("known");
+    assert!(removed < 10_000, "all {removed} were ready already");
+    // Shelves are filled one round after the other: with this one full, the other's is over.
+    pool.add_base(&other).expect("added");
+    eventually_ready(&pool, 10_000).await;
+    let made = usize::try_from(pool.metrics().created.count()).expect("a number");
+    let discarded = usize::try_from(pool.stats().discarded).expect("a number");
+    assert_eq!(made, 10_000 + discarded);
+    assert!(made < 20_000, "{made} were made");
 }
 
 #[rstest]

@@ -126,6 +126,7 @@ fn while_it_starts_it_says_so(scratch: Scratch) {
     let target = server::vms(&scratch).join("vm.qcow2");
     let answer = server.acquire(&server::base(&scratch), &target);
     assert_eq!(answer.problem(503), "not-started");
+    assert_eq!(answer.json()["detail"], "the server isn't ready yet; try again once /readyz is");
     assert!(!target.exists());
 }
 

@@ -150,6 +150,16 @@ fn silence_is_cut_off(scratch: Scratch, #[values(true, false)] used: bool) {
     assert!(client.is_closed());
 }
 
+/// The longest times there are mean never, and overflow nothing.
+#[rstest]
+#[test_attr(apply(case))]
+fn times_without_end(scratch: Scratch) {
+    let times = ["--client-timeout", "--request-timeout", "--drain-timeout"];
+    let arguments: Vec<_> = times.iter().flat_map(|time| [*time, "500000000000y"]).collect();
+    let server = start(&scratch, &arguments);
+    assert_eq!(server.get("/livez").status, 200);
+}
+
 #[rstest]
 #[test_attr(apply(case))]
 fn a_slow_body_is_cut_off(scratch: Scratch) {

@@ -44,6 +44,7 @@ fn hostile_targets_are_refused_and_cost_nothing(scratch: Scratch) {
         (vms.join(".."), 400, "bad-request"),
         (vms.join("."), 400, "bad-request"),
         (vms.join("sub/.."), 400, "bad-request"),
+        (vms.join("vm.qcow2/"), 400, "bad-request"),
         (outside.join("vm.qcow2"), 403, "forbidden"),
         (vms.join("../outside/vm.qcow2"), 403, "forbidden"),
         (vms.join("sub/../../outside/vm.qcow2"), 403, "forbidden"),
