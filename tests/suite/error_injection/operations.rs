@@ -79,10 +79,14 @@ fn c1_a2_killed_at_each_operation(
     let faults = |_, at| vec![Fault::Kill { at }];
     for_each(&scratch, creator, faults, |ground, creator, fault| {
         let mut life = Life::new(ground, creator, Some(fault));
-        if life.live().is_ok() {
-            return life.end();
+        match life.live() {
+            Ok(()) => match life.end() {
+                // It was killed at what it does last.
+                Err(Failure::Unfit(_)) => {}
+                ended => return ended,
+            },
+            Err(_) => life.pool.expect_gone()?,
         }
-        life.pool.expect_gone()?;
         let before = ground.overlays().map_err(Failure::Broken)?;
         let mut next = PoolProcess::launch(&ground.folder, Setting::new(CreatorKind::Native));
         next.start(&[&ground.one])?.map_err(|error| Failure::Broken(format!("{error:?}")))?;
