@@ -40,7 +40,9 @@ pub struct PoolConfig {
     pub references: References,
     /// How long after an acquire the shelves are filled again. Default 500 ms; 0 is at once.
     pub restock_interval: Duration,
-    /// How many overlays are made at once while stocking. Default 8; 0 counts as 1.
+    /// How many overlays are made at once while stocking. Default 8; 0 counts as 1. The native
+    /// creator makes one after the other where the runtime has several threads: in one that is set
+    /// aside for it, so that a slow disk keeps no other.
     pub max_creations: usize,
     /// How long one creation may take. Default 10 s.
     pub create_timeout: Duration,

@@ -140,8 +140,12 @@ impl Stock {
             }
         }
         let mut workers = JoinSet::new();
-        for _ in 0..self.lacking(&shelves).min(self.max_creations as usize) {
-            workers.spawn(work(Arc::clone(self), Arc::clone(&directory), Arc::clone(&shelves)));
+        let aside = self.creator.blocks() && has_other_threads();
+        // More threads than one would take the cores from those who serve acquires.
+        let at_once = if aside { 1 } else { self.max_creations as usize };
+        for _ in 0..self.lacking(&shelves).min(at_once) {
+            let (stock, directory) = (Arc::clone(self), Arc::clone(&directory));
+            workers.spawn(work(stock, directory, Arc::clone(&shelves), aside));
         }
         let mut made = 0;
         while let Some(worker) = workers.join_next().await {
@@ -324,8 +328,12 @@ impl Drop for Stock {
 }
 
 /// Makes one overlay after the other while a shelf lacks any; says how many.
-async fn work(stock: Arc<Stock>, directory: Arc<Directory>, shelves: Arc<[Arc<Shelf>]>) -> usize {
-    let aside = stock.creator.blocks() && has_other_threads();
+async fn work(
+    stock: Arc<Stock>,
+    directory: Arc<Directory>,
+    shelves: Arc<[Arc<Shelf>]>,
+    aside: bool,
+) -> usize {
     let mut made = 0;
     loop {
         let turn = stock.take_turn(&directory, &shelves, if aside { TURN } else { Duration::ZERO });

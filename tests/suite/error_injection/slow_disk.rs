@@ -13,9 +13,7 @@ use crate::harness::server::{self, Server};
 /// To trace a process that is not a child takes root.
 const NEEDS: &[Need] = &[Need::Strace, Need::Root];
 
-/// How many the server has.
-const THREADS: u64 = 2;
-/// More creations at once than that.
+/// More creations than the server has threads.
 const BURST: usize = 8;
 
 /// strace on every thread of a process, until it is dropped.
@@ -56,7 +54,7 @@ fn a2_r3_ready_overlays_are_handed_over_while_others_are_made(scratch: Scratch) 
     let mut command = Server::command(&scratch);
     command.args(["--max-vms", "40", "--restock-interval", "1s"]).arg("--base");
     command.arg(server::base(&scratch)).arg("--targets").arg(server::vms(&scratch));
-    command.env("TOKIO_WORKER_THREADS", THREADS.to_string());
+    command.env("TOKIO_WORKER_THREADS", "2");
     let mut server = Server::launch(&scratch, &mut command);
     server.await_that("it listens", |server| Client::connect(server.socket()).is_ok());
     server.await_ready_overlays(20);
@@ -72,9 +70,9 @@ fn a2_r3_ready_overlays_are_handed_over_while_others_are_made(scratch: Scratch) 
     for number in 0..BURST {
         acquire(&server, number);
     }
-    server.await_that("each thread makes some", |server| {
+    server.await_that("others are made", |server| {
         let bases: Value = server.get("/v1/bases").json();
-        bases[0]["pending"].as_u64() >= Some(THREADS)
+        bases[0]["pending"].as_u64() > Some(0)
     });
     acquire(&server, BURST);
     let done = std::fs::read_to_string(&log).expect("strace's log");
