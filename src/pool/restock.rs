@@ -171,10 +171,11 @@ impl Stock {
             return Restocking::Drained;
         }
         // Where that can't be told, what is made there will tell.
-        match Space::of(&directory) {
-            Ok(space) if space.bytes_free < self.min_free => Restocking::LowSpace,
-            _ => Restocking::On,
+        let is_low = |space: Space| space.bytes_free < self.min_free;
+        if self.min_free > 0 && Space::of(&directory).is_ok_and(is_low) {
+            return Restocking::LowSpace;
         }
+        Restocking::On
     }
 
     /// Makes nothing ahead any more, and gives up what is ready; says how many.
