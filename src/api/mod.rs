@@ -7,6 +7,7 @@
 //! Every error is a [`Problem`], but for what is no HTTP/1.1 or has too long a head: that hyper
 //! refuses with a bare status, 400 or 431, before any of this is asked.
 
+mod acceptor;
 mod access;
 mod acquire;
 mod bases;

@@ -20,10 +20,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_io_timeout::TimeoutWriter;
 use tower::ServiceExt;
 
+use super::acceptor::Acceptor;
 use super::access::Access;
 use super::connection::{Connection, Descriptors};
 use super::metrics::Traffic;
@@ -32,8 +33,6 @@ use super::peers::{Full, Peer, Peers, Room};
 use super::problem::Problem;
 use crate::pool::OverlayPool;
 
-/// How long the server waits when the system has no descriptor left for another client.
-const EXHAUSTED: Duration = Duration::from_millis(100);
 /// What hyper needs at least.
 const SMALLEST_HEAD: usize = 8192;
 /// A timer can't end after the end of time: what is longer than a server lives is as good as this.
@@ -117,11 +116,17 @@ impl Server {
     /// # Errors
     ///
     /// Those of accepting a client, but for those that pass.
-    pub async fn serve(
+    pub fn serve(
         self,
         listener: UnixListener,
         end: impl Future<Output = ()>,
-    ) -> io::Result<()> {
+    ) -> impl Future<Output = io::Result<()>> {
+        // Now, so that what it keeps in reserve is there before its caller opens anything more.
+        let acceptor = Acceptor::new(listener);
+        self.attend(acceptor, end)
+    }
+
+    async fn attend(self, mut acceptor: Acceptor, end: impl Future<Output = ()>) -> io::Result<()> {
         let router = self.router();
         let Limits { connections: all, connections_per_peer: of_one, .. } = self.limits;
         let peers = Peers::new(Room { all, of_one });
@@ -130,20 +135,10 @@ impl Server {
         let mut clients = JoinSet::new();
         let mut end = std::pin::pin!(end);
         loop {
-            let accepted = tokio::select! {
+            let stream = tokio::select! {
                 () = &mut end => break,
                 Some(_) = clients.join_next() => continue,
-                accepted = listener.accept() => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) if is_of_one_client(&error) => continue,
-                Err(error) if is_exhausted(&error) => {
-                    tracing::warn!(%error, "no room for another client");
-                    sleep(EXHAUSTED).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
+                accepted = acceptor.accept() => accepted?,
             };
             let Ok(peer) = stream.peer_cred().map(Peer::from) else { continue };
             let admitted = match peers.admit(peer) {
@@ -169,7 +164,7 @@ impl Server {
             });
         }
         self.shared.ending.store(true, Ordering::Relaxed);
-        drop(listener);
+        drop(acceptor);
         if timeout(self.limits.drain_timeout, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests under way were given up");
         }
@@ -265,21 +260,4 @@ async fn turn_away(mut stream: UnixStream, full: Full) -> io::Result<()> {
     // Closed before it has sent its request, it would see that fail and never read the answer.
     while stream.read(&mut [0; 1024]).await? > 0 {}
     Ok(())
-}
-
-/// The client was gone before it was accepted.
-fn is_of_one_client(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-    )
-}
-
-/// The system lacks descriptors or memory, which it may have again.
-fn is_exhausted(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = Errno::from_io_error(error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }

@@ -53,7 +53,7 @@ impl Service {
         let end = Arc::new(Notify::new());
         let ended = Arc::clone(&end);
         let server = Server::new(pool, access, self.limits);
-        let serve = async move { server.serve(listener, ended.notified()).await };
+        let serve = server.serve(listener, async move { ended.notified().await });
         let mut serving = tokio::spawn(serve);
 
         let served = self.attend(&mut signals, &mut serving, address.as_pathname()).await;
