@@ -140,9 +140,13 @@ impl Signals {
         }
     }
 
-    /// Waits until the service is told to end.
+    /// Waits until the service is told to end. A rescan that it is told to do meanwhile is still
+    /// to be done.
     async fn end(&mut self) {
-        while self.next().await != Told::End {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

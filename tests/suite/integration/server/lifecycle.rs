@@ -1,6 +1,7 @@
 //! Starting, ending and starting again.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -130,6 +131,18 @@ fn while_it_starts_it_says_so(scratch: Scratch) {
     assert!(!target.exists());
 }
 
+/// A rescan that is asked for too soon comes when the pool is started.
+#[rstest]
+#[test_attr(apply(case))]
+fn told_to_rescan_while_it_starts_it_does_so_then(scratch: Scratch) {
+    let mut server = hanging(&scratch);
+    server.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(100)); // it has been told before it goes on
+    std::fs::write(scratch.join("go"), "").expect("a file");
+    server.await_that("it has looked again", |server| server.log().contains("rescan"));
+    server.stop();
+}
+
 #[rstest]
 #[test_attr(apply(case))]
 fn l7_told_to_end_while_it_starts_it_leaves_nothing(scratch: Scratch) {
@@ -202,4 +215,29 @@ fn the_end_stops_restocking(scratch: Scratch) {
     server.await_that("it stocks", |_| !names(&scratch.join("pool")).is_empty());
     server.stop();
     assert_eq!(names(&scratch.join("pool")), [] as [&str; 0]);
+}
+
+mod another_filesystem {
+    use crate::harness::prelude::*;
+    use crate::harness::requirements::SECOND_FILESYSTEM;
+    use crate::harness::server::{self, Server};
+
+    const NEEDS: &[Need] = &[Need::SecondFilesystem];
+
+    #[rstest]
+    #[test_attr(apply(case))]
+    fn a5_targets_there_are_told_once(scratch: Scratch) {
+        server::one_base(&scratch);
+        let targets = tempfile::tempdir_in(SECOND_FILESYSTEM).expect("a folder on tmpfs");
+        let mut args = server::one_base_args(&scratch);
+        args.extend(["--targets".to_owned(), targets.path().display().to_string()]);
+        let mut server = Server::start(&scratch, &args);
+        for name in ["vm-1.qcow2", "vm-2.qcow2"] {
+            server.await_ready_overlays(2);
+            let answer = server.acquire(&server::base(&scratch), &targets.path().join(name));
+            assert_eq!((answer.status, &answer.json()["source"]), (200, &"on-demand".into()));
+        }
+        assert_eq!(server.log().matches("on another filesystem").count(), 1, "{}", server.log());
+        server.stop();
+    }
 }

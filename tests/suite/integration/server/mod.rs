@@ -37,11 +37,13 @@ fn start(scratch: &Path, more: &[&str]) -> Server {
     Server::start(scratch, args)
 }
 
-/// A `PATH` with a `qemu-img` whose creations don't come to an end.
+/// A `PATH` with a `qemu-img` whose creations end only, and fail, once there is a file `go`.
 fn hanging_tools(scratch: &Path) -> String {
     let tools = scratch.join("tools");
     std::fs::create_dir(&tools).expect("a folder");
-    script(&tools.join("qemu-img"), "[ \"$1\" = create ] && exec sleep 1000; echo 0");
+    let go = scratch.join("go");
+    let wait = format!("while ! [ -e {} ]; do sleep 0.02; done", go.display());
+    script(&tools.join("qemu-img"), &format!("[ \"$1\" = create ] || exec echo 0\n{wait}\nexit 1"));
     format!("{}:{}", tools.display(), std::env::var("PATH").expect("a PATH"))
 }
 
