@@ -1,6 +1,7 @@
 //! Arguments that several subcommands take.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use overlay_pool::PoolConfig;
@@ -85,6 +86,23 @@ pub(super) fn language() -> impl TypedValueParser<Value = Language> {
 pub(super) fn accelerator() -> impl TypedValueParser<Value = Accelerator> {
     PossibleValuesParser::new(Accelerator::ALL.map(Accelerator::as_str))
         .try_map(|name| name.parse::<Accelerator>())
+}
+
+/// Takes a time that isn't none at all.
+pub(super) fn period(text: &str) -> Result<Duration, PeriodError> {
+    match humantime::parse_duration(text)? {
+        Duration::ZERO => Err(PeriodError::Zero),
+        period => Ok(period),
+    }
+}
+
+/// Why a period isn't one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PeriodError {
+    #[error(transparent)]
+    Syntax(#[from] humantime::DurationError),
+    #[error("it must be longer than that")]
+    Zero,
 }
 
 /// Why a size isn't one.

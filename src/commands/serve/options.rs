@@ -1,5 +1,6 @@
 //! What a server is told, on the command line and in a file.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,30 +65,30 @@ pub(super) struct Options {
     restock_interval: Option<Duration>,
     /// After how long without an acquire a base image's overlays are given up, as in 2h. By
     /// default never.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[serde(deserialize_with = "time")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::period)]
+    #[serde(deserialize_with = "period")]
     shelf_idle: Option<Duration>,
     /// How many overlays are made ahead at once. By default 8.
     #[arg(long, value_name = "N")]
-    max_creations: Option<usize>,
+    max_creations: Option<NonZeroUsize>,
     /// How long the creator may take for one overlay. By default 10s.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[serde(deserialize_with = "time")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::period)]
+    #[serde(deserialize_with = "period")]
     create_timeout: Option<Duration>,
     /// How many connections there may be at once. By default 1024.
     #[arg(long, value_name = "N")]
-    max_connections: Option<usize>,
+    max_connections: Option<NonZeroUsize>,
     /// How many of them may be one process's, or one other user's. By default 256.
     #[arg(long, value_name = "N")]
-    max_connections_per_client: Option<usize>,
+    max_connections_per_client: Option<NonZeroUsize>,
     /// How long a request may take. By default 30s.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[serde(deserialize_with = "time")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::period)]
+    #[serde(deserialize_with = "period")]
     request_timeout: Option<Duration>,
     /// How long a client may be silent, and may take to send a request's head or to read an
     /// answer. By default 30s.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[serde(deserialize_with = "time")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::period)]
+    #[serde(deserialize_with = "period")]
     client_timeout: Option<Duration>,
     /// How long requests under way may take once the server is to end. By default 10s.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -103,6 +104,11 @@ fn size<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
 fn time<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(value)?;
     humantime::parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn period<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(value)?;
+    arguments::period(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// What a server needs to know.
@@ -171,15 +177,15 @@ impl Options {
             min_free: self.min_free.unwrap_or(pool.min_free),
             restock_interval: self.restock_interval.unwrap_or(pool.restock_interval),
             shelf_idle: self.shelf_idle.or(pool.shelf_idle),
-            max_creations: self.max_creations.unwrap_or(pool.max_creations),
+            max_creations: self.max_creations.map_or(pool.max_creations, NonZeroUsize::get),
             create_timeout: self.create_timeout.unwrap_or(pool.create_timeout),
             images_path: pool.images_path,
             tools: pool.tools,
         };
         let mut limits = Limits::default();
-        limits.connections = self.max_connections.unwrap_or(limits.connections);
+        limits.connections = self.max_connections.map_or(limits.connections, NonZeroUsize::get);
         limits.connections_per_peer =
-            self.max_connections_per_client.unwrap_or(limits.connections_per_peer);
+            self.max_connections_per_client.map_or(limits.connections_per_peer, NonZeroUsize::get);
         limits.request_timeout = self.request_timeout.unwrap_or(limits.request_timeout);
         limits.client_timeout = self.client_timeout.unwrap_or(limits.client_timeout);
         limits.drain_timeout = self.drain_timeout.unwrap_or(limits.drain_timeout);

@@ -16,6 +16,8 @@ const NEEDS: &[Need] = &[];
 #[case::no_group("no_group", &["--base", "base.qcow2", "--socket-group", "no such group"])]
 #[case::bad_time("bad_time", &["--base", "base.qcow2", "--drain-timeout", "soon"])]
 #[case::bad_size("bad_size", &["--base", "base.qcow2", "--min-free", "much"])]
+#[case::no_idle("no_idle", &["--base", "base.qcow2", "--shelf-idle", "0s"])]
+#[case::no_clients("no_clients", &["--base", "base.qcow2", "--max-connections", "0"])]
 #[case::long_socket("long_socket", &["--base", "base.qcow2", "--socket", LONG])]
 #[test_attr(apply(case))]
 fn it_says_what_it_cannot_do(with_base: Scratch, #[case] name: &str, #[case] args: &[&str]) {
@@ -38,6 +40,8 @@ const LONG: &str = concat!(
 #[case::wrong_type("wrong_type", "targets = [\n  \"run\",\n  7,\n]\n")]
 #[case::bad_size("bad_size", "max-vms = 4\nmin-free = \"much\"\n")]
 #[case::bad_time("bad_time", "drain-timeout = \"soon\"\n")]
+#[case::no_time("no_time", "request-timeout = \"0s\"\n")]
+#[case::no_creations("no_creations", "max-creations = 0\n")]
 #[case::bad_creator("bad_creator", "creator = \"qemu\"\n")]
 #[case::too_large("too_large", "max-vms = 99999999999999999999\n")]
 #[case::syntax("syntax", "max-vms = 4\nimages = /var/lib\n")]
