@@ -209,7 +209,9 @@ impl OverlayPool {
             if size.is_some_and(|size| Some(size) != self.config.overlay.virtual_size) {
                 let options = OverlayOptions { virtual_size: size, ..self.config.overlay };
                 let image = BaseImage::open(base, self.config.references)?;
-                return Ok(Order { overlay: Arc::new(image.overlay(options)?), ready: None });
+                let overlay = Arc::new(image.overlay(options)?);
+                stock.shelves.get_to_know(base);
+                return Ok(Order { overlay, ready: None });
             }
             stock.shelves.take_new(base)?
         };
@@ -243,7 +245,11 @@ fn move_ready(
     if errno == Errno::EXIST {
         let stale = shelf.take_back(entry, overlay);
         stock.shelves.discard(shelf, stale.into_iter().collect(), "base image changed");
+        stock.give_up_drained(shelf);
         return Err(Error::AlreadyExists { target: target.path().to_owned() });
+    }
+    if errno == Errno::XDEV {
+        stock.warn_of_other_filesystem(target.path());
     }
     tracing::debug!(target = %target.path().display(), %errno, "ready overlay can't be moved");
     spoil(stock, shelf, entry, errno, "can't be moved");

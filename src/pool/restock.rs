@@ -1,6 +1,7 @@
 //! Filling the shelves, at start and in the background.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ pub(crate) struct Stock {
     /// Somebody removed ready overlays from the directory.
     vanished: AtomicBool,
     drained: AtomicBool,
+    /// It was told that a target is on another filesystem.
+    warned: AtomicBool,
     min_free: u64,
     counters: Arc<Counters>,
 }
@@ -79,6 +82,7 @@ impl Stock {
             wake: Arc::default(),
             vanished: AtomicBool::new(false),
             drained: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
             min_free: config.min_free,
             counters,
         }
@@ -98,6 +102,18 @@ impl Stock {
     /// Takes note that a ready overlay was not where it should be.
     pub(crate) fn note_vanished(&self) {
         self.vanished.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells once that targets lie where no ready overlay can be moved.
+    pub(crate) fn warn_of_other_filesystem(&self, target: &Path) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let target = target.display();
+            tracing::warn!(
+                %target,
+                "on another filesystem than the pool directory, an overlay can't be moved there \
+                 but is made on demand; put the pool directory beside the targets"
+            );
+        }
     }
 
     /// Fills the shelves again after each request and when one is `due`, until the stock is
@@ -178,17 +194,24 @@ impl Stock {
         Restocking::On
     }
 
-    /// Makes nothing ahead any more, and gives up what is ready; says how many.
+    /// Makes nothing ahead any more, and gives up what is ready; says how many. Cancelled, it only
+    /// doesn't wait for what is being made, which is given up too.
     pub(crate) async fn drain(&self) -> usize {
         self.drained.store(true, Ordering::Relaxed);
+        let count = self.shelves.all().iter().map(|shelf| self.give_up_drained(shelf)).sum();
         self.quiesce().await;
-        let give_up = |shelf: Arc<Shelf>| {
-            let ready = shelf.clear();
-            let count = ready.len();
-            self.shelves.discard(&shelf, ready, "drained");
-            count
-        };
-        self.shelves.all().into_iter().map(give_up).sum()
+        count
+    }
+
+    /// Gives up what was put on a shelf after the pool was drained; says how many.
+    pub(crate) fn give_up_drained(&self, shelf: &Shelf) -> usize {
+        if !self.drained.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let ready = shelf.clear();
+        let count = ready.len();
+        self.shelves.discard(shelf, ready, "drained");
+        count
     }
 
     /// Makes overlays ahead again.
@@ -318,6 +341,7 @@ impl Stock {
         if let Some(stale) = claim.fulfil(entry) {
             self.shelves.discard(&shelf, vec![stale], "base image changed or was removed");
         }
+        self.give_up_drained(&shelf);
         Ok(())
     }
 }

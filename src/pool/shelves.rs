@@ -100,6 +100,14 @@ impl Shelves {
         Ok((shelf, image.identity()))
     }
 
+    /// Sees to the shelf of a base image that was asked for, where it has none.
+    pub(crate) fn get_to_know(&self, base: &BaseRef) {
+        let is_known = self.maps().by_name.contains_key(base);
+        if !is_known && let Err(error) = self.open(base) {
+            tracing::debug!(%error, "no shelf");
+        }
+    }
+
     /// Sees to the shelf of a base image that may not be there yet; says why it can't be used.
     pub(crate) fn await_base(&self, base: &BaseRef) {
         if let Err(error) = self.open(base) {

@@ -1,11 +1,13 @@
 //! What can be changed and watched while a pool runs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use overlay_pool::creator::CreatorKind;
+use overlay_pool::creator::{CreatorKind, Tools};
 use overlay_pool::image::BaseRef;
 use overlay_pool::{Error, PoolConfig, Restocking, Source};
 
+use crate::harness::fake_tool::script;
 use crate::harness::pools::{
     assert_nothing_left, config, eventually_ready, pool, ready, ready_files, started,
 };
@@ -13,7 +15,7 @@ use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 use crate::harness::wait::eventually;
 
-const NEEDS: &[Need] = &[];
+const NEEDS: &[Need] = &[Need::QemuImg];
 
 fn base(scratch: &Path, name: &str) -> PathBuf {
     let base = scratch.join(name);
@@ -22,10 +24,7 @@ fn base(scratch: &Path, name: &str) -> PathBuf {
 }
 
 fn restocking(scratch: &Path) -> PoolConfig {
-    PoolConfig {
-        restock_interval: std::time::Duration::ZERO,
-        ..config(CreatorKind::Native, scratch, 4)
-    }
+    PoolConfig { restock_interval: Duration::ZERO, ..config(CreatorKind::Native, scratch, 4) }
 }
 
 #[rstest]
@@ -40,6 +39,22 @@ async fn a6_an_added_base_is_stocked(scratch: Scratch) {
     assert!(matches!(pool.add_base(scratch.join("none")), Err(Error::Base(_))));
     let acquired = pool.acquire(&other, scratch.join("vm.qcow2")).await.expect("an overlay");
     assert_eq!(acquired.source, Source::Pooled);
+}
+
+/// Also where the first disk that is asked for is of another size than the ready ones.
+#[rstest]
+#[test_attr(apply(case))]
+async fn a6_a_base_of_a_larger_disk_is_stocked(scratch: Scratch) {
+    let (one, link) = (base(&scratch, "1.qcow2"), scratch.join("link"));
+    std::os::unix::fs::symlink(&one, &link).expect("a link");
+    let pool = pool(restocking(&scratch));
+    pool.start(Some(Vec::new())).await.expect("it starts");
+    for name in ["vm-1", "vm-2"] {
+        let acquired = pool.acquire_sized(&link, scratch.join(name), 2 << 20).await;
+        assert_eq!(acquired.expect("an overlay").source, Source::OnDemand);
+    }
+    eventually_ready(&pool, 2).await;
+    assert_eq!(pool.stats().ready, [(one, 2)].into());
 }
 
 #[rstest]
@@ -111,6 +126,29 @@ async fn a_drained_pool_works_on_demand_until_it_is_rescanned(scratch: Scratch) 
     pool.rescan(None).expect("started");
     eventually_ready(&pool, 4).await;
     assert_eq!(pool.restocking(), Restocking::On);
+}
+
+/// Also where nobody waits for the end of the drain: what is being made then is given up.
+#[rstest]
+#[test_attr(apply(case))]
+async fn a_cancelled_drain_drains(scratch: Scratch) {
+    let (one, go) = (base(&scratch, "1.qcow2"), scratch.join("go"));
+    let wait = format!("while ! [ -e {} ]; do sleep 0.01; done", go.display());
+    let tool = script(&scratch.join("qemu-img"), &format!("{wait}\nexec qemu-img \"$@\""));
+    let tools = Tools { qemu_img: tool, ..Tools::default() };
+    let pool = pool(PoolConfig { creator: CreatorKind::QemuImg, tools, ..restocking(&scratch) });
+    std::fs::write(&go, "").expect("a file");
+    pool.start(Some(vec![(&one).into()])).await.expect("it starts");
+    std::fs::remove_file(&go).expect("removed");
+    for name in ["1", "2"] {
+        pool.acquire(&one, scratch.join(name)).await.expect("an overlay");
+    }
+    eventually("two are being made", || pool.bases()[0].pending == 2).await;
+    let drained = tokio::time::timeout(Duration::from_millis(50), pool.drain()).await;
+    assert!(drained.is_err(), "what is being made is waited for");
+    std::fs::write(&go, "").expect("a file");
+    eventually("they are given up", || pool.stats().discarded == 2).await;
+    assert_eq!((ready(&pool), ready_files(&pool).len()), (0, 0));
 }
 
 #[rstest]
