@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, kill_process};
 use serde_json::json;
@@ -105,15 +107,15 @@ impl World<'_> {
         for number in 0..count {
             let target = target.replace("{}", &number.to_string());
             let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
-            acquires.push((self.shim()?.send("acquire", fields(request))?, self.path(&target)?));
-            let shim = self.shim()?;
-            let (own, started) = (program(shim.pid()), shim.started());
-            // One that is stopped before it became another program stops its parent too.
-            let is_aid = |pid: &Pid| program(*pid) != own && !self.port.is_pool(*pid);
-            for pid in started.into_iter().filter(is_aid) {
-                // It may have ended by itself.
-                let _ = kill_process(pid, signal.number());
-            }
+            let id = self.shim()?.send("acquire", fields(request))?;
+            acquires.push((id, self.path(&target)?));
+            // Each at another moment of what is done for it.
+            sleep(Duration::from_millis(number as u64));
+            let deadline = Instant::now() + self.port.patience;
+            while !self.signal_aids(signal)?
+                && !self.shim()?.is_answered(id)?
+                && Instant::now() < deadline
+            {}
         }
         for (id, target) in acquires {
             match self.answer(id)? {
@@ -127,6 +129,17 @@ impl World<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Sends a signal to what the pool has started, and says whether there was any.
+    fn signal_aids(&mut self, signal: Signal) -> Checked<bool> {
+        let shim = self.shim()?;
+        let (own, started) = (program(shim.pid()), shim.started());
+        // One that is stopped before it became another program stops its parent too.
+        let is_aid = |pid: &Pid| program(*pid) != own && !self.port.is_pool(*pid);
+        // It may have ended by itself.
+        let signalled = |pid| kill_process(pid, signal.number()).is_ok();
+        Ok(started.into_iter().filter(is_aid).map(signalled).fold(false, |any, one| any | one))
     }
 }
 
@@ -144,7 +157,7 @@ fn watch(paths: &[PathBuf], done: &AtomicBool) -> Vec<Option<Vec<u8>>> {
                 *seen = std::fs::read(path).ok();
             }
         }
-        std::thread::sleep(std::time::Duration::from_micros(200));
+        sleep(Duration::from_micros(200));
     }
     seen
 }

@@ -142,6 +142,15 @@ impl Shim {
         }
     }
 
+    /// Whether the answer to a request is there.
+    pub(crate) fn is_answered(&mut self, id: u64) -> Checked<bool> {
+        while let Ok(line) = self.lines.try_recv() {
+            let (id, answer) = parse(&line)?;
+            self.early.insert(id, answer);
+        }
+        Ok(self.early.contains_key(&id))
+    }
+
     pub(crate) fn ask(&mut self, request: &str, fields: Map<String, Value>) -> Checked<Answer> {
         let id = self.send(request, fields)?;
         self.answer(id)
@@ -253,7 +262,7 @@ fn marked(mark: &str) -> Vec<Pid> {
     let entry = format!("{MARK}={mark}");
     let has_mark = |path: &Path| {
         let environment = std::fs::read(path.join("environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes())
+        String::from_utf8_lossy(&environment).split('\0').any(|variable| variable == entry)
     };
     let pid = |path: &PathBuf| path.file_name().and_then(OsStr::to_str)?.parse().ok();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();

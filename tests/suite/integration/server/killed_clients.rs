@@ -25,6 +25,15 @@ fn open_files(pid: Pid) -> usize {
     files.map_or(0, Iterator::count)
 }
 
+/// Waits until nothing is under way and the shelf is full.
+#[track_caller]
+fn await_rest(server: &mut Server, open_before: usize) {
+    // Clients are accepted in their order, so that all before this one have been.
+    assert_eq!(server.get("/livez").status, 200);
+    server.await_that("connections are closed", |server| open_files(server.pid()) <= open_before);
+    server.await_ready_overlays(2);
+}
+
 /// What lies at the targets is whole, the server has counted it, and nothing else is there.
 #[track_caller]
 fn check_targets(server: &mut Server, scratch: &Path, expected: &BTreeSet<String>) -> u64 {
@@ -75,8 +84,7 @@ fn a12_killed_programs_leave_nothing(scratch: Scratch) {
             client.wait().expect("its end");
         }
     }
-    server.await_that("the connections are closed", |server| open_files(server.pid()) <= before);
-    server.await_ready_overlays(2);
+    await_rest(&mut server, before);
     let handed_over = check_targets(&mut server, &scratch, &names);
     println!("{handed_over} of {} were handed over", names.len());
     expect_two_ready(&scratch);
@@ -115,8 +123,7 @@ fn a12_requests_of_dead_clients_leave_nothing(scratch: Scratch, #[case] path: &s
         drop(connections);
         server.signal(Signal::CONT);
     }
-    server.await_that("the connections are closed", |server| open_files(server.pid()) <= before);
-    server.await_ready_overlays(2);
+    await_rest(&mut server, before);
     if path == "/v1/acquire" {
         check_targets(&mut server, &scratch, &names);
     }
