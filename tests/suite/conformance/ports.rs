@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::case::{Case, Mount};
 use crate::harness::faults::fuse;
+use crate::harness::python;
 use crate::harness::requirements::Need;
 use crate::harness::shim::{Answer, runs};
 
@@ -115,8 +116,7 @@ impl Port {
     /// The plain port in Python, sound or with one rule broken.
     pub(crate) fn python(broken: Option<&str>) -> Result<Self, String> {
         let folder = repository().join("fixtures/ports/python");
-        let shim = folder.join("shim.py").to_string_lossy().into_owned();
-        let mut argv = vec!["python3".to_owned(), "-B".to_owned(), shim];
+        let mut argv = Vec::from(python_shim(&folder));
         if let Some(name) = broken {
             argv.extend(["--break".to_owned(), name.to_owned()]);
         }
@@ -129,12 +129,13 @@ impl Port {
     /// The server, as a client of another language meets it.
     fn server() -> Result<Self, String> {
         let folder = repository().join("fixtures/ports/http");
-        let shim = folder.join("shim.py").to_string_lossy().into_owned();
+        let mut argv = Vec::from(python_shim(&folder));
+        argv.push(program());
         Ok(Self {
             name: "server".to_owned(),
             needs: &[Need::Python],
             patience: PATIENCE,
-            argv: vec!["python3".to_owned(), "-B".to_owned(), shim, program()],
+            argv,
             config: ShimConfig::read(&folder.join("shim.toml"))?,
         })
     }
@@ -170,6 +171,13 @@ impl Port {
 pub(crate) fn program() -> String {
     std::env::var("NEXTEST_BIN_EXE_overlay-pool")
         .unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-pool").to_owned())
+}
+
+/// The command of the shim in Python that lies in a folder.
+fn python_shim(folder: &Path) -> [String; 3] {
+    let [interpreter, shim] = [python::program("python3"), folder.join("shim.py")]
+        .map(|path| path.to_string_lossy().into_owned());
+    [interpreter, "-B".to_owned(), shim]
 }
 
 /// A word of a command; a relative path of a file made absolute, since shims run elsewhere.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use overlay_pool::creator::CreatorKind;
 use serde_json::{Value, json};
 
-use super::ground::{Ground, LARGER, OTHER, PRECIOUS};
+use super::ground::{Ground, LARGER, OTHER, Overlays, PRECIOUS};
 use crate::harness::faults::strace::{Fault, Operation, Strace};
 use crate::harness::pool_process::{PATIENCE, PoolProcess, Setting, base};
 use crate::harness::shim::{Checked, Failure, until};
@@ -19,14 +19,16 @@ pub(super) struct Life<'a> {
     parent_stays: bool,
     refused: Vec<String>,
     acquired: HashSet<String>,
+    /// The overlays as they were found whole.
+    seen: Overlays,
 }
 
 impl<'a> Life<'a> {
     pub(super) fn new(ground: &'a Ground, creator: CreatorKind, fault: Option<&Fault>) -> Self {
         let (pool, strace) = PoolProcess::traced(fault, &ground.folder, Setting::new(creator));
         let parent_stays = matches!(fault, Some(Fault::Error { at, .. }) if at.call == "rmdir");
-        let (refused, acquired) = (Vec::new(), HashSet::new());
-        Self { ground, pool, strace, parent_stays, refused, acquired }
+        let (refused, acquired, seen) = (Vec::new(), HashSet::new(), Overlays::new());
+        Self { ground, pool, strace, parent_stays, refused, acquired, seen }
     }
 
     /// The file operations of a life without a fault.
@@ -125,12 +127,15 @@ impl<'a> Life<'a> {
     }
 
     /// Rule A7: no file is at a target that wasn't handed over, and none is beside it.
-    fn check(&self) -> Checked {
-        let overlays = self.ground.overlays().map_err(Failure::Broken)?;
-        if overlays == self.acquired {
+    fn check(&mut self) -> Checked {
+        self.seen = self.ground.overlays_beyond(&self.seen).map_err(Failure::Broken)?;
+        if self.seen.len() == self.acquired.len()
+            && self.acquired.iter().all(|name| self.seen.contains_key(name))
+        {
             return Ok(());
         }
-        Err(Failure::Broken(format!("A7: {overlays:?}, but handed over {:?}", self.acquired)))
+        let there = self.seen.keys();
+        Err(Failure::Broken(format!("A7: {there:?}, but handed over {:?}", self.acquired)))
     }
 }
 

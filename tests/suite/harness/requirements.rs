@@ -144,7 +144,6 @@ impl Need {
             Self::QemuImg | Self::QemuIo | Self::StorageDaemon => {
                 version(self.name(), "qemu-utils")
             }
-            Self::Python => version(self.name(), "python3"),
             Self::Curl => curl(),
             Self::Script => version(self.name(), "bsdutils or util-linux"),
             Self::Examples => examples(),
@@ -162,7 +161,7 @@ impl Need {
             Self::Bash => version(self.name(), "bash"),
             Self::Systemd => version("systemd-socket-activate", "systemd")
                 .and_then(|_| version("systemd-analyze", "systemd")),
-            Self::Schemathesis => python::probe(self.name(), &["--version"]),
+            Self::Python | Self::Schemathesis => python::probe(self.name(), &["--version"]),
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
         })
     }

@@ -58,6 +58,7 @@ mod python {
 
     use super::{fixture, run};
     use crate::harness::prelude::*;
+    use crate::harness::python::program;
 
     const NEEDS: &[Need] = &[Need::Python];
 
@@ -65,7 +66,7 @@ mod python {
     #[test_attr(apply(case))]
     fn disks_come_by_python(scratch: Scratch) {
         let [first, second] = run(&scratch, || {
-            let mut command = Command::new("python3");
+            let mut command = Command::new(program("python3"));
             command.arg("-B").arg(fixture("client.py"));
             command
         });
