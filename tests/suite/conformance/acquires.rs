@@ -138,8 +138,8 @@ impl World<'_> {
         // One that is stopped before it became another program stops its parent too.
         let is_aid = |pid: &Pid| program(*pid) != own && !self.port.is_pool(*pid);
         // It may have ended by itself.
-        let signalled = |pid| kill_process(pid, signal.number()).is_ok();
-        Ok(started.into_iter().filter(is_aid).map(signalled).fold(false, |any, one| any | one))
+        let is_signalled = |pid: &Pid| kill_process(*pid, signal.number()).is_ok();
+        Ok(started.into_iter().filter(is_aid).filter(is_signalled).count() > 0)
     }
 }
 

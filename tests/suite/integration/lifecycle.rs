@@ -20,6 +20,7 @@ const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
 async fn l1_acquire_before_start(scratch: Scratch) {
     let pool = pool(config(CreatorKind::Native, &scratch, 4));
     let target = scratch.join("vm.qcow2");
+    assert!(!pool.is_started());
     let error = pool.acquire(scratch.join("base.qcow2"), &target).await.expect_err("not started");
     assert!(matches!(error, Error::NotStarted));
     assert!(error.to_string().contains("must be started"));
@@ -67,6 +68,7 @@ async fn l4_second_start_leaves_the_running_pool_alone(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
     let pool = started(config(CreatorKind::StorageDaemon, &scratch, 4), &base).await;
+    assert!(pool.is_started() && pool.creator() == CreatorKind::StorageDaemon);
     let (directory, daemons) = (pool.directory(), children());
     let error = pool.start(None).await.expect_err("it is started");
     assert!(

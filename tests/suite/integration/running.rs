@@ -128,6 +128,21 @@ async fn a_drained_pool_works_on_demand_until_it_is_rescanned(scratch: Scratch) 
     assert_eq!(pool.restocking(), Restocking::On);
 }
 
+#[rstest]
+#[test_attr(apply(case))]
+async fn a_pool_that_is_to_end_hands_over_what_is_ready_and_restocks_no_more(scratch: Scratch) {
+    let one = base(&scratch, "1.qcow2");
+    let pool = started(restocking(&scratch), &one).await;
+    pool.stop_restocking().await;
+    let mut sources = Vec::new();
+    for name in ["1", "2", "3"] {
+        sources.push(pool.acquire(&one, scratch.join(name)).await.expect("an overlay").source);
+    }
+    assert_eq!(sources, [Source::Pooled, Source::Pooled, Source::OnDemand]);
+    tokio::time::sleep(Duration::from_millis(200)).await; // many times what restocking takes
+    assert_eq!((ready(&pool), pool.metrics().created.count()), (0, 3));
+}
+
 /// Also where nobody waits for the end of the drain: what is being made then is given up.
 #[rstest]
 #[test_attr(apply(case))]
