@@ -24,7 +24,7 @@ const ROUNDS: u64 = 300;
 #[rstest]
 #[test_attr(apply(case))]
 fn c1_a2_killed_at_random(
-    scratch: Scratch,
+    #[from(scratch_in_memory)] scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
     creator: CreatorKind,
 ) {

@@ -54,7 +54,7 @@ fn for_each(
 #[rstest]
 #[test_attr(apply(case))]
 fn a7_l7_l8_l11_r3_each_operation_fails(
-    scratch: Scratch,
+    #[from(scratch_in_memory)] scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
     creator: CreatorKind,
 ) {
@@ -73,7 +73,7 @@ fn a7_l7_l8_l11_r3_each_operation_fails(
 #[rstest]
 #[test_attr(apply(case))]
 fn c1_a2_killed_at_each_operation(
-    scratch: Scratch,
+    #[from(scratch_in_memory)] scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon)] creator: CreatorKind,
 ) {
     let faults = |_, at| vec![Fault::Kill { at }];

@@ -38,7 +38,7 @@ type Answers = BTreeMap<String, Option<u16>>;
 /// twice, and what was answered is there.
 #[rstest]
 #[test_attr(apply(case))]
-fn c1_a2_a4_a_server_killed_at_random(scratch: Scratch) {
+fn c1_a2_a4_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scratch) {
     let rounds = number("OVERLAY_POOL_CHAOS_ROUNDS").unwrap_or(100);
     let seed = seed();
     println!("OVERLAY_POOL_SEED={seed} OVERLAY_POOL_CHAOS_ROUNDS={rounds}");

@@ -30,6 +30,6 @@ pub(crate) mod prelude {
     pub(crate) use super::case::case;
     pub(crate) use super::properties::properties;
     pub(crate) use super::requirements::Need;
-    pub(crate) use super::scratch::{Scratch, scratch};
+    pub(crate) use super::scratch::{Scratch, scratch, scratch_in_memory};
     pub(crate) use super::wait::eventually;
 }

@@ -1,12 +1,15 @@
 //! A folder for each test, kept when the test fails.
 
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rstest::fixture;
 use tempfile::TempDir;
 
 use super::artefacts;
+use super::requirements::SECOND_FILESYSTEM;
 
 /// A test's folder. Removed when the test passes; kept, and named, when it fails.
 pub(crate) struct Scratch {
@@ -14,15 +17,41 @@ pub(crate) struct Scratch {
     path: PathBuf,
 }
 
+/// Beside the build, so that folders lie on a disk and not on a /tmp that is tmpfs.
+const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
+
 #[fixture]
 pub(crate) fn scratch() -> Scratch {
-    // Beside the build, so that it lies on a disk and not on a /tmp that is tmpfs.
-    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    std::fs::create_dir_all(parent).expect("the folder of the tests' folders");
-    let dir = tempfile::Builder::new().prefix("test-").tempdir_in(parent).expect("a new folder");
-    let path = dir.path().canonicalize().expect("its resolved path");
-    artefacts::begin(&path);
-    Scratch { dir: Some(dir), path }
+    std::fs::create_dir_all(ON_DISK).expect("the folder of the tests' folders");
+    Scratch::new(Path::new(ON_DISK)).expect("a new folder")
+}
+
+/// One on tmpfs where there is one, for tests that make files by the thousand and of which no rule
+/// is about what a disk does: ext4 looks for a long time for an inode that wasn't in use just now.
+#[fixture]
+pub(crate) fn scratch_in_memory() -> Scratch {
+    Scratch::new(Path::new(SECOND_FILESYSTEM)).unwrap_or_else(|_| scratch())
+}
+
+impl Scratch {
+    fn new(parent: &Path) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("test-").tempdir_in(parent)?;
+        let path = dir.path().canonicalize()?;
+        artefacts::begin(&path);
+        Ok(Self { dir: Some(dir), path })
+    }
+}
+
+/// Keeps a folder, on the disk; says where.
+fn keep(dir: TempDir) -> PathBuf {
+    if dir.path().starts_with(ON_DISK) {
+        return dir.keep();
+    }
+    let copied = Command::new("cp").arg("--archive").arg(dir.path()).arg(ON_DISK).status();
+    match (copied, dir.path().file_name()) {
+        (Ok(status), Some(name)) if status.success() => Path::new(ON_DISK).join(name),
+        _ => dir.keep(),
+    }
 }
 
 impl Deref for Scratch {
@@ -45,9 +74,8 @@ impl Drop for Scratch {
             return artefacts::forget(&self.path);
         }
         if let Some(dir) = self.dir.take() {
-            let folder = dir.keep();
             artefacts::keep(&self.path);
-            eprintln!("this test's folder is kept: {}", folder.display());
+            eprintln!("this test's folder is kept: {}", keep(dir).display());
         }
     }
 }

@@ -13,17 +13,19 @@ use crate::harness::qcow2::Image;
 const NEEDS: &[Need] = &[Need::StorageDaemon];
 
 const FAILS: &str = "OVERLAY_POOL_TEST_FAILS";
-const ITSELF: &str = "integration::artefacts::a_failed_test_keeps_its_folder";
 
 /// Runs itself in a child process, where it fails.
 #[rstest]
+#[case::on_disk("case_1_on_disk", scratch())]
+#[case::in_memory("case_2_in_memory", scratch_in_memory())]
 #[test_attr(apply(case))]
-async fn a_failed_test_keeps_its_folder(scratch: Scratch) {
+async fn a_failed_test_keeps_its_folder(#[case] name: &str, #[case] scratch: Scratch) {
     if std::env::var_os(FAILS).is_some() {
         return fail(scratch).await;
     }
+    let itself = format!("integration::artefacts::a_failed_test_keeps_its_folder::{name}");
     let output = Command::new(std::env::current_exe().expect("the test binary"))
-        .args(["--exact", ITSELF, "--nocapture"])
+        .args(["--exact", &itself, "--nocapture"])
         .env(FAILS, "1")
         .output()
         .expect("the test binary runs");
@@ -35,6 +37,7 @@ async fn a_failed_test_keeps_its_folder(scratch: Scratch) {
         std::fs::read_to_string(kept.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     };
 
+    assert!(kept.starts_with(env!("CARGO_TARGET_TMPDIR")), "where CI looks for it");
     assert!(kept.join("vm.qcow2").exists(), "what the test made is there");
     let headers = read("headers.txt");
     for text in ["base.qcow2, ", "vm.qcow2, ", "process.qcow2, ", "backing_file: Some("] {

@@ -235,7 +235,7 @@ mod serve {
 
     #[rstest]
     #[test_attr(apply(case))]
-    fn a_server_stands_beside_a_pool_in_process(scratch: Scratch) {
+    fn a_server_stands_beside_a_pool_in_process(#[from(scratch_in_memory)] scratch: Scratch) {
         let figures = figures(&mut bench(&scratch, COUNT));
         assert_eq!((&figures["clients"], &figures["ready"]), (&64.into(), &COUNT.into()));
         for side in ["serve", "in_process"] {
@@ -266,7 +266,7 @@ mod serve {
 
     #[rstest]
     #[test_attr(apply(case))]
-    fn the_table_has_both_sides(scratch: Scratch) {
+    fn the_table_has_both_sides(#[from(scratch_in_memory)] scratch: Scratch) {
         let Answer { code, stdout: table, stderr } = run(&mut bench(&scratch, 1));
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
         for line in ["machine  ", "load     64 clients at once, 320 overlays ready", "checked  "] {
@@ -280,7 +280,7 @@ mod serve {
     /// A signal ends the server too.
     #[rstest]
     #[test_attr(apply(case))]
-    async fn a_signal_leaves_no_server(scratch: Scratch) {
+    async fn a_signal_leaves_no_server(#[from(scratch_in_memory)] scratch: Scratch) {
         let command = bench(&scratch, 1_000_000);
         let served = || {
             let folder = entries(&scratch).pop();
@@ -293,7 +293,7 @@ mod serve {
     /// A socket's path has at most 107 bytes.
     #[rstest]
     #[test_attr(apply(case))]
-    fn a_server_that_fails_is_told(scratch: Scratch) {
+    fn a_server_that_fails_is_told(#[from(scratch_in_memory)] scratch: Scratch) {
         let folder = scratch.join("f".repeat(100));
         std::fs::create_dir(&folder).expect("a folder");
         let stderr = refusal(bench_of(1, &scratch).args(["--serve", "--dir"]).arg(&folder), 1);
@@ -312,7 +312,7 @@ mod without_qemu {
 
     #[rstest]
     #[test_attr(apply(case))]
-    fn the_native_creator_is_measured(scratch: Scratch) {
+    fn the_native_creator_is_measured(#[from(scratch_in_memory)] scratch: Scratch) {
         let figures = figures(bench(&scratch).env("PATH", ""));
         assert_sane(&figures, &["native"]);
         assert_eq!(figures["qemu_img"], serde_json::Value::Null);
