@@ -115,6 +115,8 @@ fn hanging(scratch: &Path) -> Server {
     command.args(["--create-timeout", "1h"]).env("PATH", hanging_tools(scratch));
     let mut server = Server::launch(scratch, &mut command);
     server.await_that("it listens", |server| !is_closed(server.socket()));
+    // Then it also takes signals.
+    assert_eq!(server.get("/livez").status, 200);
     server
 }
 
