@@ -17,11 +17,14 @@ mod target;
 mod upkeep;
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 pub use acquire::{Acquired, Opened, Source};
 pub use bases::{BaseState, discover};
@@ -40,6 +43,10 @@ pub(crate) use directory::{Directory, leads_into_owned, would_be_swept};
 use restock::Stock;
 use shelves::Shelves;
 use stats::Counters;
+
+/// How often the removal of the pool directory is tried, and how long between two tries.
+const CLOSE_TRIES: usize = 50;
+const CLOSE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A pool of ready overlays.
 ///
@@ -229,7 +236,16 @@ impl OverlayPool {
         }
         stock.quiesce().await;
         stock.creator.stop().await;
-        stock.close();
+        // On FUSE and NFS a removed file has a name until its last user's end is known there.
+        let mut tries = CLOSE_TRIES;
+        while let Err(error) = stock.close() {
+            tries -= 1;
+            if tries == 0 || error.kind() != io::ErrorKind::DirectoryNotEmpty {
+                log_not_removed(&stock, &error);
+                break;
+            }
+            sleep(CLOSE_PAUSE).await;
+        }
         tracing::info!("stop");
     }
 
@@ -264,8 +280,10 @@ impl Drop for OverlayPool {
             restock.abort();
         }
         // What a creation under way still holds goes when it ends.
-        if let Some(stock) = self.stock() {
-            stock.close();
+        if let Some(stock) = self.stock()
+            && let Err(error) = stock.close()
+        {
+            log_not_removed(&stock, &error);
         }
     }
 }
@@ -282,6 +300,11 @@ fn log_leftover(Leftover { path, error }: &Leftover) {
         None => tracing::info!(%directory, "removed what a dead owner left"),
         Some(error) => tracing::warn!(%directory, %error, "left-over pool directory not removed"),
     }
+}
+
+fn log_not_removed(stock: &Stock, error: &io::Error) {
+    let directory = stock.directory().map(|directory| directory.path().to_owned());
+    tracing::warn!(?directory, %error, "pool directory not removed");
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {

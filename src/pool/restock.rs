@@ -1,6 +1,7 @@
 //! Filling the shelves, at start and in the background.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -236,16 +237,11 @@ impl Stock {
     }
 
     /// Removes the ready overlays and the pool directory.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&self) -> io::Result<()> {
         for shelf in self.shelves.all() {
             drop(shelf.clear());
         }
-        if let Some(directory) = self.directory()
-            && let Err(error) = directory.remove()
-        {
-            let directory = directory.path().display();
-            tracing::warn!(%directory, %error, "pool directory not removed");
-        }
+        self.directory().map_or(Ok(()), |directory| directory.remove())
     }
 
     /// Waits until no creation of [`Stock::fill`] is under way.

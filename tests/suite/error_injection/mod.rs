@@ -8,6 +8,7 @@ mod descriptors;
 mod ground;
 mod life;
 mod memory;
+mod open_files;
 mod operations;
 mod server_chaos;
 mod slow_disk;
