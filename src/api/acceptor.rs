@@ -44,12 +44,9 @@ impl Acceptor {
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) if is_exhausted(&error) => {
                     tracing::warn!(%error, "no room for another client");
-                    let Some(reserve) = self.reserve.take() else {
+                    if self.reserve.take().is_none() {
                         sleep(EXHAUSTED).await;
-                        continue;
-                    };
-                    drop(reserve);
-                    if let Ok((stream, _)) = self.listener.accept().await {
+                    } else if let Ok((stream, _)) = self.listener.accept().await {
                         return Ok(stream);
                     }
                 }

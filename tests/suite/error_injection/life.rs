@@ -129,12 +129,10 @@ impl<'a> Life<'a> {
     /// Rule A7: no file is at a target that wasn't handed over, and none is beside it.
     fn check(&mut self) -> Checked {
         self.seen = self.ground.overlays_beyond(&self.seen).map_err(Failure::Broken)?;
-        if self.seen.len() == self.acquired.len()
-            && self.acquired.iter().all(|name| self.seen.contains_key(name))
-        {
+        let there: HashSet<_> = self.seen.keys().cloned().collect();
+        if there == self.acquired {
             return Ok(());
         }
-        let there = self.seen.keys();
         Err(Failure::Broken(format!("A7: {there:?}, but handed over {:?}", self.acquired)))
     }
 }

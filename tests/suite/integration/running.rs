@@ -7,7 +7,7 @@ use overlay_pool::creator::{CreatorKind, Tools};
 use overlay_pool::image::BaseRef;
 use overlay_pool::{Error, PoolConfig, Restocking, Source};
 
-use crate::harness::fake_tool::script;
+use crate::harness::fake_tool::waiting_qemu_img;
 use crate::harness::pools::{
     assert_nothing_left, config, eventually_ready, pool, ready, ready_files, started,
 };
@@ -32,10 +32,7 @@ struct Gate<'a>(&'a Path);
 
 impl<'a> Gate<'a> {
     fn new(scratch: &'a Path) -> Self {
-        let open = scratch.join("open");
-        let wait = format!("while ! [ -e {} ]; do sleep 0.01; done", open.display());
-        let body = format!("[ \"$1\" != create ] || {wait}\nexec qemu-img \"$@\"");
-        script(&scratch.join("qemu-img"), &body);
+        waiting_qemu_img(scratch, &scratch.join("open"), "exec qemu-img \"$@\"");
         Self(scratch)
     }
 

@@ -24,7 +24,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::fake_tool::script;
+use crate::harness::fake_tool::waiting_qemu_img;
 use crate::harness::http::Client;
 use crate::harness::server::{self, Server};
 
@@ -41,9 +41,7 @@ fn start(scratch: &Path, more: &[&str]) -> Server {
 fn hanging_tools(scratch: &Path) -> String {
     let tools = scratch.join("tools");
     std::fs::create_dir(&tools).expect("a folder");
-    let go = scratch.join("go");
-    let wait = format!("while ! [ -e {} ]; do sleep 0.02; done", go.display());
-    script(&tools.join("qemu-img"), &format!("[ \"$1\" = create ] || exec echo 0\n{wait}\nexit 1"));
+    waiting_qemu_img(&tools, &scratch.join("go"), "[ \"$1\" != create ] && echo 0");
     format!("{}:{}", tools.display(), std::env::var("PATH").expect("a PATH"))
 }
 
