@@ -132,7 +132,11 @@ impl Shim {
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(Failure::Broken(format!("no answer within {:?}", self.patience)));
+                    return Err(Failure::Broken(format!(
+                        "no answer within {:?}; the shim said:\n{}",
+                        self.patience,
+                        self.last_words()
+                    )));
                 }
             }
         };
