@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::{Error, Opened, PoolConfig, Source, Target};
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::{FdFlags, fcntl_getfd};
 
 use crate::harness::pools::{config, pool, ready, ready_files, started};
 use crate::harness::prelude::*;
@@ -40,6 +42,9 @@ async fn a2_a3_a9_open_files_are_sound_and_have_no_name(
         assert_eq!((opened.source, &opened.base), (expected, &base));
         let metadata = opened.file.metadata().expect("the file");
         assert_eq!((metadata.nlink(), metadata.mode() & 0o7777), (0, 0o600));
+        let flags = fcntl_getfl(&opened.file).expect("its flags");
+        assert!(flags.contains(OFlags::RDWR), "it can't be written to: {flags:?}");
+        assert_eq!(fcntl_getfd(&opened.file), Ok(FdFlags::CLOEXEC));
         let path = path_of(&opened);
         qemu::check(&path);
         qemu::compare(&path, &base);

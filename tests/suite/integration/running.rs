@@ -187,7 +187,9 @@ async fn low_space_stops_restocking_and_nothing_else(scratch: Scratch) {
     let acquired = pool.acquire(&one, scratch.join("vm.qcow2")).await.expect("an overlay");
     assert_eq!(acquired.source, Source::OnDemand);
     let space = pool.space().expect("a directory");
+    let found = rustix::fs::statvfs(&*scratch).expect("the filesystem");
     assert!(space.bytes_free > 0, "{space:?}");
+    assert_eq!(space.inodes_free.is_some(), found.f_files > 0, "{space:?}");
 }
 
 #[rstest]
