@@ -132,11 +132,8 @@ impl Shim {
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(Failure::Broken(format!(
-                        "no answer within {:?}; the shim said:\n{}",
-                        self.patience,
-                        self.last_words()
-                    )));
+                    let (patience, words) = (self.patience, self.last_words());
+                    return Err(Failure::Broken(format!("no answer within {patience:?}; {words}")));
                 }
             }
         };
@@ -199,22 +196,22 @@ impl Shim {
             }
             status => {
                 let status = status.map_or_else(|error| error.to_string(), |s| s.to_string());
-                Failure::Unfit(format!(
-                    "the shim ended ({status}); it said:\n{}",
-                    self.last_words()
-                ))
+                Failure::Unfit(format!("the shim ended ({status}); {}", self.last_words()))
             }
         }
     }
 }
 
 impl Shim {
-    /// The end of the log.
+    /// What the shim said last on its standard error.
     fn last_words(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        match &lines[lines.len().saturating_sub(20)..] {
+            [] => "the shim's standard error is empty".to_owned(),
+            last => format!("the shim's standard error ends with:\n{}", last.join("\n")),
+        }
     }
 }
 
