@@ -234,7 +234,7 @@ mod another_filesystem {
         let mut args = server::one_base_args(&scratch);
         args.extend(["--targets".to_owned(), targets.path().display().to_string()]);
         let mut server = Server::start(&scratch, &args);
-        for name in ["vm-1.qcow2", "vm-2.qcow2"] {
+        for name in ["vm-1.qcow2", "vm-2.qcow2", "vm-3.qcow2"] {
             server.await_ready_overlays(2);
             let answer = server.acquire(&server::base(&scratch), &targets.path().join(name));
             assert_eq!((answer.status, &answer.json()["source"]), (200, &"on-demand".into()));
