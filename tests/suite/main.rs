@@ -10,8 +10,19 @@ mod integration;
 mod unit;
 
 fn main() -> std::process::ExitCode {
-    harness::owner::main_if_owner().unwrap_or_else(|| {
-        let all = || harness::case::registered().chain(conformance::trials()).collect();
-        harness::case::main(conformance::of_named_port().unwrap_or_else(all))
+    harness::owner::main_if_owner().unwrap_or_else(|| match trials() {
+        Ok(trials) => harness::case::main(trials),
+        Err(mistake) => {
+            eprintln!("{mistake}");
+            std::process::ExitCode::FAILURE
+        }
     })
+}
+
+/// All tests, or those of the port that is to be judged.
+fn trials() -> Result<Vec<harness::case::Trial>, String> {
+    match conformance::of_named_port()? {
+        Some(trials) => Ok(trials),
+        None => Ok(harness::case::registered().chain(conformance::trials()?).collect()),
+    }
 }

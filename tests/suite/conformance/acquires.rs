@@ -1,17 +1,23 @@
 //! Many acquires at the same time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::answers::{told, told_error};
 use super::case::{Format, Signal};
+use super::look::Figures;
 use super::run::{There, there};
 use super::world::{World, broken, fields, unfit};
-use crate::harness::shim::{Answer, Checked};
+use crate::harness::processes::{is_stopped, program, runs};
+use crate::harness::shim::{Answer, Checked, Shim};
+
+/// How much longer than `create_timeout` an acquire may take: less than the default for it.
+const SLACK: Duration = Duration::from_secs(5);
 
 impl World<'_> {
     /// Sends all, then reads the answers; meanwhile looks that each target is complete when it
@@ -57,34 +63,115 @@ impl World<'_> {
         Ok(answers)
     }
 
+    /// Sends an acquire; gives its request and its target.
+    fn begin(&mut self, base: &str, target: &str, number: usize) -> Checked<(u64, PathBuf)> {
+        let target = target.replace("{}", &number.to_string());
+        let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
+        let id = self.shim()?.send("acquire", fields(request))?;
+        Ok((id, self.path(&target)?))
+    }
+
+    pub(super) fn acquire_steadily(
+        &mut self,
+        count: usize,
+        base: &str,
+        target: &str,
+        within: Duration,
+    ) -> Checked {
+        let (size, shelf) = (self.size(), self.folder.join(base).canonicalize().map_err(unfit)?);
+        let deadline = Instant::now() + within;
+        for number in 0..count {
+            let (id, target) = self.begin(base, target, number)?;
+            match self.answer(id)? {
+                Ok(acquired) if acquired["source"] == "pooled" => {
+                    self.check_acquired(&acquired, base, &target)?;
+                }
+                other => broken!("R2: the answer of a full shelf is {}", told(&other)),
+            }
+            while self.stats()?.ready(&shelf) != size {
+                if Instant::now() > deadline {
+                    broken!("R2: after {within:?} the shelf was filled {number} times of {count}");
+                }
+                sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn acquire_cancelled(&mut self, count: usize, base: &str, target: &str) -> Checked {
         let before = self.stats()?;
         let mut acquires = Vec::new();
         for number in 0..count {
-            let target = target.replace("{}", &number.to_string());
-            let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
-            let id = self.shim()?.send("acquire", fields(request))?;
+            let (id, target) = self.begin(base, target, number)?;
             let cancel = self.shim()?.send("cancel", fields(json!({ "request": id })))?;
-            acquires.push((id, cancel, self.path(&target)?));
+            acquires.push((id, cancel, target));
         }
-        let (mut pooled, mut on_demand) = (0, 0);
+        let mut done = Vec::new();
         for (acquire, cancel, target) in acquires {
-            self.answer(cancel)?.map_err(|error| unfit(format!("cancel: {error:?}")))?;
-            match self.answer(acquire)? {
-                Ok(acquired) => {
-                    self.check_acquired(&acquired, base, &target)?;
-                    let pooled_one = acquired["source"] == "pooled";
-                    *(if pooled_one { &mut pooled } else { &mut on_demand }) += 1;
-                }
-                Err((name, _)) if name == "cancelled" => {
-                    if self.outside(&target).symlink_metadata().is_ok() {
-                        broken!("A12: a cancelled acquire left {}", target.display());
-                    }
-                }
-                Err(error) => broken!("A12: {error:?} instead of cancelled"),
-            }
+            self.expect_cancel(cancel)?;
+            done.extend(self.check_cancelled(acquire, base, &target)?);
         }
+        self.compare_with_answers(&before, &done)
+    }
+
+    pub(super) fn acquire_cancelled_while_stopped(
+        &mut self,
+        count: usize,
+        base: &str,
+        target: &str,
+    ) -> Checked {
+        let before = self.stats()?;
+        let mut done = Vec::new();
+        for number in 0..count {
+            // A process that serves all is stopped before, one for this acquire meanwhile.
+            self.signal_aids(Signal::Stop)?;
+            let (id, target) = self.begin(base, target, number)?;
+            let is_stopped = self.await_stopped(id)?;
+            let cancel = self.shim()?.send("cancel", fields(json!({ "request": id })))?;
+            self.expect_cancel(cancel)?;
+            self.signal_aids(Signal::Cont)?;
+            let source = self.check_cancelled(id, base, &target)?;
+            if is_stopped && source.is_some() {
+                let target = target.display();
+                broken!("A12: {target} was handed over, but cancelled while its creation hung");
+            }
+            done.extend(source);
+        }
+        self.compare_with_answers(&before, &done)
+    }
+
+    fn expect_cancel(&mut self, cancel: u64) -> Checked {
+        let answer = self.answer(cancel)?;
+        answer.map(drop).map_err(|error| unfit(format!("cancel: {}", told_error(&error))))
+    }
+
+    /// Where the overlay came from, if it was done before it was cancelled; else nothing is there.
+    fn check_cancelled(
+        &mut self,
+        acquire: u64,
+        base: &str,
+        target: &Path,
+    ) -> Checked<Option<Value>> {
+        match self.answer(acquire)? {
+            Ok(acquired) => {
+                self.check_acquired(&acquired, base, target)?;
+                Ok(Some(acquired["source"].clone()))
+            }
+            Err((name, _)) if name == "cancelled" => {
+                if self.outside(target).symlink_metadata().is_ok() {
+                    broken!("A12: a cancelled acquire left {}", target.display());
+                }
+                Ok(None)
+            }
+            Err(error) => broken!("A12: {}, not cancelled", told_error(&error)),
+        }
+    }
+
+    /// Shelves and counters are what follows from the sources of all that was handed over.
+    fn compare_with_answers(&mut self, before: &Figures, sources: &[Value]) -> Checked {
         let after = self.stats()?;
+        let count = |source| sources.iter().map(|found| i64::from(*found == source)).sum::<i64>();
+        let (pooled, on_demand) = (count("pooled"), count("on-demand"));
         let grown = |name: &str| after.counter(name) - before.counter(name);
         if (grown("pooled"), grown("on_demand"), grown("failed")) != (pooled, on_demand, 0) {
             broken!("T2: {pooled} pooled and {on_demand} on demand, but {before:?} and {after:?}");
@@ -93,6 +180,35 @@ impl World<'_> {
             broken!("A12: {pooled} pooled, but {before:?} and then {after:?}");
         }
         Ok(())
+    }
+
+    pub(super) fn acquire_killed(&mut self, count: usize, base: &str, target: &str) -> Checked {
+        let mut acquires = Vec::new();
+        for number in 0..count {
+            acquires.push(self.begin(base, target, number)?.0);
+        }
+        let deadline = Instant::now() + self.port.patience;
+        'until_stopped: while Instant::now() < deadline {
+            for aid in self.aids()? {
+                // Before it becomes another program it hasn't said that it ends with its parent.
+                if !runs(aid, "setpriv") {
+                    // It may have ended by itself.
+                    let _ = kill_process(aid, Signal::Stop.number());
+                }
+                if is_stopped(aid) {
+                    break 'until_stopped;
+                }
+            }
+            let mut done = true;
+            for id in &acquires {
+                done &= self.shim()?.is_answered(*id)?;
+            }
+            if done {
+                break;
+            }
+            sleep(Duration::from_millis(1));
+        }
+        self.take_shim().map_or(Ok(()), Shim::kill).map_err(|failure| failure.at("C1"))
     }
 
     /// Each acquire succeeds or leaves nothing, whatever happens to the creator's processes.
@@ -105,10 +221,8 @@ impl World<'_> {
     ) -> Checked {
         let mut acquires = Vec::new();
         for number in 0..count {
-            let target = target.replace("{}", &number.to_string());
-            let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
-            let id = self.shim()?.send("acquire", fields(request))?;
-            acquires.push((id, self.path(&target)?));
+            let (id, target) = self.begin(base, target, number)?;
+            acquires.push((id, target));
             // Each at another moment of what is done for it.
             sleep(Duration::from_millis(number as u64));
             let deadline = Instant::now() + self.port.patience;
@@ -117,35 +231,54 @@ impl World<'_> {
                 && Instant::now() < deadline
             {}
         }
+        let timeout = Duration::from_millis(self.case.config.create_timeout_ms) + SLACK;
+        let deadline = Instant::now() + timeout;
         for (id, target) in acquires {
-            match self.answer(id)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.answer_within(id, left).map_err(|failure| failure.at("C2"))? {
                 Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
                 Err((name, _)) if name == "create-failed" => {
                     if self.outside(&target).symlink_metadata().is_ok() {
                         broken!("A7: a failed acquire left {}", target.display());
                     }
                 }
-                Err(error) => broken!("C2: {error:?} instead of create-failed"),
+                Err(error) => broken!("C2: {}, not create-failed", told_error(&error)),
             }
         }
         Ok(())
     }
 
+    /// Stops what the pool has started, until it stands still; false where the acquire is answered
+    /// before.
+    fn await_stopped(&mut self, acquire: u64) -> Checked<bool> {
+        let deadline = Instant::now() + self.port.patience;
+        while Instant::now() < deadline {
+            self.signal_aids(Signal::Stop)?;
+            if self.shim()?.is_answered(acquire)? {
+                return Ok(false);
+            }
+            if self.aids()?.into_iter().any(is_stopped) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Sends a signal to what the pool has started, and says whether there was any.
     fn signal_aids(&mut self, signal: Signal) -> Checked<bool> {
-        let shim = self.shim()?;
-        let (own, started) = (program(shim.pid()), shim.started());
-        // One that is stopped before it became another program stops its parent too.
-        let is_aid = |pid: &Pid| program(*pid) != own && !self.port.is_pool(*pid);
         // It may have ended by itself.
         let is_signalled = |pid: &Pid| kill_process(*pid, signal.number()).is_ok();
-        Ok(started.into_iter().filter(is_aid).filter(is_signalled).count() > 0)
+        Ok(self.aids()?.into_iter().filter(is_signalled).count() > 0)
     }
-}
 
-/// The program that a process runs.
-fn program(pid: Pid) -> Option<PathBuf> {
-    std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok()
+    /// What the pool has started.
+    fn aids(&mut self) -> Checked<Vec<Pid>> {
+        let shim = self.shim()?;
+        let (own, mut aids) = (program(shim.pid()), shim.started());
+        // One that is stopped before it became another program stops its parent too.
+        aids.retain(|pid| program(*pid) != own && !self.port.is_pool(*pid));
+        Ok(aids)
+    }
 }
 
 /// What stood at each path when it was first seen.

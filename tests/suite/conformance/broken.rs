@@ -19,6 +19,9 @@ struct Broken {
     rule: String,
     /// What it does wrong.
     about: String,
+    /// What the machine must have besides for a case to catch it, as in `OVERLAY_POOL_REQUIRE`.
+    #[serde(default)]
+    needs: Vec<String>,
 }
 
 fn table() -> BTreeMap<String, Broken> {
@@ -33,13 +36,14 @@ pub(super) fn rules() -> BTreeSet<String> {
 }
 
 pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) {
-    for (name, Broken { rule, about }) in table() {
+    for (name, Broken { rule, about, needs: others }) in table() {
         let proving = |case: &&Arc<Named>| case.case.rules.contains(&rule);
         let mut cases: Vec<_> = cases.iter().filter(proving).cloned().collect();
         // The rule's own cases first: they find it soonest.
         let own = format!("{}-", rule.to_lowercase());
         cases.sort_by_key(|case| !case.name.starts_with(&own));
-        let needs = vec![Need::QemuImg, Need::QemuIo, Need::Python, Need::MountNamespace];
+        let mut needs = vec![Need::QemuImg, Need::QemuIo, Need::Python, Need::MountNamespace];
+        needs.extend(Need::ALL.into_iter().filter(|need| others.iter().any(|o| o == need.name())));
         trials.push(Trial::new(format!("conformance::broken::{name}"), needs, false, move || {
             let port = Port::python(Some(&name)).expect("shim.toml is sound");
             let caught = cases.iter().any(|case| is_caught(case, &port));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use toml::Spanned;
 
 /// One case of the conformance suite. All paths are relative to the case's own folder.
 ///
@@ -36,15 +37,33 @@ pub(crate) struct Case {
     #[serde(default)]
     pub(crate) unprivileged: bool,
     /// What is done and expected, in this order.
-    #[schemars(length(min = 1))]
-    pub(crate) steps: Vec<Step>,
+    #[schemars(with = "Vec<Step>", length(min = 1))]
+    pub(crate) steps: Vec<Spanned<Step>>,
+    /// The text that it was read from.
+    #[serde(skip)]
+    text: String,
 }
 
 impl Case {
+    pub(crate) fn read(text: String) -> Result<Self, toml::de::Error> {
+        let case: Self = toml::from_str(&text)?;
+        Ok(Self { text, ..case })
+    }
+
+    /// A step as it is written.
+    pub(crate) fn written(&self, step: &Spanned<Step>) -> &str {
+        self.text.get(step.span()).unwrap_or_default()
+    }
+
+    /// Whether there is such a step.
+    pub(crate) fn has(&self, is_such: impl Fn(&Step) -> bool) -> bool {
+        self.steps.iter().any(|step| is_such(step.get_ref()))
+    }
+
     /// Whether the shim gets a mount namespace of its own.
     pub(crate) fn mounts_anything(&self) -> bool {
         let mounts = |step: &Step| matches!(step, Step::Mount { .. });
-        !self.mounts.is_empty() || !self.passed_on.is_empty() || self.steps.iter().any(mounts)
+        !self.mounts.is_empty() || !self.passed_on.is_empty() || self.has(mounts)
     }
 }
 
@@ -154,7 +173,12 @@ pub(crate) enum Step {
         error: Vec<String>,
     },
     /// Starts the pool and cancels that at once. Where it was done before, the pool is stopped.
-    StartCancelled { bases: Vec<String> },
+    StartCancelled {
+        bases: Vec<String>,
+        /// It can't be done before.
+        #[serde(default)]
+        none_done: bool,
+    },
     /// Stops the pool; no process of a creator may be left then.
     Stop {},
     /// Acquires one overlay. A target of a failed one must be as it was before.
@@ -192,6 +216,15 @@ pub(crate) enum Step {
         #[serde(default)]
         exists: usize,
     },
+    /// Acquires one after the other, each when the shelf is full again: all are pooled, and all
+    /// is done within that time.
+    AcquireSteadily {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+        within_ms: u64,
+    },
     /// Acquires at the same time and cancels each at once. Either it was done before, or nothing
     /// is at the target; and the shelves and counters agree with the answers.
     AcquireCancelled {
@@ -199,10 +232,22 @@ pub(crate) enum Step {
         #[serde(default = "base")]
         base: String,
         target: String,
+        /// One after the other, each while whatever process the shim has started is stopped: then
+        /// it wasn't done before.
+        #[serde(default)]
+        while_stopped: bool,
+    },
+    /// Acquires at the same time; stops the first process that the shim has started for it, and
+    /// kills the shim. Nothing that it has started may outlive it.
+    AcquireKilled {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
     },
     /// Acquires at the same time, and meanwhile sends a signal to whatever process the shim has
     /// started, again and again. Each acquire succeeds, or fails with `create-failed` and leaves
-    /// nothing at its target.
+    /// nothing at its target; all that within `create_timeout` and 5 s.
     AcquireDisturbed {
         signal: Signal,
         count: usize,
@@ -228,6 +273,12 @@ pub(crate) enum Step {
     Use { shim: String },
     /// Kills the shim. The next step that needs one starts another.
     Kill {},
+    /// Asks the shim to exit, as it is.
+    Exit {},
+    /// Ends the shim's input, as it is.
+    HangUp {},
+    /// Lets time pass. The shim and what it has started may compute for so long meanwhile.
+    Wait { ms: u64, cpu_ms: Option<u64> },
 
     /// Sends a signal to every process that the shim has started.
     Signal { signal: Signal },
@@ -243,11 +294,16 @@ pub(crate) enum Step {
     Mkdir { path: String },
     /// Sets the mode of a file or a directory.
     Chmod { path: String, mode: u32 },
+    /// Gives a file or a directory to another user.
+    Chown { path: String, uid: u32 },
     /// Makes a base image; one that is there is replaced by another file.
     Image {
         path: String,
         #[serde(default)]
         image: Image,
+        /// The new file has the modification time of the one before.
+        #[serde(default)]
+        keeps_time: bool,
     },
     /// Sets another modification time: that many seconds from now.
     Touch {

@@ -3,11 +3,12 @@
 use std::fs::{File, FileTimes, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::kill_process;
 
-use super::case::Step;
+use super::case::{Image, Step};
 use super::world::{World, unfit};
 use crate::harness::faults::{busy, descriptors, fuse};
 use crate::harness::qemu;
@@ -51,13 +52,17 @@ impl World<'_> {
                 let permissions = Permissions::from_mode(*mode);
                 std::fs::set_permissions(self.file(path)?, permissions).map_err(unfit)
             }
-            Step::Image { path, image } => self.make_image(path, *image),
+            Step::Chown { path, uid } => {
+                std::os::unix::fs::chown(self.file(path)?, Some(*uid), None).map_err(unfit)
+            }
+            Step::Image { path, image, keeps_time } => {
+                self.replace_image(path, *image, *keeps_time)
+            }
             Step::Touch { path, seconds } => {
-                let file = File::options().append(true).open(self.file(path)?).map_err(unfit)?;
                 let by = Duration::from_secs(seconds.unsigned_abs());
                 let now = SystemTime::now();
                 let other = if *seconds < 0 { now - by } else { now + by };
-                file.set_times(FileTimes::new().set_modified(other)).map_err(unfit)
+                set_modified(&self.file(path)?, other)
             }
             Step::Resize { path, mib } => {
                 let path = self.file(path)?;
@@ -110,4 +115,19 @@ impl World<'_> {
             other => Err(unfit(format!("{other:?} is no fault"))),
         }
     }
+
+    fn replace_image(&mut self, path: &str, image: Image, keeps_time: bool) -> Checked {
+        let file = self.file(path)?;
+        let before = file.metadata().and_then(|before| before.modified()).ok();
+        self.make_image(path, image)?;
+        match before.filter(|_| keeps_time) {
+            Some(before) => set_modified(&file, before),
+            None => Ok(()),
+        }
+    }
+}
+
+fn set_modified(path: &Path, time: SystemTime) -> Checked {
+    let file = File::options().append(true).open(path).map_err(unfit)?;
+    file.set_times(FileTimes::new().set_modified(time)).map_err(unfit)
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::answers::told_error;
 use super::case::Step;
 use super::world::{World, broken, names, unfit};
 use crate::harness::shim::{Checked, until};
@@ -28,6 +29,11 @@ impl Figures {
         self.ready.values().sum()
     }
 
+    /// Those of one shelf, known by its resolved path.
+    pub(super) fn ready(&self, base: &Path) -> i64 {
+        self.ready.get(base).copied().unwrap_or(0)
+    }
+
     pub(super) fn counter(&self, name: &str) -> i64 {
         match name {
             "pooled" => self.pooled,
@@ -42,9 +48,10 @@ impl World<'_> {
     /// The figures. No shelf is ever above its size.
     pub(super) fn stats(&mut self) -> Checked<Figures> {
         let answer = self.ask("stats", json!({}))?;
-        let value = answer.map_err(|error| unfit(format!("stats: {error:?}")))?;
-        let figures: Figures = serde_json::from_value(value).map_err(unfit)?;
-        let size = (self.max_concurrent_vms / 2).max(0);
+        let value = answer.map_err(|error| unfit(format!("stats: {}", told_error(&error))))?;
+        let figures: Figures = serde_path_to_error::deserialize(value)
+            .map_err(|error| unfit(format!("stats: {error}")))?;
+        let size = self.size();
         if let Some((base, ready)) = figures.ready.iter().find(|(_, ready)| **ready > size) {
             broken!("R1: {} has {ready} ready overlays, over its size of {size}", base.display());
         }
@@ -113,7 +120,8 @@ impl World<'_> {
             }
             Step::File { path, text } => match std::fs::read_to_string(self.file(path)?) {
                 Ok(found) if found == *text => Ok(()),
-                other => broken!("{path} holds {other:?}"),
+                Ok(found) => broken!("{path} holds {found:?}, not {text:?}"),
+                Err(error) => broken!("{path} can't be read: {error}"),
             },
             Step::Absent { path } => match self.file(path)?.symlink_metadata() {
                 Ok(_) => broken!("{path} is there"),
@@ -127,7 +135,12 @@ impl World<'_> {
                 Ok(found) if found.is_dir() && found.permissions().mode() & 0o7777 == *mode => {
                     Ok(())
                 }
-                other => broken!("{path} is no directory of mode {mode:o}: {other:?}"),
+                Ok(found) if found.is_dir() => {
+                    let found = found.permissions().mode() & 0o7777;
+                    broken!("{path} has mode {found:o}, not {mode:o}")
+                }
+                Ok(_) => broken!("{path} is no directory"),
+                Err(error) => broken!("{path} is no directory: {error}"),
             },
             Step::Pool { directories, overlays, wait } => {
                 let mut found = self.compare_directories(*directories, *overlays);
@@ -149,8 +162,8 @@ impl World<'_> {
             broken!("there are not {directories} pool directories but {found:?}");
         }
         let files = self.overlays()?;
-        if overlays.is_some_and(|overlays| overlays != files.len()) {
-            broken!("not {overlays:?} overlays are ready but {files:?}");
+        if let Some(overlays) = overlays.filter(|overlays| *overlays != files.len()) {
+            broken!("there are not {overlays} ready overlays but {}: {files:?}", files.len());
         }
         for file in files {
             let found = self.outside(&file).symlink_metadata().map_err(unfit)?;
@@ -178,8 +191,8 @@ impl World<'_> {
             }
             wanted
         });
-        if wanted.is_some_and(|wanted| wanted != figures.ready) {
-            return Ok(Some(format!("ready are {:?}", figures.ready)));
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != figures.ready) {
+            return Ok(Some(format!("ready are {:?}, not {wanted:?}", figures.ready)));
         }
         for (name, wanted) in [
             ("pooled", pooled),
@@ -188,8 +201,9 @@ impl World<'_> {
             ("discarded", discarded),
         ] {
             let found = figures.counter(name);
-            if wanted.is_some_and(|wanted| i64::try_from(wanted).ok() != Some(found)) {
-                return Ok(Some(format!("{name} is {found}")));
+            if let Some(wanted) = wanted.filter(|wanted| i64::try_from(*wanted).ok() != Some(found))
+            {
+                return Ok(Some(format!("{name} is {found}, not {wanted}")));
             }
         }
         Ok(None)

@@ -1,12 +1,15 @@
 //! The contract's cases, judged on each port; each case on each port is one test.
 
 mod acquires;
+mod answers;
 mod broken;
 mod case;
 mod contract;
 mod faults;
 mod look;
+mod mistakes;
 mod ports;
+mod protocol;
 mod run;
 mod world;
 
@@ -39,8 +42,11 @@ impl Named {
         if !self.case.passed_on.is_empty() {
             needs.push(Need::Fuse);
         }
-        if self.case.steps.iter().any(|step| matches!(step, case::Step::GuestWrite { .. })) {
+        if self.case.has(|step| matches!(step, case::Step::GuestWrite { .. })) {
             needs.push(Need::QemuIo);
+        }
+        if self.case.has(|step| matches!(step, case::Step::Chown { .. })) {
+            needs.push(Need::Root);
         }
         needs
     }
@@ -55,22 +61,34 @@ fn cases_folder() -> PathBuf {
     std::env::var_os(CASES).map_or_else(|| repository().join("fixtures/conformance"), PathBuf::from)
 }
 
-/// All cases, sorted by name; where a file can't be read as one, its name and why.
-fn cases() -> Vec<Result<Named, (String, String)>> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(cases_folder())
-        .unwrap_or_else(|error| panic!("{}: {error}", cases_folder().display()))
+/// The name of a file that can't be read as a case, and why.
+type Unreadable = (String, String);
+
+/// All cases, sorted by name.
+///
+/// # Errors
+///
+/// There are none.
+fn cases() -> Result<Vec<Result<Named, Unreadable>>, String> {
+    let folder = cases_folder();
+    let told = |what: String| format!("no cases in {}: {what} ({CASES})", folder.display());
+    let entries = std::fs::read_dir(&folder).map_err(|error| told(error.to_string()))?;
+    let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.expect("an entry of it").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .collect();
+    if files.is_empty() {
+        return Err(told("no file's name ends in .toml".to_owned()));
+    }
     files.sort();
     let read = |path: PathBuf| {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text =
             std::fs::read_to_string(&path).map_err(|error| (name.clone(), error.to_string()))?;
-        let case = toml::from_str(&text).map_err(|error| (name.clone(), error.to_string()))?;
+        let case = Case::read(text).map_err(|error| (name.clone(), error.to_string()))?;
         Ok(Named { name, case })
     };
-    files.into_iter().map(read).collect()
+    Ok(files.into_iter().map(read).collect())
 }
 
 fn failing(name: String, message: String) -> Trial {
@@ -79,28 +97,37 @@ fn failing(name: String, message: String) -> Trial {
 
 /// The tests of the port that the environment names, where it names one: then nothing else is
 /// to be judged.
-pub(crate) fn of_named_port() -> Option<Vec<Trial>> {
-    let port = Port::named()?;
-    let (mut trials, cases) = read();
-    judge_port(&mut trials, port, &cases);
-    Some(trials)
+///
+/// # Errors
+///
+/// What stands in the environment or in `shim.toml` is a mistake. It is told instead of any test,
+/// since a test that says so would be missed by whoever asks for another.
+pub(crate) fn of_named_port() -> Result<Option<Vec<Trial>>, String> {
+    let Some(port) = Port::named()? else { return Ok(None) };
+    let (mut trials, cases) = read()?;
+    judge_port(&mut trials, port, &cases)?;
+    Ok(Some(trials))
 }
 
 /// The tests of this part that are made from files.
-pub(crate) fn trials() -> Vec<Trial> {
-    let (mut trials, cases) = read();
-    for port in Port::of_repository() {
-        judge_port(&mut trials, port, &cases);
+///
+/// # Errors
+///
+/// As those of a named port.
+pub(crate) fn trials() -> Result<Vec<Trial>, String> {
+    let (mut trials, cases) = read()?;
+    for port in Port::of_repository()? {
+        judge_port(&mut trials, port, &cases)?;
     }
     broken::trials(&mut trials, &cases);
-    trials
+    Ok(trials)
 }
 
 /// All cases; a test that fails for each that can't be read.
-fn read() -> (Vec<Trial>, Vec<Arc<Named>>) {
+fn read() -> Result<(Vec<Trial>, Vec<Arc<Named>>), String> {
     let mut trials = Vec::new();
     let mut sound = Vec::new();
-    for case in cases() {
+    for case in cases()? {
         match case {
             Ok(case) => sound.push(Arc::new(case)),
             Err((name, message)) => {
@@ -108,16 +135,15 @@ fn read() -> (Vec<Trial>, Vec<Arc<Named>>) {
             }
         }
     }
-    (trials, sound)
+    Ok((trials, sound))
 }
 
-fn judge_port(trials: &mut Vec<Trial>, port: Result<Port, String>, cases: &[Arc<Named>]) {
-    let port = match port {
-        Ok(port) => Arc::new(port),
-        Err(message) => {
-            return trials.push(failing("conformance::port::shim_toml".to_owned(), message));
-        }
-    };
+fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Result<(), String> {
+    let is_case = |name: &&String| cases.iter().any(|case| case.name == **name);
+    if let Some(name) = port.config.disabled.keys().find(|name| !is_case(name)) {
+        return Err(format!("{}: shim.toml disables {name}, which is no case", port.name));
+    }
+    let port = Arc::new(port);
     for case in cases {
         let name = format!("conformance::{}::{}", port.name, case.name);
         let disabled = port.config.disabled.get(&case.name);
@@ -137,12 +163,7 @@ fn judge_port(trials: &mut Vec<Trial>, port: Result<Port, String>, cases: &[Arc<
             }));
         }
     }
-    for name in port.config.disabled.keys() {
-        if !cases.iter().any(|case| case.name == *name) {
-            let trial = format!("conformance::{}::disabled::{name}", port.name);
-            trials.push(failing(trial, format!("shim.toml disables {name}, which is no case")));
-        }
-    }
+    Ok(())
 }
 
 /// A disabled case that passes is an error: it need not be disabled any more.

@@ -10,14 +10,18 @@ use overlay_pool::creator::CreatorKind;
 use rustix::process::Pid;
 use serde::Deserialize;
 
+use super::answers::ERRORS;
 use super::case::{Case, Mount};
 use crate::harness::faults::fuse;
+use crate::harness::processes::runs;
 use crate::harness::python;
 use crate::harness::requirements::Need;
-use crate::harness::shim::{Answer, runs};
+use crate::harness::shim::Answer;
 
 const SHIM: &str = "OVERLAY_POOL_SHIM";
 const SHIM_CONFIG: &str = "OVERLAY_POOL_SHIM_CONFIG";
+/// The profile of nextest that judges a port.
+const PROFILE: &str = "port";
 
 /// How long a port may take; far more than any needs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,7 +52,26 @@ impl ShimConfig {
     fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path);
         let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
-        toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+        let config: Self =
+            toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        config
+            .check_errors()
+            .map_err(|mistake| format!("{}, [errors]: {mistake}", path.display()))?;
+        Ok(config)
+    }
+
+    /// Each error of the contract has a name of its own.
+    fn check_errors(&self) -> Result<(), String> {
+        let mut contracts = BTreeMap::new();
+        for (contract, port) in &self.errors {
+            if !ERRORS.contains(&contract.as_str()) {
+                return Err(format!("{contract} is none of the contract's: {}", ERRORS.join(", ")));
+            }
+            if let Some(other) = contracts.insert(port, contract) {
+                return Err(format!("{port} can't be both {other} and {contract}"));
+            }
+        }
+        Ok(())
     }
 
     /// Lies beside the shim: the last word of the command that is a file.
@@ -141,29 +164,31 @@ impl Port {
     }
 
     /// The port that the environment names.
-    pub(crate) fn named() -> Option<Result<Self, String>> {
-        let command = std::env::var(SHIM).ok()?;
+    pub(crate) fn named() -> Result<Option<Self>, String> {
+        let Ok(command) = std::env::var(SHIM) else {
+            return match std::env::var("NEXTEST_PROFILE") {
+                Ok(profile) if profile == PROFILE => {
+                    Err(format!("no port to judge: set {SHIM} to the command of its shim"))
+                }
+                _ => Ok(None),
+            };
+        };
         let argv: Vec<String> = command.split_whitespace().map(absolute_file).collect();
         let config = match std::env::var_os(SHIM_CONFIG) {
             Some(path) => Some(PathBuf::from(path)),
             None => ShimConfig::beside(&argv),
         };
         let config =
-            config.map_or_else(|| Ok(ShimConfig::default()), |path| ShimConfig::read(&path));
-        Some(config.map(|config| Self {
-            name: "port".to_owned(),
-            needs: &[],
-            patience: PATIENCE,
-            argv,
-            config,
-        }))
+            config.map_or_else(|| Ok(ShimConfig::default()), |path| ShimConfig::read(&path))?;
+        let name = "port".to_owned();
+        Ok(Some(Self { name, needs: &[], patience: PATIENCE, argv, config }))
     }
 
-    /// Those of this repository; where one can't be had, why.
-    pub(crate) fn of_repository() -> Vec<Result<Self, String>> {
-        let mut ports: Vec<_> = CreatorKind::ALL.map(|kind| Ok(Self::ours(kind))).into();
-        ports.extend([Self::python(None), Self::server()]);
-        ports
+    /// Those of this repository.
+    pub(crate) fn of_repository() -> Result<Vec<Self>, String> {
+        let mut ports: Vec<_> = CreatorKind::ALL.map(Self::ours).into();
+        ports.extend([Self::python(None)?, Self::server()?]);
+        Ok(ports)
     }
 }
 

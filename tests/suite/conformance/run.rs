@@ -2,30 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::answers::{told, told_error, wanted};
 use super::case::{Case, Format, Source, Step};
 use super::ports::Port;
 use super::world::{World, broken, fields, unfit};
-use crate::harness::shim::{Answer, Checked, Failure, Shim, until};
+use crate::harness::shim::{Answer, Checked, Shim, until};
 
 /// Judges a port by a case.
 pub(crate) fn run(case: &Case, port: &Port, folder: &Path) -> Checked {
     let mut world = World::new(case, port, folder)?;
     for (number, step) in case.steps.iter().enumerate() {
-        world.step(step).map_err(|failure| at(failure, number + 1, step))?;
+        let place = || format!("step {}, {}", number + 1, case.written(step));
+        world.step(step.get_ref()).map_err(|failure| failure.at(&place()))?;
     }
-    world.end()
-}
-
-fn at(failure: Failure, number: usize, step: &Step) -> Failure {
-    let place = |what: String| format!("step {number}, {step:?}: {what}");
-    match failure {
-        Failure::Broken(what) => Failure::Broken(place(what)),
-        Failure::Unimplemented(what) => Failure::Unimplemented(place(what)),
-        Failure::Unfit(what) => Failure::Unfit(place(what)),
-    }
+    world.end().map_err(|failure| failure.at("at the end"))
 }
 
 /// What is at a path: nothing, a link to somewhere, or bytes.
@@ -55,7 +49,7 @@ fn expect(answer: Answer, error: &[String], says: &[String]) -> Checked<Value> {
             }
             Ok(Value::Null)
         }
-        other => broken!("{other:?}, but expected was {error:?} (none: a success)"),
+        other => broken!("the answer is {}, not {}", told(&other), wanted(error)),
     }
 }
 
@@ -65,10 +59,11 @@ impl World<'_> {
         match step {
             Step::New { max_concurrent_vms, pool_size } => {
                 let size = self.new_pool(*max_concurrent_vms)?;
-                if size != Some(*pool_size) {
-                    broken!("S1: the size is {size:?}, not {pool_size}");
+                match size {
+                    Some(size) if size == *pool_size => Ok(()),
+                    Some(size) => broken!("S1: the size is {size}, not {pool_size}"),
+                    None => broken!("S1: pool_size is null, not {pool_size}"),
                 }
-                Ok(())
             }
             Step::Start { bases, format, relative, error } => {
                 let base = |path: &String| self.base(path, *format, *relative);
@@ -76,7 +71,7 @@ impl World<'_> {
                 let answer = self.ask("start", json!({ "bases": bases }))?;
                 expect(answer, error, &[]).map(drop)
             }
-            Step::StartCancelled { bases } => self.start_cancelled(bases),
+            Step::StartCancelled { bases, none_done } => self.start_cancelled(bases, *none_done),
             Step::Stop {} => self.stop(),
             Step::Acquire { .. } => self.acquire(step),
             Step::AcquireMany { count, base, target, pooled, on_demand, exists } => {
@@ -86,7 +81,7 @@ impl World<'_> {
                     match answer {
                         Ok(ok) => *sources.entry(ok["source"].to_string()).or_insert(0) += 1,
                         Err((name, _)) if name == "already-exists" => existing += 1,
-                        Err(error) => broken!("an acquire failed: {error:?}"),
+                        Err(error) => broken!("an acquire failed: {}", told_error(&error)),
                     }
                 }
                 let of = |source: Source| {
@@ -96,12 +91,21 @@ impl World<'_> {
                 let found = (of(Source::Pooled), of(Source::OnDemand), existing);
                 let wanted = (pooled.unwrap_or(found.0), on_demand.unwrap_or(found.1), *exists);
                 if found != wanted {
-                    broken!("(pooled, on-demand, existing) are {found:?}, not {wanted:?}");
+                    broken!("(pooled, on-demand, already-exists) are {found:?}, not {wanted:?}");
                 }
                 Ok(())
             }
-            Step::AcquireCancelled { count, base, target } => {
+            Step::AcquireSteadily { count, base, target, within_ms } => {
+                self.acquire_steadily(*count, base, target, Duration::from_millis(*within_ms))
+            }
+            Step::AcquireCancelled { count, base, target, while_stopped: false } => {
                 self.acquire_cancelled(*count, base, target)
+            }
+            Step::AcquireCancelled { count, base, target, while_stopped: true } => {
+                self.acquire_cancelled_while_stopped(*count, base, target)
+            }
+            Step::AcquireKilled { count, base, target } => {
+                self.acquire_killed(*count, base, target)
             }
             Step::AcquireDisturbed { signal, count, base, target } => {
                 self.acquire_disturbed(*signal, *count, base, target)
@@ -116,6 +120,11 @@ impl World<'_> {
                 self.shim().map(drop)
             }
             Step::Kill {} => self.take_shim().map_or(Ok(()), Shim::kill),
+            Step::Exit {} => self.take_shim().map_or(Ok(()), Shim::exit),
+            Step::HangUp {} => self.take_shim().map_or(Ok(()), Shim::hang_up),
+            Step::Wait { ms, cpu_ms } => {
+                self.wait(Duration::from_millis(*ms), cpu_ms.map(Duration::from_millis))
+            }
             Step::Stats { .. }
             | Step::Sound { .. }
             | Step::File { .. }
@@ -164,7 +173,7 @@ impl World<'_> {
         self.check_acquired(&acquired, base, &target)?;
         match source {
             Some(source) if acquired["source"] != source.as_str() => {
-                broken!("the overlay is {}, not {source:?}", acquired["source"])
+                broken!("the overlay is {}, not {}", acquired["source"], source.as_str())
             }
             _ => Ok(()),
         }
@@ -201,13 +210,14 @@ impl World<'_> {
         self.shim()?.expect_alone("after stop")
     }
 
-    fn start_cancelled(&mut self, bases: &[String]) -> Checked {
+    fn start_cancelled(&mut self, bases: &[String], none_done: bool) -> Checked {
         let bases: Vec<_> =
             bases.iter().map(|base| self.base(base, Format::Qcow2, false)).collect();
         let before = self.directories();
         let start = self.shim()?.send("start", fields(json!({ "bases": bases })))?;
         self.ask("cancel", json!({ "request": start }))?.map_err(|error| unfit(error.1))?;
         match self.answer(start)? {
+            Ok(_) if none_done => broken!("L7: it was cancelled before, but succeeds"),
             Ok(_) => self.stop(),
             Err((name, _)) if name == "cancelled" => {
                 // A creation under way may have to end first.
@@ -216,7 +226,20 @@ impl World<'_> {
                 }
                 self.shim()?.expect_alone("after a cancelled start")
             }
-            Err(error) => broken!("L7: {error:?} instead of cancelled"),
+            Err(error) => broken!("L7: {}, not cancelled", told_error(&error)),
+        }
+    }
+
+    /// Lets time pass.
+    fn wait(&mut self, time: Duration, computed: Option<Duration>) -> Checked {
+        let before = self.shim()?.cpu_time();
+        std::thread::sleep(time);
+        let used = self.shim()?.cpu_time().saturating_sub(before);
+        match computed {
+            Some(most) if used > most => {
+                broken!("the shim and what it started computed for {used:?} in {time:?}: too long")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -230,11 +253,11 @@ impl World<'_> {
     fn end(mut self) -> Checked {
         for shim in self.running() {
             self.use_shim(&shim);
-            self.stop().map_err(|failure| ended(&failure))?;
+            self.stop()?;
             self.check_end()?;
         }
         if let [directory, ..] = self.pool_directories().as_slice() {
-            broken!("at the end, L11: {} is left", directory.display());
+            broken!("L11: {} is left", directory.display());
         }
         for shim in self.running() {
             self.use_shim(&shim);
@@ -249,18 +272,14 @@ impl World<'_> {
         for (id, target) in &self.acquired {
             let found = self.outside(target).symlink_metadata().ok();
             if found.map(|found| (found.dev(), found.ino())) != Some(*id) {
-                broken!("at the end, L11: {} is gone or another", target.display());
+                broken!("L11: {} is gone or another", target.display());
             }
         }
         for (path, bytes) in &self.images {
             if std::fs::read(path).map_err(unfit)? != *bytes {
-                broken!("at the end, A9: the base image {} was changed", path.display());
+                broken!("A9: the base image {} was changed", path.display());
             }
         }
         Ok(())
     }
-}
-
-fn ended(failure: &Failure) -> Failure {
-    Failure::Broken(format!("at the end: {failure}"))
 }

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::answers::told_error;
 use super::case::{Case, Config, Format, Image};
 use super::ports::Port;
 use crate::harness::qemu;
@@ -164,6 +166,16 @@ impl<'a> World<'a> {
         Ok(self.port.translate(answer))
     }
 
+    pub(super) fn answer_within(&mut self, id: u64, patience: Duration) -> Checked<Answer> {
+        let answer = self.shim()?.answer_within(id, patience)?;
+        Ok(self.port.translate(answer))
+    }
+
+    /// A shelf's size by rule S1.
+    pub(super) fn size(&self) -> i64 {
+        (self.max_concurrent_vms / 2).max(0)
+    }
+
     /// Makes a pool and gives its size, where that can be told before the start.
     pub(super) fn new_pool(&mut self, max_concurrent_vms: i64) -> Checked<Option<i64>> {
         self.max_concurrent_vms = max_concurrent_vms;
@@ -182,10 +194,11 @@ impl<'a> World<'a> {
             told["shelf_idle_ms"] = idle.into();
         }
         let made = self.ask("new", json!({ "config": told }))?;
-        let made = made.map_err(|error| Failure::Broken(format!("new: {error:?}")))?;
-        match &made["pool_size"] {
-            Value::Null if made.get("pool_size").is_some() => Ok(None),
-            size => size.as_i64().map(Some).ok_or_else(|| unfit("new: no pool_size in the answer")),
+        let made = made.map_err(|error| Failure::Broken(format!("new: {}", told_error(&error))))?;
+        match made.get("pool_size") {
+            Some(Value::Null) => Ok(None),
+            Some(size) if size.is_i64() => Ok(size.as_i64()),
+            _ => Err(unfit(format!("new: pool_size isn't an integer or null: {made}"))),
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod manager;
 pub(crate) mod owner;
 pub(crate) mod pool_process;
 pub(crate) mod pools;
+pub(crate) mod processes;
 pub(crate) mod properties;
 pub(crate) mod python;
 pub(crate) mod qcow2;
@@ -18,6 +19,7 @@ pub(crate) mod requirements;
 pub(crate) mod scratch;
 pub(crate) mod server;
 pub(crate) mod shim;
+pub(crate) mod transcript;
 pub(crate) mod vms;
 pub(crate) mod wait;
 

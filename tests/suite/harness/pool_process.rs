@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
 use super::faults::strace::{Fault, Strace};
-use super::shim::{Answer, Checked, Failure, Shim, runs, until};
+use super::processes::runs;
+use super::shim::{Answer, Checked, Failure, Shim, until};
 
 /// Far more than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

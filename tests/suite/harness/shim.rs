@@ -1,11 +1,10 @@
 //! Drives a port's shim: one JSON object a line out, one a line in (`tests/conformance/SHIM.md`).
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -13,11 +12,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
 
 use super::artefacts::LOG;
+use super::processes::{self, MARK};
+use super::transcript::Transcript;
 
 /// The exit status of a shim that lacks what it was asked for.
 const UNIMPLEMENTED: i32 = 89;
-/// By this variable in their environment the shim and all that it starts are known.
-const MARK: &str = "OVERLAY_POOL_CASE";
 const PROTOCOL: u64 = 1;
 
 /// Why a case isn't passed.
@@ -29,6 +28,18 @@ pub(crate) enum Failure {
     Unimplemented(String),
     /// The shim doesn't speak the protocol, or the runner can't do what the case asks for.
     Unfit(String),
+}
+
+impl Failure {
+    /// The same failure, and where it was seen.
+    pub(crate) fn at(self, place: &str) -> Self {
+        let at = |what: String| format!("{place}: {what}");
+        match self {
+            Self::Broken(what) => Self::Broken(at(what)),
+            Self::Unimplemented(what) => Self::Unimplemented(at(what)),
+            Self::Unfit(what) => Self::Unfit(at(what)),
+        }
+    }
 }
 
 impl std::fmt::Display for Failure {
@@ -51,8 +62,9 @@ pub(crate) struct Shim {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
-    /// Answers that came before they were asked about.
-    early: HashMap<u64, Answer>,
+    transcript: Transcript,
+    /// Requests whose answers nobody took yet, with those that came.
+    requests: HashMap<u64, Option<Answer>>,
     next_id: u64,
     mark: String,
     log: PathBuf,
@@ -60,7 +72,8 @@ pub(crate) struct Shim {
 }
 
 impl Shim {
-    /// Starts `argv` in `folder`. What it says on its standard error goes to `NAME.log` there.
+    /// Starts `argv` in `folder`. What it says on its standard error goes to `NAME.log` there, what
+    /// is asked and answered to `NAME.transcript`.
     pub(crate) fn start(
         argv: &[String],
         folder: &Path,
@@ -69,7 +82,9 @@ impl Shim {
     ) -> Checked<Self> {
         let unfit = |error| Failure::Unfit(format!("can't start {argv:?}: {error}"));
         let log = folder.join(format!("{name}.log"));
-        let stderr = File::options().create(true).append(true).open(&log).map_err(unfit)?;
+        let append = |path| File::options().create(true).append(true).open(path).map_err(unfit);
+        let stderr = append(&log)?;
+        let mut transcript = Transcript::to(append(&folder.join(format!("{name}.transcript")))?);
         let mark = format!("{}/{name}", folder.display());
         let (program, args) = argv.split_first().ok_or_else(|| Failure::Unfit("no shim".into()))?;
         let mut child = Command::new(program)
@@ -84,19 +99,25 @@ impl Shim {
             .map_err(unfit)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
         let (sender, lines) = mpsc::channel();
+        let mut heard = transcript.another().map_err(unfit)?;
         std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                heard.note('<', &line);
                 if sender.send(line).is_err() {
                     return;
                 }
             }
         });
-        let early = HashMap::new();
-        let mut shim = Self { child, stdin, lines, early, next_id: 1, mark, log, patience };
+        transcript.note('!', &argv.join(" "));
+        let (requests, next_id) = (HashMap::new(), 1);
+        let mut shim =
+            Self { child, stdin, lines, transcript, requests, next_id, mark, log, patience };
         let hello = shim.ask("hello", Map::new())?;
         match hello {
             Ok(hello) if hello["protocol"] == PROTOCOL => Ok(shim),
-            other => Err(Failure::Unfit(format!("hello: protocol {PROTOCOL} expected: {other:?}"))),
+            Ok(other) => Err(Failure::Unfit(format!("hello: not protocol {PROTOCOL}: {other}"))),
+            Err((name, message)) => Err(Failure::Unfit(format!("hello: {name}: {message}"))),
         }
     }
 
@@ -110,34 +131,35 @@ impl Shim {
         self.next_id += 1;
         fields.insert("id".into(), id.into());
         fields.insert("do".into(), request.into());
-        let line = format!("{}\n", Value::Object(fields));
+        let line = Value::Object(fields).to_string();
+        self.transcript.note('>', &line);
         let stdin = self.stdin.as_mut().expect("it is open until the end");
-        if stdin.write_all(line.as_bytes()).is_err() {
+        if stdin.write_all(format!("{line}\n").as_bytes()).is_err() {
             return Err(self.ended());
         }
+        self.requests.insert(id, None);
         Ok(id)
     }
 
     /// Waits for the answer to one request. What isn't implemented is a failure of the case.
     pub(crate) fn answer(&mut self, id: u64) -> Checked<Answer> {
-        let deadline = Instant::now() + self.patience;
-        let answer = loop {
-            if let Some(answer) = self.early.remove(&id) {
-                break answer;
-            }
+        self.answer_within(id, self.patience)
+    }
+
+    /// Waits no longer than that.
+    pub(crate) fn answer_within(&mut self, id: u64, patience: Duration) -> Checked<Answer> {
+        let deadline = Instant::now() + patience;
+        while !self.is_answered(id)? {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    let (id, answer) = parse(&line)?;
-                    self.early.insert(id, answer);
-                }
+                Ok(line) => self.take_note(&line)?,
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
                 Err(RecvTimeoutError::Timeout) => {
-                    let (patience, words) = (self.patience, self.last_words());
+                    let words = self.last_words();
                     return Err(Failure::Broken(format!("no answer within {patience:?}; {words}")));
                 }
             }
-        };
-        match answer {
+        }
+        match self.requests.remove(&id).flatten().expect("it was just seen") {
             Err((name, message)) if name == "unimplemented" => Err(Failure::Unimplemented(message)),
             answer => Ok(answer),
         }
@@ -146,10 +168,19 @@ impl Shim {
     /// Whether the answer to a request is there.
     pub(crate) fn is_answered(&mut self, id: u64) -> Checked<bool> {
         while let Ok(line) = self.lines.try_recv() {
-            let (id, answer) = parse(&line)?;
-            self.early.insert(id, answer);
+            self.take_note(&line)?;
         }
-        Ok(self.early.contains_key(&id))
+        Ok(matches!(self.requests.get(&id), Some(Some(_))))
+    }
+
+    fn take_note(&mut self, line: &str) -> Checked {
+        let (id, answer) = parse(line)?;
+        let Some(slot @ None) = self.requests.get_mut(&id) else {
+            let what = format!("no request {id} waits for an answer (any more): {line}");
+            return Err(Failure::Unfit(what));
+        };
+        *slot = Some(answer);
+        Ok(())
     }
 
     pub(crate) fn ask(&mut self, request: &str, fields: Map<String, Value>) -> Checked<Answer> {
@@ -159,14 +190,41 @@ impl Shim {
 
     /// Asks the shim to exit, and waits for its end.
     pub(crate) fn exit(mut self) -> Checked {
-        self.ask("exit", Map::new())?
-            .map_err(|error| Failure::Unfit(format!("exit: {error:?}")))?;
+        let exit = self.ask("exit", Map::new())?;
+        exit.map_err(|(name, message)| Failure::Unfit(format!("exit: {name}: {message}")))?;
+        self.expect_end("after exit")
+    }
+
+    /// Ends the shim's input, and waits for its end.
+    pub(crate) fn hang_up(mut self) -> Checked {
+        self.expect_end("after the end of its input")
+    }
+
+    fn expect_end(&mut self, when: &str) -> Checked {
         drop(self.stdin.take());
-        let ended = until(self.patience, || matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)));
-        if !ended {
-            return Err(Failure::Unfit("the shim didn't exit".into()));
+        match self.wait() {
+            Some(status) if status.success() => {}
+            Some(status) => {
+                let words = self.last_words();
+                return Err(Failure::Unfit(format!("the shim ended {when} ({status}); {words}")));
+            }
+            None => return Err(Failure::Unfit(format!("the shim doesn't end {when}"))),
         }
-        self.expect_alone("after exit")
+        self.expect_alone(when)?;
+        // All is said: nobody is left who could say more.
+        while let Ok(line) = self.lines.recv_timeout(self.patience) {
+            self.take_note(&line)?;
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Option<ExitStatus> {
+        let mut status = None;
+        until(self.patience, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        status
     }
 
     /// Kills the shim itself, and not what it started.
@@ -178,7 +236,12 @@ impl Shim {
 
     /// The processes that the shim started, and those that these started.
     pub(crate) fn started(&self) -> Vec<Pid> {
-        marked(&self.mark).into_iter().filter(|pid| *pid != self.pid()).collect()
+        processes::started_by(self.pid(), &self.mark)
+    }
+
+    /// For how long the shim and what it started have computed.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        processes::cpu_time(self.started().into_iter().chain([self.pid()]))
     }
 
     /// Everything that the shim started ends.
@@ -186,23 +249,22 @@ impl Shim {
         if until(self.patience, || self.started().is_empty()) {
             return Ok(());
         }
-        Err(Failure::Broken(format!("processes are left {when}: {:?}", self.started())))
+        let left = processes::names(&self.started());
+        Err(Failure::Broken(format!("processes are left {when}: {left}")))
     }
 
     fn ended(&mut self) -> Failure {
-        match self.child.wait() {
-            Ok(status) if status.code() == Some(UNIMPLEMENTED) => {
-                Failure::Unimplemented(format!("the shim exited with {UNIMPLEMENTED}"))
-            }
-            status => {
-                let status = status.map_or_else(|error| error.to_string(), |s| s.to_string());
-                Failure::Unfit(format!("the shim ended ({status}); {}", self.last_words()))
-            }
+        let status = self.wait();
+        if status.and_then(|status| status.code()) == Some(UNIMPLEMENTED) {
+            return Failure::Unimplemented(format!("the shim exited with {UNIMPLEMENTED}"));
         }
+        let words = self.last_words();
+        Failure::Unfit(match status {
+            Some(status) => format!("the shim ended ({status}); {words}"),
+            None => format!("the shim closed its input or output, and lives; {words}"),
+        })
     }
-}
 
-impl Shim {
     /// What the shim said last on its standard error.
     fn last_words(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
@@ -217,9 +279,11 @@ impl Shim {
 
 impl Drop for Shim {
     fn drop(&mut self) {
+        // Those that only descend from it are known as long as it lives.
+        let started = self.started();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for pid in marked(&self.mark) {
+        for pid in started.into_iter().chain(self.started()) {
             let _ = kill_process(pid, Signal::KILL);
         }
     }
@@ -238,38 +302,21 @@ pub(crate) fn until(patience: Duration, mut condition: impl FnMut() -> bool) -> 
 }
 
 fn parse(line: &str) -> Checked<(u64, Answer)> {
-    let unfit = || Failure::Unfit(format!("not an answer: {line}"));
-    let mut value: Value = serde_json::from_str(line).map_err(|_| unfit())?;
-    if let (None, Some(error)) = (value["id"].as_u64(), value.get("error")) {
-        return Err(Failure::Unfit(format!("the shim didn't understand: {error}")));
-    }
-    let id = value["id"].as_u64().ok_or_else(unfit)?;
-    if let Some(ok) = value.get_mut("ok") {
-        return Ok((id, Ok(ok.take())));
-    }
-    let error = value.get("error").ok_or_else(unfit)?;
-    let text = |field: &str| error[field].as_str().map(str::to_owned).ok_or_else(unfit);
-    Ok((id, Err((text("name")?, text("message")?))))
-}
-
-/// Whether a process runs the program of this name.
-pub(crate) fn runs(pid: Pid, program: &str) -> bool {
-    let exe = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero()));
-    exe.is_ok_and(|exe| exe.file_name() == Some(program.as_ref()))
-}
-
-/// All processes with this mark in their environment.
-fn marked(mark: &str) -> Vec<Pid> {
-    let entry = format!("{MARK}={mark}");
-    let has_mark = |path: &Path| {
-        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
-        String::from_utf8_lossy(&environment).split('\0').any(|variable| variable == entry)
+    let unfit = |why: &str| Failure::Unfit(format!("not an answer, {why}: {line}"));
+    let mut value: Value = serde_json::from_str(line).map_err(|_| unfit("not JSON"))?;
+    let error = value.get("error").filter(|error| !error.is_null()).cloned();
+    let Some(id) = value["id"].as_u64() else {
+        return Err(unfit("without the id of a request"));
     };
-    let pid = |path: &PathBuf| path.file_name().and_then(OsStr::to_str)?.parse().ok();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .map(|process| process.path())
-        .filter(|path| pid(path).is_some() && has_mark(path))
-        .filter_map(|path| Pid::from_raw(pid(&path)?))
-        .collect()
+    let ok = value.get_mut("ok").map(Value::take);
+    match (ok, error) {
+        (Some(ok), None) => Ok((id, Ok(ok))),
+        (None | Some(Value::Null), Some(error)) => {
+            let text = |field: &str| error[field].as_str().map(str::to_owned);
+            let error = text("name").zip(text("message"));
+            Ok((id, Err(error.ok_or_else(|| unfit("`error` must have `name` and `message`"))?)))
+        }
+        (Some(_), Some(_)) => Err(unfit("with both `ok` and `error`")),
+        (None, None) => Err(unfit("without `ok` or `error`")),
+    }
 }

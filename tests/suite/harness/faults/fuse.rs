@@ -14,7 +14,7 @@ pub(crate) fn mount(point: &str) -> String {
     let mut script = String::new();
     let _ = writeln!(
         script,
-        "env -u OVERLAY_POOL_CASE setpriv --pdeathsig KILL \\\n\
+        "OVERLAY_POOL_CASE=none setpriv --pdeathsig KILL \\\n\
          bindfs -f --multithreaded -o nonempty './{point}' './{point}' \\\n\
          </dev/null >'./{point}.log' 2>&1 &\n\
          echo $! >'./{point}.pid'\n\
