@@ -52,10 +52,12 @@ fn of_shim_toml(scratch: Scratch, #[case] text: &str, #[case] wanted: &str) {
 }
 
 #[rstest]
+#[case::unset(None)]
+#[case::empty(Some(" "))]
 #[test_attr(apply(case))]
-fn of_a_shim_that_is_not_named() {
+fn of_a_shim_that_is_not_named(#[case] shim: Option<&str>) {
     let said = told(|list| {
-        list.env("NEXTEST_PROFILE", "port");
+        list.env("NEXTEST_PROFILE", "port").envs(shim.map(|shim| ("OVERLAY_POOL_SHIM", shim)));
     });
     assert!(said.contains("no port to judge: set OVERLAY_POOL_SHIM"), "{said}");
 }

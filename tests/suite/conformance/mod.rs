@@ -91,8 +91,13 @@ fn cases() -> Result<Vec<Result<Named, Unreadable>>, String> {
     Ok(files.into_iter().map(read).collect())
 }
 
+/// Fails a test, and says so once: where in the runner it was seen helps nobody.
+fn fail(message: String) -> ! {
+    std::panic::resume_unwind(Box::new(message))
+}
+
 fn failing(name: String, message: String) -> Trial {
-    Trial::new(name, Vec::new(), false, move || panic!("{message}"))
+    Trial::new(name, Vec::new(), false, move || fail(message))
 }
 
 /// The tests of the port that the environment names, where it names one: then nothing else is
@@ -152,7 +157,7 @@ fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Resu
             let folder = scratch(); // kept by the panic
             if let Err(failure) = run::run(&its_case.case, &its_port, &folder) {
                 let Case { about, rules, .. } = &its_case.case;
-                panic!("{}\n{about}\n{failure}", rules.join(", "));
+                fail(format!("{}\n{about}\n{failure}", rules.join(", ")));
             }
         }));
         if let Some(reason) = disabled.cloned() {
@@ -169,8 +174,8 @@ fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Resu
 /// A disabled case that passes is an error: it need not be disabled any more.
 fn still_fails(case: &Named, port: &Port, reason: &str) {
     match case.judge(port) {
-        Ok(()) => panic!("{} passes, but shim.toml disables it: {reason}", case.name),
-        Err(Failure::Unfit(what)) => panic!("{} can't be judged: {what}", case.name),
+        Ok(()) => fail(format!("{} passes, but shim.toml disables it: {reason}", case.name)),
+        Err(Failure::Unfit(what)) => fail(format!("{} can't be judged: {what}", case.name)),
         Err(failure) => println!("{failure}\ndisabled: {reason}"),
     }
 }

@@ -165,14 +165,15 @@ impl Port {
 
     /// The port that the environment names.
     pub(crate) fn named() -> Result<Option<Self>, String> {
-        let Ok(command) = std::env::var(SHIM) else {
+        let command = std::env::var(SHIM).unwrap_or_default();
+        if command.trim().is_empty() {
             return match std::env::var("NEXTEST_PROFILE") {
                 Ok(profile) if profile == PROFILE => {
                     Err(format!("no port to judge: set {SHIM} to the command of its shim"))
                 }
                 _ => Ok(None),
             };
-        };
+        }
         let argv: Vec<String> = command.split_whitespace().map(absolute_file).collect();
         let config = match std::env::var_os(SHIM_CONFIG) {
             Some(path) => Some(PathBuf::from(path)),

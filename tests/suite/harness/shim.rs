@@ -80,7 +80,7 @@ impl Shim {
         name: &str,
         patience: Duration,
     ) -> Checked<Self> {
-        let unfit = |error| Failure::Unfit(format!("can't start {argv:?}: {error}"));
+        let unfit = |error| Failure::Unfit(format!("can't start `{}`: {error}", argv.join(" ")));
         let log = folder.join(format!("{name}.log"));
         let append = |path| File::options().create(true).append(true).open(path).map_err(unfit);
         let stderr = append(&log)?;
