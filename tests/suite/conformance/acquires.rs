@@ -9,11 +9,12 @@ use rustix::process::{Pid, kill_process};
 use serde_json::{Value, json};
 
 use super::answers::{told, told_error};
-use super::case::{Format, Signal};
+use super::case::Format;
 use super::look::Figures;
 use super::run::{There, there};
+use super::step::Signal;
 use super::world::{World, broken, fields, unfit};
-use crate::harness::processes::{is_stopped, program, runs};
+use crate::harness::processes::{command, is_stopped, runs};
 use crate::harness::shim::{Answer, Checked, Shim};
 
 /// How much longer than `create_timeout` an acquire may take: less than the default for it.
@@ -76,10 +77,10 @@ impl World<'_> {
         count: usize,
         base: &str,
         target: &str,
-        within: Duration,
+        sooner_than: Duration,
     ) -> Checked {
         let (size, shelf) = (self.size(), self.folder.join(base).canonicalize().map_err(unfit)?);
-        let deadline = Instant::now() + within;
+        let mut late = 0;
         for number in 0..count {
             let (id, target) = self.begin(base, target, number)?;
             match self.answer(id)? {
@@ -88,11 +89,16 @@ impl World<'_> {
                 }
                 other => broken!("R2: the answer of a full shelf is {}", told(&other)),
             }
+            let acquired = Instant::now();
             while self.stats()?.ready(&shelf) != size {
-                if Instant::now() > deadline {
-                    broken!("R2: after {within:?} the shelf was filled {number} times of {count}");
+                if acquired.elapsed() > self.port.patience {
+                    broken!("R2: the shelf isn't filled again");
                 }
-                sleep(Duration::from_millis(1));
+                sleep(Duration::from_millis(5));
+            }
+            late += usize::from(acquired.elapsed() >= sooner_than);
+            if late * 2 > count {
+                broken!("R2: {late} of {} overlays were made up for too late", number + 1);
             }
         }
         Ok(())
@@ -229,7 +235,9 @@ impl World<'_> {
             while !self.signal_aids(signal)?
                 && !self.shim()?.is_answered(id)?
                 && Instant::now() < deadline
-            {}
+            {
+                sleep(Duration::from_micros(200));
+            }
         }
         let timeout = Duration::from_millis(self.case.config.create_timeout_ms) + SLACK;
         let deadline = Instant::now() + timeout;
@@ -249,7 +257,7 @@ impl World<'_> {
     }
 
     /// Stops what the pool has started, until it stands still; false where the acquire is answered
-    /// before.
+    /// all the same, since it doesn't wait for that.
     fn await_stopped(&mut self, acquire: u64) -> Checked<bool> {
         let deadline = Instant::now() + self.port.patience;
         while Instant::now() < deadline {
@@ -258,14 +266,16 @@ impl World<'_> {
                 return Ok(false);
             }
             if self.aids()?.into_iter().any(is_stopped) {
-                return Ok(true);
+                sleep(Duration::from_millis(200));
+                return self.shim()?.is_answered(acquire).map(|answered| !answered);
             }
+            sleep(Duration::from_millis(1));
         }
         Ok(false)
     }
 
     /// Sends a signal to what the pool has started, and says whether there was any.
-    fn signal_aids(&mut self, signal: Signal) -> Checked<bool> {
+    pub(super) fn signal_aids(&mut self, signal: Signal) -> Checked<bool> {
         // It may have ended by itself.
         let is_signalled = |pid: &Pid| kill_process(*pid, signal.number()).is_ok();
         Ok(self.aids()?.into_iter().filter(is_signalled).count() > 0)
@@ -274,9 +284,9 @@ impl World<'_> {
     /// What the pool has started.
     fn aids(&mut self) -> Checked<Vec<Pid>> {
         let shim = self.shim()?;
-        let (own, mut aids) = (program(shim.pid()), shim.started());
+        let (own, mut aids) = (command(shim.pid()), shim.started());
         // One that is stopped before it became another program stops its parent too.
-        aids.retain(|pid| program(*pid) != own && !self.port.is_pool(*pid));
+        aids.retain(|pid| command(*pid) != own && !self.port.is_pool(*pid));
         Ok(aids)
     }
 }

@@ -6,9 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::process::kill_process;
-
-use super::case::{Image, Step};
+use super::case::Image;
+use super::step::Step;
 use super::world::{World, unfit};
 use crate::harness::faults::{busy, descriptors, fuse};
 use crate::harness::qemu;
@@ -17,14 +16,7 @@ use crate::harness::shim::Checked;
 impl World<'_> {
     pub(super) fn make_fault(&mut self, step: &Step) -> Checked {
         match step {
-            Step::Signal { signal } => {
-                let aids = self.shim()?.started();
-                for pid in aids.into_iter().filter(|pid| !self.port.is_pool(*pid)) {
-                    // It may have ended by itself.
-                    let _ = kill_process(pid, signal.number());
-                }
-                Ok(())
-            }
+            Step::Signal { signal } => self.signal_aids(*signal).map(drop),
             Step::Write { path, text } => std::fs::write(self.file(path)?, text).map_err(unfit),
             Step::Symlink { path, to } => {
                 std::os::unix::fs::symlink(self.path(to)?, self.file(path)?).map_err(unfit)
@@ -89,10 +81,11 @@ impl World<'_> {
                 let (own, started) = (shim.pid(), shim.started());
                 // A shim of a pool in another process is a client, and no part of it.
                 let is_client = started.iter().any(|pid| self.port.is_pool(*pid));
-                for pid in started.into_iter().chain((!is_client).then_some(own)) {
-                    descriptors::limit(pid, *free).map_err(unfit)?;
+                for pid in started {
+                    // It may have ended by itself.
+                    let _ = descriptors::limit(pid, *free);
                 }
-                Ok(())
+                if is_client { Ok(()) } else { descriptors::limit(own, *free).map_err(unfit) }
             }
             Step::Mount { path } => {
                 let (inside, outside) = (self.path(path)?, self.file(path)?);

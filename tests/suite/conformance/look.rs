@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answers::told_error;
-use super::case::Step;
+use super::step::Step;
 use super::world::{World, broken, names, unfit};
 use crate::harness::shim::{Checked, until};
 
@@ -131,6 +131,7 @@ impl World<'_> {
                 [] => Ok(()),
                 found => broken!("{path} holds {found:?}"),
             },
+            Step::OnlyAcquired { path } => self.expect_only_acquired(path),
             Step::Directory { path, mode } => match self.file(path)?.metadata() {
                 Ok(found) if found.is_dir() && found.permissions().mode() & 0o7777 == *mode => {
                     Ok(())
@@ -153,6 +154,20 @@ impl World<'_> {
                 found
             }
             other => Err(unfit(format!("{other:?} is nothing to look at"))),
+        }
+    }
+
+    fn expect_only_acquired(&self, path: &str) -> Checked {
+        let directory = self.path(path)?;
+        let mut others = Vec::new();
+        until(self.port.patience, || {
+            others = names(&self.outside(&directory));
+            others.retain(|name| !self.is_acquired(&directory.join(name)));
+            others.is_empty()
+        });
+        match others.as_slice() {
+            [] => Ok(()),
+            others => broken!("A7, A12: {path} holds {others:?}, which nobody acquired"),
         }
     }
 

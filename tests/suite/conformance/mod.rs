@@ -11,6 +11,7 @@ mod mistakes;
 mod ports;
 mod protocol;
 mod run;
+mod step;
 mod world;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use case::Case;
 use ports::{Port, repository};
+use step::Step;
 
 use crate::harness::case::Trial;
 use crate::harness::requirements::Need;
@@ -42,10 +44,10 @@ impl Named {
         if !self.case.passed_on.is_empty() {
             needs.push(Need::Fuse);
         }
-        if self.case.has(|step| matches!(step, case::Step::GuestWrite { .. })) {
+        if self.case.has(|step| matches!(step, Step::GuestWrite { .. })) {
             needs.push(Need::QemuIo);
         }
-        if self.case.has(|step| matches!(step, case::Step::Chown { .. })) {
+        if self.case.has(|step| matches!(step, Step::Chown { .. })) {
             needs.push(Need::Root);
         }
         needs
@@ -68,7 +70,7 @@ type Unreadable = (String, String);
 ///
 /// # Errors
 ///
-/// There are none.
+/// There are no cases.
 fn cases() -> Result<Vec<Result<Named, Unreadable>>, String> {
     let folder = cases_folder();
     let told = |what: String| format!("no cases in {}: {what} ({CASES})", folder.display());
@@ -173,7 +175,8 @@ fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Resu
 
 /// A disabled case that passes is an error: it need not be disabled any more.
 fn still_fails(case: &Named, port: &Port, reason: &str) {
-    match case.judge(port) {
+    let folder = scratch(); // kept by a failure
+    match run::run(&case.case, port, &folder) {
         Ok(()) => fail(format!("{} passes, but shim.toml disables it: {reason}", case.name)),
         Err(Failure::Unfit(what)) => fail(format!("{} can't be judged: {what}", case.name)),
         Err(failure) => println!("{failure}\ndisabled: {reason}"),

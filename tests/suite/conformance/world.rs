@@ -74,13 +74,16 @@ impl<'a> World<'a> {
         let mut path = path.to_owned();
         if path.contains("{ready}") {
             let ready = self.overlays()?;
-            let first = ready.first().ok_or_else(|| unfit("{ready}: there is none"))?;
+            let Some(first) = ready.first() else {
+                broken!("D1, L13: no overlay is ready in the pool directory");
+            };
             path = path.replace("{ready}", &first.to_string_lossy());
         }
         if path.contains("{pool}") {
-            let [pool] = self.pool_directories().try_into().map_err(|found: Vec<_>| {
-                unfit(format!("{{pool}}: not one pool directory but {found:?}"))
-            })?;
+            let found = self.pool_directories();
+            let [pool] = found.as_slice() else {
+                broken!("D1: there is not one pool directory but {found:?}");
+            };
             path = path.replace("{pool}", &pool.to_string_lossy());
         }
         Ok(self.folder.join(path))
@@ -232,6 +235,10 @@ impl<'a> World<'a> {
     pub(super) fn remember(&mut self, path: &Path) -> Checked {
         self.images.insert(path.to_owned(), std::fs::read(path).map_err(unfit)?);
         Ok(())
+    }
+
+    pub(super) fn is_acquired(&self, path: &Path) -> bool {
+        self.acquired.values().any(|acquired| acquired == path)
     }
 
     /// An overlay was handed over at `target`: a file of its own, for its owner alone.

@@ -1,8 +1,7 @@
 //! The processes of a case, as `/proc` has them.
 
-use std::collections::HashMap;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -10,81 +9,74 @@ use rustix::process::Pid;
 /// By this variable in their environment the shim and all that it starts are known.
 pub(crate) const MARK: &str = "OVERLAY_POOL_CASE";
 
-/// What a process inherits says which case it belongs to.
-enum Mark {
-    Own,
-    Other,
-    None,
-}
-
 /// What `/proc/PID/stat` says.
 struct Stat {
-    parent: i32,
     state: String,
     /// Of its own and of the children that it has waited for, in ticks.
     cpu: u64,
 }
 
 impl Stat {
-    fn read(process: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(process.join("stat")).ok()?;
+    fn read(pid: Pid) -> Option<Self> {
+        let text = std::fs::read_to_string(folder(pid).join("stat")).ok()?;
         // The program's name before it may hold anything.
         let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
         let cpu = fields.get(11..15)?.iter().map(|ticks| ticks.parse().unwrap_or(0));
         let cpu: u64 = cpu.sum();
-        Some(Self { parent: fields.get(1)?.parse().ok()?, state: fields[0].to_owned(), cpu })
+        Some(Self { state: fields[0].to_owned(), cpu })
     }
 }
 
-/// The shim's process is left out. A descendant of it that cleared its environment is found too,
-/// unless it is another's now.
+/// The processes with this mark but for the shim's, and descendants of the shim that have none,
+/// since they cleared their environment.
 pub(crate) fn started_by(shim: Pid, mark: &str) -> Vec<Pid> {
-    let mut found = HashMap::new();
-    for process in all() {
-        let (Some(pid), Some(stat)) = (pid_of(&process), Stat::read(&process)) else { continue };
-        if stat.state != "Z" {
-            found.insert(pid, (stat.parent, mark_of(&process, mark)));
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let mut found: Vec<Pid> =
+        pids.filter(|pid| *pid != shim && mark_of(*pid).as_deref() == Some(mark)).collect();
+    let mut parents = vec![shim];
+    while let Some(parent) = parents.pop() {
+        for child in children(parent) {
+            if mark_of(child).is_none() && is_alive(child) {
+                found.push(child);
+            }
+            parents.push(child);
         }
     }
-    let shim = shim.as_raw_nonzero().get();
-    let descends = |mut pid: i32| {
-        // Bounded: what is read one after the other may form a circle.
-        for _ in 0..found.len() {
-            match found.get(&pid) {
-                Some((parent, _)) if *parent == shim => return true,
-                Some((parent, _)) => pid = *parent,
-                None => return false,
-            }
-        }
-        false
-    };
-    let is_started = |(pid, (_, mark)): &(&i32, &(i32, Mark))| match mark {
-        Mark::Own => **pid != shim,
-        Mark::Other => false,
-        Mark::None => descends(**pid),
-    };
-    found.iter().filter(is_started).filter_map(|(pid, _)| Pid::from_raw(*pid)).collect()
+    found
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(folder(parent).join("task")).into_iter().flatten().flatten();
+    let text = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let pids: Vec<String> = text.collect();
+    pids.join(" ").split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+}
+
+fn is_alive(pid: Pid) -> bool {
+    Stat::read(pid).is_some_and(|stat| !matches!(stat.state.as_str(), "Z" | "X"))
 }
 
 /// For how long processes have computed, with the children that they have waited for.
 pub(crate) fn cpu_time(pids: impl IntoIterator<Item = Pid>) -> Duration {
-    let ticks = pids.into_iter().filter_map(|pid| Some(Stat::read(&folder(pid))?.cpu));
+    let ticks = pids.into_iter().filter_map(|pid| Some(Stat::read(pid)?.cpu));
     Duration::from_millis(ticks.sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second())
 }
 
 /// Whether a process was stopped by a signal, and stands still.
 pub(crate) fn is_stopped(pid: Pid) -> bool {
-    Stat::read(&folder(pid)).is_some_and(|stat| stat.state == "T")
+    Stat::read(pid).is_some_and(|stat| stat.state == "T")
 }
 
-/// The program that a process runs.
-pub(crate) fn program(pid: Pid) -> Option<PathBuf> {
-    std::fs::read_link(folder(pid).join("exe")).ok()
+/// The words of a process' command.
+pub(crate) fn command(pid: Pid) -> Vec<u8> {
+    std::fs::read(folder(pid).join("cmdline")).unwrap_or_default()
 }
 
 /// Whether a process runs the program of this name.
 pub(crate) fn runs(pid: Pid, name: &str) -> bool {
-    program(pid).is_some_and(|program| program.file_name() == Some(name.as_ref()))
+    let program = std::fs::read_link(folder(pid).join("exe"));
+    program.is_ok_and(|program| program.file_name() == Some(name.as_ref()))
 }
 
 /// Processes with the names of their programs.
@@ -102,22 +94,11 @@ fn folder(pid: Pid) -> PathBuf {
     format!("/proc/{}", pid.as_raw_nonzero()).into()
 }
 
-fn all() -> impl Iterator<Item = PathBuf> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| pid_of(path).is_some())
-}
-
-fn pid_of(process: &Path) -> Option<i32> {
-    process.file_name()?.to_str()?.parse().ok()
-}
-
-fn mark_of(process: &Path, mark: &str) -> Mark {
-    let environment = std::fs::read(process.join("environ")).unwrap_or_default();
-    let environment = String::from_utf8_lossy(&environment);
-    let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
-    match variables.find(|(name, _)| *name == MARK) {
-        Some((_, value)) if value == mark => Mark::Own,
-        Some(_) => Mark::Other,
-        None => Mark::None,
-    }
+/// The value of the mark in its environment, which is empty once the process has ended.
+fn mark_of(pid: Pid) -> Option<String> {
+    let environment = std::fs::read(folder(pid).join("environ")).ok()?;
+    let mark = format!("{MARK}=");
+    let mut variables = environment.split(|byte| *byte == 0);
+    let value = variables.find_map(|variable| variable.strip_prefix(mark.as_bytes()))?;
+    Some(String::from_utf8_lossy(value).into_owned())
 }

@@ -246,10 +246,21 @@ impl Shim {
 
     /// Everything that the shim started ends.
     pub(crate) fn expect_alone(&self, when: &str) -> Checked {
-        if until(self.patience, || self.started().is_empty()) {
+        self.expect_alone_but(when, |_| false)
+    }
+
+    /// Everything that the shim started ends, but for these.
+    pub(crate) fn expect_alone_but(&self, when: &str, may_stay: impl Fn(Pid) -> bool) -> Checked {
+        let mut left = Vec::new();
+        let ended = until(self.patience, || {
+            left = self.started();
+            left.retain(|pid| !may_stay(*pid));
+            left.is_empty()
+        });
+        if ended {
             return Ok(());
         }
-        let left = processes::names(&self.started());
+        let left = processes::names(&left);
         Err(Failure::Broken(format!("processes are left {when}: {left}")))
     }
 

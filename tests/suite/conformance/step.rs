@@ -1,0 +1,277 @@
+//! A step of a case, as its file has it.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::case::{Format, Image};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Source {
+    Pooled,
+    OnDemand,
+}
+
+impl Source {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pooled => "pooled",
+            Self::OnDemand => "on-demand",
+        }
+    }
+}
+
+/// One step. In a path `{pool}` stands for the pool directory and `{ready}` for one file of a
+/// ready overlay.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Step {
+    /// Makes another pool, that isn't started, with this number of VMs.
+    New { max_concurrent_vms: i64, pool_size: i64 },
+    /// Starts the pool; without a list it discovers base images.
+    Start {
+        bases: Option<Vec<String>>,
+        #[serde(default)]
+        format: Format,
+        /// The paths are sent as they are written here.
+        #[serde(default)]
+        relative: bool,
+        /// The names one of which the error must have; empty means success.
+        #[serde(default)]
+        error: Vec<String>,
+    },
+    /// Starts the pool and cancels that at once. Where it was done before, the pool is stopped.
+    StartCancelled {
+        bases: Vec<String>,
+        /// It can't be done before.
+        #[serde(default)]
+        none_done: bool,
+    },
+    /// Stops the pool; no process of a creator may be left then.
+    Stop {},
+    /// Acquires one overlay. A target of a failed one must be as it was before.
+    Acquire {
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+        #[serde(default)]
+        format: Format,
+        virtual_size_mib: Option<u64>,
+        #[serde(default)]
+        relative: bool,
+        /// Where it must come from.
+        source: Option<Source>,
+        /// The names one of which the error must have; empty means success.
+        #[serde(default)]
+        error: Vec<String>,
+        /// It may also succeed.
+        #[serde(default)]
+        may_succeed: bool,
+        /// What the error's message must contain.
+        #[serde(default)]
+        says: Vec<String>,
+    },
+    /// Acquires at the same time. A `{}` in the target is the number of the acquire; without it
+    /// all want one target. What becomes visible must be complete at once.
+    AcquireMany {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+        pooled: Option<usize>,
+        on_demand: Option<usize>,
+        /// How many fail, with `already-exists`.
+        #[serde(default)]
+        exists: usize,
+    },
+    /// Acquires one after the other, each when the shelf is full again: all are pooled, and most
+    /// are made up for sooner than that.
+    AcquireSteadily {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+        sooner_than_ms: u64,
+    },
+    /// Acquires at the same time and cancels each at once. Either it was done before, or nothing
+    /// is at the target; and the shelves and counters agree with the answers.
+    AcquireCancelled {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+        /// One after the other, each while whatever process the shim has started is stopped: then
+        /// it wasn't done before.
+        #[serde(default)]
+        while_stopped: bool,
+    },
+    /// Acquires at the same time; stops the first process that the shim has started for it, and
+    /// kills the shim. Nothing that it has started may outlive it.
+    AcquireKilled {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
+    /// Acquires at the same time, and meanwhile sends a signal to whatever process the shim has
+    /// started, again and again. Each acquire succeeds, or fails with `create-failed` and leaves
+    /// nothing at its target; all that within `create_timeout` and 5 s.
+    AcquireDisturbed {
+        signal: Signal,
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
+    /// Compares the pool's figures; what isn't named isn't compared.
+    Stats {
+        /// All base images with their ready overlays.
+        ready: Option<BTreeMap<String, u64>>,
+        pooled: Option<u64>,
+        on_demand: Option<u64>,
+        failed: Option<u64>,
+        discarded: Option<u64>,
+        /// Waits until it is so.
+        #[serde(default)]
+        wait: bool,
+    },
+    /// Changes the shim's working directory.
+    Chdir { path: String },
+    /// Goes on with another shim of the port, which is started where it doesn't run.
+    Use { shim: String },
+    /// Kills the shim. The next step that needs one starts another.
+    Kill {},
+    /// Asks the shim to exit, as it is.
+    Exit {},
+    /// Ends the shim's input, as it is.
+    HangUp {},
+    /// Lets time pass. The shim and what it has started may compute for so long meanwhile.
+    Wait { ms: u64, cpu_ms: Option<u64> },
+
+    /// Sends a signal to every process that the shim has started.
+    Signal { signal: Signal },
+    /// Writes a small file.
+    Write { path: String, text: String },
+    /// Makes a symbolic link.
+    Symlink { path: String, to: String },
+    /// Removes a file or a directory with all that it holds.
+    Remove { path: String },
+    /// Moves a file or a directory.
+    Rename { from: String, to: String },
+    /// Makes a directory.
+    Mkdir { path: String },
+    /// Sets the mode of a file or a directory.
+    Chmod { path: String, mode: u32 },
+    /// Gives a file or a directory to another user.
+    Chown { path: String, uid: u32 },
+    /// Makes a base image; one that is there is replaced by another file.
+    Image {
+        path: String,
+        #[serde(default)]
+        image: Image,
+        /// The new file has the modification time of the one before.
+        #[serde(default)]
+        keeps_time: bool,
+    },
+    /// Sets another modification time: that many seconds from now.
+    Touch {
+        path: String,
+        #[serde(default = "before_now")]
+        seconds: i64,
+    },
+    /// Makes a base image larger, in place.
+    Resize { path: String, mib: u64 },
+    /// Cuts a file off.
+    Truncate { path: String, len: u64 },
+    /// Fills the filesystem that the file lies on.
+    Fill { path: String },
+    /// Lets the shim and what it started open that many files more; without a number as many as
+    /// before.
+    Descriptors { free: Option<usize> },
+    /// Mounts a tmpfs on a directory, or another file on a file, so that it is busy.
+    Mount { path: String },
+    /// Undoes that.
+    Unmount { path: String },
+    /// Has a filesystem of `passed_on` hang for a while; then it goes on.
+    Hang { path: String, ms: u64 },
+    /// Writes to an overlay as a guest does.
+    GuestWrite { overlay: String },
+
+    /// The overlay is sound: the oracle is `qemu-img`.
+    Sound {
+        overlay: String,
+        #[serde(default = "base")]
+        base: String,
+        #[serde(default)]
+        format: Format,
+        #[serde(default = "mib")]
+        virtual_size_mib: u64,
+    },
+    /// The file has this text and nothing else.
+    File { path: String, text: String },
+    /// Nothing is there.
+    Absent { path: String },
+    /// Nothing lies in this directory.
+    Empty { path: String },
+    /// In this directory lie acquired overlays and nothing else, in the end.
+    OnlyAcquired { path: String },
+    /// A directory is there, with this mode.
+    Directory { path: String, mode: u32 },
+    /// How many pool directories there are and how many overlays lie in them.
+    Pool {
+        directories: usize,
+        overlays: Option<usize>,
+        /// Waits until it is so.
+        #[serde(default)]
+        wait: bool,
+    },
+}
+
+impl Step {
+    /// Whether it looks at files alone.
+    pub(crate) fn is_look(&self) -> bool {
+        use Step::{Absent, Directory, Empty, File, OnlyAcquired, Pool, Sound};
+        matches!(
+            self,
+            Absent { .. }
+                | Directory { .. }
+                | Empty { .. }
+                | File { .. }
+                | OnlyAcquired { .. }
+                | Pool { .. }
+                | Sound { .. }
+        )
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Signal {
+    Kill,
+    Stop,
+    Cont,
+}
+
+impl Signal {
+    pub(crate) fn number(self) -> rustix::process::Signal {
+        match self {
+            Self::Kill => rustix::process::Signal::KILL,
+            Self::Stop => rustix::process::Signal::STOP,
+            Self::Cont => rustix::process::Signal::CONT,
+        }
+    }
+}
+
+fn base() -> String {
+    "base.qcow2".to_owned()
+}
+
+fn before_now() -> i64 {
+    -10
+}
+
+fn mib() -> u64 {
+    Image::default().mib
+}
