@@ -145,7 +145,7 @@ impl Port {
         }
         let config = ShimConfig::read(&folder.join("shim.toml"))?;
         // What is broken on purpose is waited for in vain.
-        let patience = broken.map_or(PATIENCE, |_| Duration::from_secs(5));
+        let patience = broken.map_or(PATIENCE, |_| Duration::from_secs(3));
         Ok(Self { name: "python".to_owned(), needs: &[Need::Python], patience, argv, config })
     }
 

@@ -215,17 +215,16 @@ impl<'a> World<'a> {
     pub(super) fn make_image(&mut self, path: &str, image: Image) -> Checked {
         let path = self.folder.join(path);
         std::fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(unfit)?;
-        let (raw, new) = (self.folder.join("image.raw"), self.folder.join("image.new"));
-        std::fs::write(&raw, vec![0x5a; 65536]).map_err(unfit)?;
-        let file = File::options().write(true).open(&raw).map_err(unfit)?;
-        file.set_len(image.mib << 20).map_err(unfit)?;
+        let new = self.folder.join("image.new");
         match image.format {
-            Format::Raw => std::fs::rename(&raw, &new).map_err(unfit)?,
-            Format::Qcow2 => {
-                let (raw, new) = (raw.to_string_lossy(), new.to_string_lossy());
-                qemu::run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", &raw, &new]);
-                std::fs::remove_file(&*raw).map_err(unfit)?;
-            }
+            Format::Raw => make_raw(&new, image.mib)?,
+            Format::Qcow2 => qemu::copy_of(&format!("case-{}.qcow2", image.mib), &new, |path| {
+                let raw = path.with_extension("raw");
+                make_raw(&raw, image.mib).expect("a raw image");
+                let (from, to) = (raw.to_string_lossy(), path.to_string_lossy());
+                qemu::run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", &from, &to]);
+                std::fs::remove_file(&raw).expect("it was just made");
+            }),
         }
         std::fs::rename(&new, &path).map_err(unfit)?;
         self.remember(&path)
@@ -260,6 +259,13 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// A pattern, and nothing else.
+fn make_raw(path: &Path, mib: u64) -> Checked {
+    std::fs::write(path, vec![0x5a; 65536]).map_err(unfit)?;
+    let file = File::options().write(true).open(path).map_err(unfit)?;
+    file.set_len(mib << 20).map_err(unfit)
 }
 
 /// `pool-` and 32 hexadecimal digits (rule D1).

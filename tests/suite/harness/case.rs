@@ -79,6 +79,13 @@ pub(crate) fn registered() -> impl Iterator<Item = Trial> {
     CASES.iter().map(Case::trial)
 }
 
+/// Whether one registered test is asked for by its name, and no other.
+pub(crate) fn is_registered_alone() -> bool {
+    let arguments = Arguments::from_args();
+    let is_asked_for = |case: &Case| arguments.filter.as_deref() == Some(case.name());
+    arguments.exact && CASES.iter().any(is_asked_for)
+}
+
 /// Lists or runs tests.
 pub(crate) fn main(mut trials: Vec<Trial>) -> ExitCode {
     let arguments = Arguments::from_args();

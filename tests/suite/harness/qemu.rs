@@ -8,6 +8,8 @@ use std::process::Command;
 use overlay_pool::image::{BaseImage, Header, References, read_start};
 use serde_json::Value;
 
+use super::scratch::ON_DISK;
+
 /// Runs a tool to its end; panics with what it said where it failed.
 #[track_caller]
 pub(crate) fn run(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
@@ -84,6 +86,23 @@ pub(crate) fn io(image: &Path, commands: &[&str]) -> String {
 /// Makes a qcow2 base image of `size` (as `qemu-img` takes it) with a pattern at its start.
 #[track_caller]
 pub(crate) fn base_image(path: &Path, size: &str) {
-    run("qemu-img", ["create", "-q", "-f", "qcow2", &path.to_string_lossy(), size]);
-    io(path, &["write -q -P 0x5a 0 64k"]);
+    copy_of(&format!("base-{size}.qcow2"), path, |path| {
+        run("qemu-img", ["create", "-q", "-f", "qcow2", &path.to_string_lossy(), size]);
+        io(path, &["write -q -P 0x5a 0 64k"]);
+    });
+}
+
+/// Copies an image that is made once for all tests: hundreds of them want the same one.
+#[track_caller]
+pub(crate) fn copy_of(name: &str, path: &Path, make: impl FnOnce(&Path)) {
+    let folder = Path::new(ON_DISK).join("images");
+    let kept = folder.join(name);
+    if !kept.exists() {
+        std::fs::create_dir_all(&folder).expect("the folder of kept images");
+        let draft = tempfile::Builder::new().tempfile_in(&folder).expect("a draft");
+        make(draft.path());
+        // Many may make it at once, and each the same.
+        draft.persist(&kept).expect("the image is kept");
+    }
+    std::fs::write(path, std::fs::read(&kept).expect("it was made")).expect("it is copied");
 }

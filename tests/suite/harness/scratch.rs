@@ -18,7 +18,7 @@ pub(crate) struct Scratch {
 }
 
 /// Beside the build, so that folders lie on a disk and not on a /tmp that is tmpfs.
-const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
+pub(crate) const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
 
 #[fixture]
 pub(crate) fn scratch() -> Scratch {
