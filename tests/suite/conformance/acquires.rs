@@ -164,12 +164,17 @@ impl World<'_> {
                 Ok(Some(acquired["source"].clone()))
             }
             Err((name, _)) if name == "cancelled" => {
-                if self.outside(target).symlink_metadata().is_ok() {
-                    broken!("A12: a cancelled acquire left {}", target.display());
-                }
+                self.expect_nothing("A12: a cancelled acquire left", target)?;
                 Ok(None)
             }
             Err(error) => broken!("A12: {}, not cancelled", told_error(&error)),
+        }
+    }
+
+    fn expect_nothing(&self, left: &str, target: &Path) -> Checked {
+        match self.outside(target).symlink_metadata() {
+            Ok(_) => broken!("{left} {}", target.display()),
+            Err(_) => Ok(()),
         }
     }
 
@@ -246,9 +251,7 @@ impl World<'_> {
             match self.answer_within(id, left).map_err(|failure| failure.at("C2"))? {
                 Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
                 Err((name, _)) if name == "create-failed" => {
-                    if self.outside(&target).symlink_metadata().is_ok() {
-                        broken!("A7: a failed acquire left {}", target.display());
-                    }
+                    self.expect_nothing("A7: a failed acquire left", &target)?;
                 }
                 Err(error) => broken!("C2: {}, not create-failed", told_error(&error)),
             }

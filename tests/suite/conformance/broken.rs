@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::Named;
 use super::ports::{Port, repository};
+use super::{Named, run};
 use crate::harness::case::Trial;
 use crate::harness::requirements::{self, Need};
+use crate::harness::scratch::scratch;
 use crate::harness::shim::Failure;
 
 /// The plain port with one thing done wrong; `fixtures/ports/python/broken.toml`.
@@ -43,7 +44,8 @@ pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) {
         let own = format!("{}-", rule.to_lowercase());
         cases.sort_by_key(|case| !case.name.starts_with(&own));
         let mut needs = vec![Need::QemuImg, Need::QemuIo, Need::Python, Need::MountNamespace];
-        needs.extend(Need::ALL.into_iter().filter(|need| others.iter().any(|o| o == need.name())));
+        let named = |name: &String| requirements::need_named(name).expect("broken.toml is sound");
+        needs.extend(others.iter().map(named));
         trials.push(Trial::new(format!("conformance::broken::{name}"), needs, false, move || {
             let port = Port::python(Some(&name)).expect("shim.toml is sound");
             let caught = cases.iter().any(|case| is_caught(case, &port));
@@ -58,7 +60,7 @@ fn is_caught(case: &Named, port: &Port) -> bool {
     if unmet || port.config.disabled.contains_key(&case.name) {
         return false;
     }
-    match case.judge(port) {
+    match run::run(&case.case, port, &scratch()) {
         Ok(()) => false,
         Err(Failure::Broken(what)) => {
             println!("caught by {}: {what}", case.name);

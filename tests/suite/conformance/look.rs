@@ -133,13 +133,10 @@ impl World<'_> {
             },
             Step::OnlyAcquired { path } => self.expect_only_acquired(path),
             Step::Directory { path, mode } => match self.file(path)?.metadata() {
-                Ok(found) if found.is_dir() && found.permissions().mode() & 0o7777 == *mode => {
-                    Ok(())
-                }
-                Ok(found) if found.is_dir() => {
-                    let found = found.permissions().mode() & 0o7777;
-                    broken!("{path} has mode {found:o}, not {mode:o}")
-                }
+                Ok(found) if found.is_dir() => match found.permissions().mode() & 0o7777 {
+                    found if found == *mode => Ok(()),
+                    found => broken!("{path} has mode {found:o}, not {mode:o}"),
+                },
                 Ok(_) => broken!("{path} is no directory"),
                 Err(error) => broken!("{path} is no directory: {error}"),
             },

@@ -24,7 +24,7 @@ use step::Step;
 use crate::harness::case::Trial;
 use crate::harness::requirements::Need;
 use crate::harness::scratch::scratch;
-use crate::harness::shim::{Checked, Failure};
+use crate::harness::shim::Failure;
 
 const CASES: &str = "OVERLAY_POOL_CASES";
 
@@ -51,10 +51,6 @@ impl Named {
             needs.push(Need::Root);
         }
         needs
-    }
-
-    fn judge(&self, port: &Port) -> Checked {
-        run::run(&self.case, port, &scratch())
     }
 }
 

@@ -129,14 +129,8 @@ impl World<'_> {
             Step::Wait { ms, cpu_ms } => {
                 self.wait(Duration::from_millis(*ms), cpu_ms.map(Duration::from_millis))
             }
-            Step::Stats { .. }
-            | Step::Sound { .. }
-            | Step::File { .. }
-            | Step::Absent { .. }
-            | Step::Empty { .. }
-            | Step::OnlyAcquired { .. }
-            | Step::Directory { .. }
-            | Step::Pool { .. } => self.look(step),
+            Step::Stats { .. } => self.look(step),
+            look if look.is_look() => self.look(look),
             fault => self.make_fault(fault),
         }
     }

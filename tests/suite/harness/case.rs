@@ -82,8 +82,12 @@ pub(crate) fn registered() -> impl Iterator<Item = Trial> {
 /// Whether one registered test is asked for by its name, and no other.
 pub(crate) fn is_registered_alone() -> bool {
     let arguments = Arguments::from_args();
-    let is_asked_for = |case: &Case| arguments.filter.as_deref() == Some(case.name());
-    arguments.exact && CASES.iter().any(is_asked_for)
+    alone(&arguments).is_some_and(|name| CASES.iter().any(|case| case.name() == name))
+}
+
+/// The only test that is asked for, by its whole name.
+fn alone(arguments: &Arguments) -> Option<&str> {
+    arguments.filter.as_deref().filter(|_| arguments.exact)
 }
 
 /// Lists or runs tests.
@@ -94,10 +98,7 @@ pub(crate) fn main(mut trials: Vec<Trial>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     // A nextest child runs one test: what only others need isn't probed.
-    let wanted = |trial: &Trial| {
-        !arguments.exact || arguments.filter.as_deref().is_none_or(|name| name == trial.name)
-    };
-    trials.retain(wanted);
+    trials.retain(|trial| alone(&arguments).is_none_or(|name| name == trial.name));
     trials.sort_by(|one, other| one.name.cmp(&other.name));
     let trials = trials.into_iter().map(Trial::into_mimic).collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -48,9 +48,12 @@ pub(crate) fn started_by(shim: Pid, mark: &str) -> Vec<Pid> {
 
 fn children(parent: Pid) -> Vec<Pid> {
     let tasks = std::fs::read_dir(folder(parent).join("task")).into_iter().flatten().flatten();
-    let text = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let pids: Vec<String> = text.collect();
-    pids.join(" ").split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    let mut found = Vec::new();
+    for task in tasks {
+        let pids = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(pids.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+    }
+    found
 }
 
 fn is_alive(pid: Pid) -> bool {

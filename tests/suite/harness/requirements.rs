@@ -189,13 +189,14 @@ pub(crate) fn check_required_names() -> Result<(), String> {
 
 pub(crate) fn required() -> Result<Vec<Need>, String> {
     let names = std::env::var(REQUIRE).unwrap_or_default();
-    names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(need_named).collect()
+    let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(need_named).collect::<Result<_, _>>().map_err(|error| format!("{REQUIRE}: {error}"))
 }
 
-fn need_named(name: &str) -> Result<Need, String> {
+pub(crate) fn need_named(name: &str) -> Result<Need, String> {
     Need::ALL.into_iter().find(|need| need.name() == name).ok_or_else(|| {
         let known: Vec<_> = Need::ALL.iter().map(|need| need.name()).collect();
-        format!("{REQUIRE}: {name:?} is not a need; known are {}", known.join(", "))
+        format!("{name:?} is not a need; known are {}", known.join(", "))
     })
 }
 
