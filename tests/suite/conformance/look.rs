@@ -164,7 +164,7 @@ impl World<'_> {
         });
         match others.as_slice() {
             [] => Ok(()),
-            others => broken!("A7, A12: {path} holds {others:?}, which nobody acquired"),
+            others => broken!("{path} holds {others:?}, which nobody acquired"),
         }
     }
 

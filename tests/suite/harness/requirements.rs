@@ -4,7 +4,7 @@
 //! a test *ignored*; named in `OVERLAY_POOL_REQUIRE` it makes it *fail*.
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -33,7 +33,7 @@ pub(crate) enum Need {
     Examples,
     /// The right to make a mount namespace and to mount tmpfs in it.
     MountNamespace,
-    /// An effective user id of 0.
+    /// An effective user id of 0, and the right to give files to other users.
     Root,
     /// KVM that can run a guest.
     Kvm,
@@ -77,6 +77,8 @@ impl fmt::Display for Unmet {
 
 /// Where it lies; on nearly every machine it is a tmpfs that everybody may write to.
 pub(crate) const SECOND_FILESYSTEM: &str = "/dev/shm";
+/// The user to whom a file is given in the probe for root.
+const SOMEBODY: u32 = 65534;
 const QEMU: &str = "qemu-system-x86_64";
 const PROMETHEUS_CLIENT: &str = "\
 import importlib.metadata, prometheus_client.parser
@@ -238,9 +240,16 @@ fn examples() -> Result<String, String> {
     }
 }
 
+/// Uid 0 alone isn't enough: in a user namespace it may be all there is.
 fn root() -> Result<String, String> {
     let uid = rustix::process::geteuid();
-    if uid.is_root() { Ok("uid 0".to_owned()) } else { Err(format!("uid {}", uid.as_raw())) }
+    if !uid.is_root() {
+        return Err(format!("uid {}", uid.as_raw()));
+    }
+    let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+    chown(file.path(), Some(SOMEBODY), None)
+        .map_err(|error| format!("uid 0, but no file can be given to uid {SOMEBODY}: {error}"))?;
+    Ok("uid 0".to_owned())
 }
 
 fn second_filesystem() -> Result<String, String> {
