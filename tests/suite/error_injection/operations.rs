@@ -3,8 +3,8 @@
 //! A clean life is traced first, so that operations are found and not listed here. Then it is
 //! lived again for each of them, with the fault in that one. By default each operation fails with
 //! one of the errors in turn, and of the lives on QEMU's programs, whose pool does the same, every
-//! other one is lived; `OVERLAY_POOL_SWEEP=wide` takes every error for every operation, and has what
-//! is said to the storage daemon fail too.
+//! other one is lived; `OVERLAY_POOL_SWEEP=wide`, as `.ci/run` has it, takes every error for every
+//! operation, and has what is said to the storage daemon fail too.
 
 use std::path::Path;
 
