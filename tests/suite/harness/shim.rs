@@ -154,8 +154,10 @@ impl Shim {
                 Ok(line) => self.take_note(&line)?,
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
                 Err(RecvTimeoutError::Timeout) => {
-                    let words = self.last_words();
-                    return Err(Failure::Broken(format!("no answer within {patience:?}; {words}")));
+                    let said = self.last_words();
+                    return Err(Failure::Broken(format!(
+                        "no answer within {patience:.1?}; {said}"
+                    )));
                 }
             }
         }
