@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::broken;
 use super::case::Case;
-use super::ports::repository;
-use super::{cases, cases_folder};
+use super::ports::{Port, repository};
+use super::{Named, cases, cases_folder};
 use crate::harness::prelude::*;
 
 const NEEDS: &[Need] = &[];
@@ -39,7 +39,27 @@ fn every_rule_has_a_case_and_every_case_a_rule() {
 #[rstest]
 #[test_attr(apply(case))]
 fn every_rule_is_broken_by_a_broken_port() {
-    assert_eq!(rules(), broken::rules());
+    let broken: BTreeSet<_> = broken::table().into_values().map(|broken| broken.rule).collect();
+    assert_eq!(rules(), broken);
+}
+
+/// A case that nothing is caught by may be one that can't fail.
+#[rstest]
+#[test_attr(apply(case))]
+fn every_case_catches_a_broken_port() {
+    let broken = broken::table();
+    let sound = Port::python(None).expect("shim.toml is sound");
+    for named in cases().expect("there are cases") {
+        let Named { name, case } = named.expect("all cases can be read");
+        let mut caught =
+            broken.iter().filter(|(_, port)| port.caught_by.contains(&name)).peekable();
+        let is_judged = !sound.config.disabled.contains_key(&name);
+        let catches = caught.peek().is_some();
+        assert_eq!(catches, is_judged, "{name}: whether it catches a port, whether it is judged");
+        for (port, broken) in caught {
+            assert!(case.rules.contains(&broken.rule), "{name} isn't of the rule of {port}");
+        }
+    }
 }
 
 #[rstest]

@@ -122,7 +122,7 @@ pub(crate) fn trials() -> Result<Vec<Trial>, String> {
     for port in Port::of_repository()? {
         judge_port(&mut trials, port, &cases)?;
     }
-    broken::trials(&mut trials, &cases);
+    broken::trials(&mut trials, &cases)?;
     Ok(trials)
 }
 

@@ -15,7 +15,7 @@ use super::faults::{clock, fuse, memory, strace};
 use super::{python, vms};
 
 /// Something that a machine has or hasn't.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     /// `qemu-img`.
     QemuImg,
