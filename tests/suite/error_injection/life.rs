@@ -11,6 +11,11 @@ use crate::harness::faults::strace::{Fault, Operation, Strace};
 use crate::harness::pool_process::{PATIENCE, PoolProcess, Setting, base};
 use crate::harness::shim::{Checked, Failure, until};
 
+/// Whether what a plain run leaves out is asked for too.
+pub(super) fn is_wide() -> bool {
+    std::env::var("OVERLAY_POOL_SWEEP").is_ok_and(|sweep| sweep == "wide")
+}
+
 pub(super) struct Life<'a> {
     ground: &'a Ground,
     pub(super) pool: PoolProcess,
@@ -37,8 +42,7 @@ impl<'a> Life<'a> {
         life.live().expect("a life without a fault");
         assert!(life.refused.is_empty(), "{:?}", life.refused);
         life.pool.exit().expect("it exits");
-        let wide = std::env::var("OVERLAY_POOL_SWEEP").is_ok_and(|sweep| sweep == "wide");
-        life.strace.operations(&ground.folder, wide)
+        life.strace.operations(&ground.folder, is_wide())
     }
 
     /// Two runs of one pool, with overlays from a shelf, on demand, of a new base image, and one

@@ -11,7 +11,7 @@ use std::path::Path;
 use overlay_pool::creator::CreatorKind;
 
 use super::ground::Ground;
-use super::life::Life;
+use super::life::{Life, is_wide};
 use crate::harness::faults::strace::{Fault, Operation};
 use crate::harness::pool_process::{PoolProcess, Setting, directories};
 use crate::harness::prelude::*;
@@ -20,10 +20,6 @@ use crate::harness::shim::{Checked, Failure};
 const NEEDS: &[Need] = &[Need::Strace, Need::QemuImg, Need::StorageDaemon];
 
 const ERRORS: [&str; 4] = ["ENOSPC", "EIO", "EACCES", "EMFILE"];
-
-fn is_wide() -> bool {
-    std::env::var("OVERLAY_POOL_SWEEP").is_ok_and(|sweep| sweep == "wide")
-}
 
 /// Lives a life for each fault; fails where a rule is broken, or where faults weren't made.
 fn for_each(

@@ -77,8 +77,8 @@ impl fmt::Display for Unmet {
 
 /// Where it lies; on nearly every machine it is a tmpfs that everybody may write to.
 pub(crate) const SECOND_FILESYSTEM: &str = "/dev/shm";
-/// The user to whom a file is given in the probe for root.
-const SOMEBODY: u32 = 65534;
+/// A user who is neither root nor us; where root is there, files can be given to them.
+pub(crate) const SOMEBODY: u32 = 65534;
 const QEMU: &str = "qemu-system-x86_64";
 const PROMETHEUS_CLIENT: &str = "\
 import importlib.metadata, prometheus_client.parser
@@ -191,14 +191,13 @@ pub(crate) fn check_required_names() -> Result<(), String> {
 
 pub(crate) fn required() -> Result<Vec<Need>, String> {
     let names = std::env::var(REQUIRE).unwrap_or_default();
-    let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.map(need_named).collect::<Result<_, _>>().map_err(|error| format!("{REQUIRE}: {error}"))
+    names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(need_named).collect()
 }
 
-pub(crate) fn need_named(name: &str) -> Result<Need, String> {
+fn need_named(name: &str) -> Result<Need, String> {
     Need::ALL.into_iter().find(|need| need.name() == name).ok_or_else(|| {
         let known: Vec<_> = Need::ALL.iter().map(|need| need.name()).collect();
-        format!("{name:?} is not a need; known are {}", known.join(", "))
+        format!("{REQUIRE}: {name:?} is not a need; known are {}", known.join(", "))
     })
 }
 

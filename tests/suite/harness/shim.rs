@@ -154,9 +154,9 @@ impl Shim {
                 Ok(line) => self.take_note(&line)?,
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
                 Err(RecvTimeoutError::Timeout) => {
-                    let said = self.last_words();
+                    let words = self.last_words();
                     return Err(Failure::Broken(format!(
-                        "no answer within {patience:.1?}; {said}"
+                        "no answer within {patience:.1?}; {words}"
                     )));
                 }
             }

@@ -6,11 +6,9 @@ use overlay_pool::creator::CreatorKind;
 
 use crate::harness::pools::{config, pool};
 use crate::harness::prelude::*;
+use crate::harness::requirements::SOMEBODY;
 
 const NEEDS: &[Need] = &[Need::Root];
-
-/// Some user who is neither root nor us.
-const SOMEBODY: u32 = 54321;
 
 #[rstest]
 #[test_attr(apply(case))]

@@ -10,10 +10,10 @@ use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread
 
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
+use crate::harness::requirements::SOMEBODY;
 use crate::harness::server::{self, Server};
 
 const NEEDS: &[Need] = &[Need::Root];
-const NOBODY: u32 = 65534;
 const FRIENDS: u32 = 64321;
 
 /// What another user gets at `/livez`, through an open directory: only the socket's own mode
@@ -22,11 +22,11 @@ fn as_other(directory: &Path, groups: &'static [u32]) -> io::Result<u16> {
     let open = File::open(directory)?;
     let socket = format!("/proc/self/fd/{}/pool.sock", open.as_raw_fd());
     let ask = move || {
-        let gid = Gid::from_raw(NOBODY);
+        let gid = Gid::from_raw(SOMEBODY);
         let groups: Vec<_> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
         set_thread_groups(&groups)?;
         set_thread_res_gid(gid, gid, gid)?;
-        let uid = Uid::from_raw(NOBODY);
+        let uid = Uid::from_raw(SOMEBODY);
         set_thread_res_uid(uid, uid, uid)?;
         Client::connect(Path::new(&socket))?.get("/livez").map(|answer| answer.status)
     };
@@ -48,7 +48,7 @@ fn they_are_refused(scratch: Scratch) {
     let all = Permissions::from_mode(0o666);
     std::fs::set_permissions(server.socket(), all).expect("a socket for all");
     assert_eq!(as_other(&scratch, &[]).expect("an answer"), 200);
-    assert!(server.log().contains(&format!("uid {NOBODY} gid {NOBODY}")), "{}", server.log());
+    assert!(server.log().contains(&format!("uid {SOMEBODY} gid {SOMEBODY}")), "{}", server.log());
 }
 
 #[rstest]
