@@ -21,13 +21,12 @@ mod sys;
 pub mod api;
 pub mod creator;
 pub mod image;
+pub mod place;
 /// For the crate's own binary, and no part of the interface.
 #[doc(hidden)]
 pub mod process;
 pub mod vm;
 
 pub use error::Error;
-pub use pool::{
-    Acquired, BaseState, Histogram, Leftover, Metrics, Opened, OverlayPool, PoolConfig,
-    PoolDirError, Restocking, Source, Space, Stats, Sweep, Target, discover, sweep, try_pool_dir,
-};
+pub use place::Target;
+pub use pool::{Acquired, BaseState, OverlayPool, PREFIX, PoolConfig, Source, Stats};

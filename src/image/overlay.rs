@@ -271,6 +271,12 @@ impl Overlay {
         self.virtual_size
     }
 
+    /// Whether a disk of `virtual_size` bytes, rounded up to a sector, is this one's size.
+    #[must_use]
+    pub fn is_of(&self, virtual_size: u64) -> bool {
+        virtual_size.div_ceil(SECTOR) == self.virtual_size / SECTOR
+    }
+
     /// Which features the overlay uses.
     #[must_use]
     pub fn profile(&self) -> Profile {

@@ -4,19 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
-use super::histogram::{Durations, Histogram};
-use super::paths;
-
-/// What a pool holds now, and what it did since it was made (rule T1).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// What a pool holds now, and what it did since it was made (rules T1 and T2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Ready overlays by resolved base path; empty where the pool has no shelves.
-    #[serde(serialize_with = "paths::keys")]
-    #[schema(value_type = BTreeMap<String, u64>)]
+    /// Ready overlays by resolved base path, over all formats that the path was declared as; empty
+    /// if the pool has no shelves.
     pub ready: BTreeMap<PathBuf, usize>,
     /// Acquires that took a ready overlay.
     pub pooled: u64,
@@ -27,44 +20,31 @@ pub struct Stats {
     /// Ready overlays that were removed instead of handed over: their base changed or was idle,
     /// they couldn't be moved, or somebody else had removed them.
     pub discarded: u64,
-}
-
-/// How long a pool's work took, since it was made, and how often it failed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Metrics {
-    /// Acquires that took a ready overlay.
-    pub pooled: Histogram,
-    /// Acquires whose overlay was made for them.
-    pub on_demand: Histogram,
     /// Creations that the creator finished, ahead and on demand.
-    pub created: Histogram,
+    pub created: u64,
     /// Creations in which the creator failed.
     pub create_failed: u64,
-    /// Directories of dead owners that were removed.
-    pub reclaimed: u64,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) pooled: Durations,
-    pub(crate) on_demand: Durations,
-    pub(crate) failed: Counter,
-    pub(crate) discarded: Counter,
-    pub(crate) created: Durations,
-    pub(crate) create_failed: Counter,
-    pub(crate) reclaimed: Counter,
+pub(super) struct Counters {
+    pub(super) pooled: Counter,
+    pub(super) on_demand: Counter,
+    pub(super) failed: Counter,
+    pub(super) discarded: Counter,
+    pub(super) created: Counter,
+    pub(super) create_failed: Counter,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
+pub(super) struct Counter(AtomicU64);
 
 impl Counter {
-    pub(crate) fn add(&self, count: usize) {
+    pub(super) fn add(&self, count: usize) {
         self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn get(&self) -> u64 {
+    pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

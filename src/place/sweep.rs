@@ -1,0 +1,73 @@
+//! What dead owners left.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::directory::{self, Directory};
+
+/// What to do with the directories that dead owners left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sweep {
+    /// Only tell.
+    Look,
+    /// Remove them, with all that is in them.
+    Remove,
+}
+
+/// A directory that a dead owner left.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Leftover {
+    /// Where it is, or was.
+    pub path: PathBuf,
+    /// Why it is still there, though it should have been removed.
+    pub error: Option<io::Error>,
+}
+
+/// A place in which no owned directory can be made.
+#[derive(Debug, thiserror::Error)]
+#[error("pool directory {}: {source}", path.display())]
+pub struct PlaceError {
+    /// The place.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Finds what dead owners with this prefix left in `place`, by ascending path, and removes it on
+/// demand.
+///
+/// Every owner does so when it starts. What a live owner holds is never touched: its lock tells,
+/// in whatever PID namespace it lives. If `place` isn't there, nothing is left over.
+///
+/// # Errors
+///
+/// A [`PlaceError`] if `place` can't be read or another user may change it.
+///
+/// # Example
+///
+/// ```
+/// use overlay_pool::place::{Sweep, sweep};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let pool_dir = dir.path();
+/// for leftover in sweep(pool_dir, overlay_pool::PREFIX, Sweep::Look)? {
+///     println!("{}", leftover.path.display());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn sweep(place: &Path, prefix: &str, what: Sweep) -> Result<Vec<Leftover>, PlaceError> {
+    directory::sweep(place, prefix, what)
+        .map_err(|source| PlaceError { path: place.to_owned(), source })
+}
+
+/// Makes, locks and removes a directory in `place`, as an owner does when it starts and stops.
+///
+/// # Errors
+///
+/// A [`PlaceError`] that says why an owner couldn't; a pool would run on demand (rule L8).
+pub fn try_directory(place: &Path, prefix: &'static str) -> Result<(), PlaceError> {
+    Directory::create(place, prefix)
+        .and_then(|directory| directory.remove())
+        .map_err(|source| PlaceError { path: place.to_owned(), source })
+}
