@@ -47,11 +47,7 @@ impl BaseRef {
 impl BaseRef {
     /// The same with an absolute path, by the working directory and without a look at the disk.
     pub(crate) fn absolute(self) -> Result<Self, (PathBuf, io::Error)> {
-        let Self { path, format } = self;
-        match std::path::absolute(&path) {
-            Ok(path) => Ok(Self { path, format }),
-            Err(source) => Err((path, source)),
-        }
+        Ok(Self { path: absolute(self.path)?, ..self })
     }
 }
 
@@ -59,6 +55,11 @@ impl<P: AsRef<Path>> From<P> for BaseRef {
     fn from(path: P) -> Self {
         Self::qcow2(path.as_ref())
     }
+}
+
+/// Makes a path absolute, by the working directory and without a look at the disk.
+pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf, (PathBuf, io::Error)> {
+    std::path::absolute(&path).map_err(|source| (path, source))
 }
 
 /// Whether a base image may refer to other files: a backing file, an external data file.

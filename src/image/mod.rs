@@ -8,6 +8,7 @@ mod header;
 mod header_error;
 mod overlay;
 
+pub(crate) use base::absolute;
 pub use base::{Base, BaseError, BaseImage, BaseRef, Identity, References, read_start};
 pub use discover::discover;
 pub use header::{Bitmaps, CompressionType, Extensions, Header, READ_LIMIT};

@@ -16,6 +16,7 @@ pub(crate) use directory::Directory;
 pub(crate) use draft::Draft;
 pub(crate) use entry::Entry;
 pub(crate) use names::leads_through;
+pub(crate) use sweep::remove_leftovers;
 pub(crate) use target::Spot;
 
 pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};

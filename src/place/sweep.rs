@@ -71,3 +71,18 @@ pub fn try_directory(place: &Path, prefix: &'static str) -> Result<(), PlaceErro
         .and_then(|directory| directory.remove())
         .map_err(|source| PlaceError { path: place.to_owned(), source })
 }
+
+/// Removes what dead owners with this prefix left, and tells in the log what was found.
+pub(crate) fn remove_leftovers(place: &Path, prefix: &str) {
+    let leftovers = match sweep(place, prefix, Sweep::Remove) {
+        Ok(leftovers) => leftovers,
+        Err(error) => return tracing::warn!(%error, "not swept"),
+    };
+    for leftover in leftovers {
+        let directory = leftover.path.display();
+        match leftover.error {
+            None => tracing::info!(%directory, "removed what a dead owner left"),
+            Some(error) => tracing::warn!(%directory, %error, "left-over directory not removed"),
+        }
+    }
+}

@@ -3,12 +3,17 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, statat};
+use rustix::io::Errno;
 
 use super::names::leads_through;
+use crate::image::absolute;
+
+/// The longest name of a file in bytes, on Linux' filesystems.
+const NAME_MAX: usize = 255;
 
 /// Where an overlay shall be: a path, or a name in an open directory.
 ///
@@ -41,12 +46,9 @@ impl Target {
 
     /// Makes a relative path absolute, by the working directory and without a look at the disk.
     pub(crate) fn absolute(self) -> Result<Self, (PathBuf, io::Error)> {
-        let Self { path, directory } = self;
-        match std::path::absolute(&path) {
-            // Without a slash at its end.
-            Ok(path) => Ok(Self { path: path.components().collect(), directory }),
-            Err(source) => Err((path, source)),
-        }
+        // Without a slash at its end.
+        let path = absolute(self.path)?.components().collect();
+        Ok(Self { path, ..self })
     }
 
     /// Opens the directory that the target shall be in, if it isn't open already. From then on
@@ -57,6 +59,15 @@ impl Target {
             (Some(parent), Some(name)) => (parent, name),
             _ => (self.path.as_path(), OsStr::new(".")),
         };
+        // What no file can be called must not cost a ready overlay.
+        let impossible = if name.len() > NAME_MAX {
+            Some(Errno::NAMETOOLONG)
+        } else {
+            name.as_bytes().contains(&0).then_some(Errno::INVAL)
+        };
+        if let Some(errno) = impossible {
+            return Err((self.path, errno.into()));
+        }
         let opened = match self.directory {
             Some(directory) => real_path(&directory).map(|real| (directory, Some(real))),
             None => open(parent),

@@ -77,9 +77,9 @@ impl OverlayPool {
         let stock = self.stock();
         let result = hand_over(stock.as_deref(), base, target, size).await;
         match result.as_ref().map(|acquired| acquired.source) {
-            Ok(Source::Pooled) => self.counters.pooled.add(1),
-            Ok(Source::OnDemand) => self.counters.on_demand.add(1),
-            Err(_) if stock.is_some() => self.counters.failed.add(1),
+            Ok(Source::Pooled) => self.counters.add(|count| count.pooled += 1),
+            Ok(Source::OnDemand) => self.counters.add(|count| count.on_demand += 1),
+            Err(_) if stock.is_some() => self.counters.add(|count| count.failed += 1),
             Err(_) => {}
         }
         result
@@ -98,15 +98,11 @@ async fn hand_over(
         return Err(in_the_way.unwrap_or(Error::NotStarted));
     };
     let base = base.absolute()?;
-    let spot = match target {
-        Ok(spot) => spot,
-        Err((target, source)) => {
-            return Err(Error::Target { base: base.name().path, target, source });
-        }
-    };
+    let bad_target = |(target, source)| Error::Target { base: base.name().path, target, source };
+    let spot = target.map_err(bad_target)?;
     if spot.leads_through(PREFIX) {
-        let base = base.name().path;
-        return Err(exists(&spot).unwrap_or_else(|| bad_target(base, &spot, would_be_removed())));
+        let refused = || bad_target((spot.path().to_owned(), would_be_removed()));
+        return Err(exists(&spot).unwrap_or_else(refused));
     }
     let Taken { overlay, ready } = match stock.shelves.take_known(&base, size) {
         Some(taken) => taken,
@@ -130,23 +126,22 @@ async fn hand_over(
 /// Moves a ready overlay to the target; says whether it could be moved.
 fn move_ready(stock: &Stock, slot: Slot, entry: Entry, spot: &Spot) -> Result<bool, Error> {
     let Err((entry, errno)) = entry.move_to(spot) else { return Ok(true) };
-    let refused = match errno {
-        Errno::EXIST => Some(Error::AlreadyExists { target: spot.path().to_owned() }),
-        // No name that a file could have.
-        Errno::NAMETOOLONG | Errno::INVAL => {
-            Some(bad_target(slot.overlay().backing().to_owned(), spot, errno.into()))
-        }
-        _ => None,
-    };
-    let shelf = Arc::clone(slot.shelf());
-    if let Some(error) = refused {
+    let shelf = Arc::clone(&slot.shelf);
+    if errno == Errno::EXIST {
         if let Err(stale) = slot.put(entry) {
             shelf.discard(vec![stale], "base image changed");
         }
-        return Err(error);
+        return Err(Error::AlreadyExists { target: spot.path().to_owned() });
     }
     match errno {
-        Errno::XDEV => stock.warn_of_other_filesystem(spot.path()),
+        Errno::XDEV => stock.other_filesystem.call_once(|| {
+            let target = spot.path().display();
+            tracing::warn!(
+                %target,
+                "on another filesystem than the pool directory, an overlay can't be moved there \
+                 but is made on demand; put the pool directory beside the targets"
+            );
+        }),
         Errno::NOENT => stock.note_vanished(),
         _ => {}
     }
@@ -160,7 +155,7 @@ async fn make_at(stock: &Stock, overlay: &Arc<Overlay>, spot: &Spot) -> Result<(
     tracing::debug!(base = %base.display(), target = %target.display(), "fallback");
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => Error::AlreadyExists { target: target.to_owned() },
-        _ => bad_target(base.to_owned(), spot, source),
+        _ => Error::Target { base: base.to_owned(), target: target.to_owned(), source },
     };
     if let Some(error) = exists(spot) {
         return Err(error);
@@ -175,10 +170,6 @@ async fn make_at(stock: &Stock, overlay: &Arc<Overlay>, spot: &Spot) -> Result<(
 /// Anything there is in the way (rule A1).
 fn exists(spot: &Spot) -> Option<Error> {
     spot.exists().then(|| Error::AlreadyExists { target: spot.path().to_owned() })
-}
-
-fn bad_target(base: PathBuf, spot: &Spot, source: io::Error) -> Error {
-    Error::Target { base, target: spot.path().to_owned(), source }
 }
 
 fn would_be_removed() -> io::Error {

@@ -34,7 +34,7 @@ impl OverlayPool {
         let stock = self.stock().ok_or(Error::NotStarted)?;
         let shelf = stock.shelves.open(&base)?;
         stock.request();
-        Ok(shelf.path().to_owned())
+        Ok(shelf.base.path.clone())
     }
 
     /// Like [`add_base`](Self::add_base), for an image that may not be there yet or can't be used:
@@ -72,9 +72,9 @@ impl OverlayPool {
     /// [`Error::NotStarted`].
     pub async fn pause(&self) -> Result<usize, Error> {
         let stock = self.stock().ok_or(Error::NotStarted)?;
-        stock.set_paused(true);
+        stock.rules.pause(true);
         let count = stock.shelves.all().iter().map(|shelf| shelf.clear("paused")).sum();
-        stock.settled().await;
+        drop(stock.filling.lock().await);
         Ok(count)
     }
 
@@ -85,7 +85,7 @@ impl OverlayPool {
     /// [`Error::NotStarted`].
     pub fn resume(&self) -> Result<(), Error> {
         let stock = self.stock().ok_or(Error::NotStarted)?;
-        stock.set_paused(false);
+        stock.rules.pause(false);
         stock.request();
         Ok(())
     }
@@ -93,7 +93,7 @@ impl OverlayPool {
     /// Whether the pool is started and [paused](Self::pause).
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.stock().is_some_and(|stock| stock.is_paused())
+        self.stock().is_some_and(|stock| stock.rules.is_paused())
     }
 
     /// All base images that the pool has a shelf for, by ascending path.

@@ -8,9 +8,8 @@ mod shelves;
 mod stats;
 mod stock;
 
-use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ pub use stats::Stats;
 
 use crate::creator::{Creator, CreatorKind};
 use crate::error::Error;
-use crate::image::{BaseRef, discover};
+use crate::image::{BaseRef, absolute, discover};
 use stats::Counters;
 use stock::{Starting, Stock};
 
@@ -65,6 +64,7 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(20);
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct OverlayPool {
     config: PoolConfig,
     counters: Arc<Counters>,
@@ -83,8 +83,8 @@ impl OverlayPool {
     /// [`Error::Path`] if a path is relative and the working directory can't be told.
     pub fn new(config: PoolConfig) -> Result<Self, Error> {
         let config = PoolConfig {
-            images_path: absolute(&config.images_path)?,
-            pool_dir: absolute(&config.pool_dir)?,
+            images_path: absolute(config.images_path)?,
+            pool_dir: absolute(config.pool_dir)?,
             ..config
         };
         Ok(Self {
@@ -110,8 +110,7 @@ impl OverlayPool {
     /// Where the ready overlays lie while the pool is started and makes any ahead.
     #[must_use]
     pub fn directory(&self) -> Option<PathBuf> {
-        let directory = self.stock()?.directory()?;
-        Some(directory.path().to_owned())
+        Some(self.stock()?.directory()?.path().to_owned())
     }
 
     /// Starts the creator, removes what dead owners left, and fills a shelf for each of `bases`,
@@ -171,15 +170,7 @@ impl OverlayPool {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let stock = self.stock().filter(|stock| stock.directory().is_some());
-        Stats {
-            ready: stock.map(|stock| stock.shelves.ready()).unwrap_or_default(),
-            pooled: self.counters.pooled.get(),
-            on_demand: self.counters.on_demand.get(),
-            failed: self.counters.failed.get(),
-            discarded: self.counters.discarded.get(),
-            created: self.counters.created.get(),
-            create_failed: self.counters.create_failed.get(),
-        }
+        self.counters.with(stock.map(|stock| stock.shelves.ready()).unwrap_or_default())
     }
 
     /// Removes the ready overlays, the pool directory and the creator. Acquired overlays are the
@@ -188,20 +179,19 @@ impl OverlayPool {
         let mut lifecycle = self.lifecycle.lock().await;
         let stock = self.stock.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(stock) = stock else { return };
-        stock.set_paused(true);
+        stock.rules.pause(true);
         if let Some(restock) = lifecycle.take() {
             restock.abort();
             let _ = restock.await;
         }
-        stock.settled().await;
+        drop(stock.filling.lock().await);
         stock.creator.stop().await;
         // On FUSE and NFS a removed file has a name until its last user's end is known there.
         let mut tries = CLOSE_TRIES;
         while let Err(error) = stock.close() {
             tries -= 1;
             if tries == 0 || error.kind() != io::ErrorKind::DirectoryNotEmpty {
-                log_not_removed(&stock, &error);
-                break;
+                break; // told when the directory is dropped
             }
             sleep(CLOSE_PAUSE).await;
         }
@@ -219,25 +209,6 @@ impl Drop for OverlayPool {
             restock.abort();
         }
         // What a creation under way still holds goes when it ends.
-        if let Some(stock) = self.stock()
-            && let Err(error) = stock.close()
-        {
-            log_not_removed(&stock, &error);
-        }
+        let _ = self.stock().map(|stock| stock.close());
     }
-}
-
-impl fmt::Debug for OverlayPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OverlayPool").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-fn log_not_removed(stock: &Stock, error: &io::Error) {
-    let directory = stock.directory().map(|directory| directory.path().to_owned());
-    tracing::warn!(?directory, %error, "pool directory not removed");
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(|source| Error::Path { path: path.to_owned(), source })
 }

@@ -1,6 +1,5 @@
 //! The ready overlays of one base image.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,10 +26,22 @@ pub(super) struct Rules {
     pub(super) counters: Arc<Counters>,
 }
 
+impl Rules {
+    /// Has nothing kept ready, or something again.
+    pub(super) fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+}
+
 /// One base image's ready overlays, and what is known of the image.
 #[derive(Debug)]
 pub(super) struct Shelf {
-    base: BaseRef,
+    /// The base image, by its resolved path if it was ever there.
+    pub(super) base: BaseRef,
     rules: Arc<Rules>,
     state: Mutex<State>,
 }
@@ -88,15 +99,6 @@ impl Shelf {
         Self { base, rules, state: Mutex::new(state) }
     }
 
-    /// The base image, by its resolved path if it was ever there.
-    pub(super) fn base(&self) -> &BaseRef {
-        &self.base
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.base.path
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,7 +139,7 @@ impl Shelf {
         let (now, level) = (Instant::now(), state.ready.len() + state.slots);
         let wanted = state.image.is_some()
             && level < self.rules.size
-            && !self.rules.paused.load(Ordering::Relaxed)
+            && !self.rules.is_paused()
             && state.retry_at.is_none_or(|at| at <= now)
             && state.idle_at(self.rules.idle).is_none_or(|at| now < at);
         wanted.then_some(level)
@@ -153,9 +155,8 @@ impl Shelf {
         let virtual_size = image.virtual_size();
         state.image = Some(Image { virtual_size, overlay: Arc::new(overlay) });
         state.retry_at = None;
-        let stale = std::mem::take(&mut state.ready);
         drop(state);
-        self.discard(stale, "base image changed");
+        self.clear("base image changed");
     }
 
     /// Takes note that the base image, as it was seen, can't be used. Its overlays are given up.
@@ -163,9 +164,8 @@ impl Shelf {
         let mut state = self.state();
         state.seen = seen;
         state.image = None;
-        let stale = std::mem::take(&mut state.ready);
         drop(state);
-        self.discard(stale, "base image can't be used")
+        self.clear("base image can't be used")
     }
 
     /// Whether `seen` is another file than the one that was judged, good or bad.
@@ -175,14 +175,13 @@ impl Shelf {
 
     /// Gives up all overlays; says how many.
     pub(super) fn clear(&self, reason: &'static str) -> usize {
-        let ready = std::mem::take(&mut self.state().ready);
+        let ready = self.take_all();
         self.discard(ready, reason)
     }
 
-    /// Gives up all overlays without counting them: the pool ends.
-    pub(super) fn close(&self) {
-        let ready = std::mem::take(&mut self.state().ready);
-        drop(ready);
+    /// Takes all overlays: the pool ends.
+    pub(super) fn take_all(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.state().ready)
     }
 
     /// Gives up what nobody uses.
@@ -204,16 +203,10 @@ impl Shelf {
     pub(super) fn discard(&self, entries: Vec<Entry>, reason: &'static str) -> usize {
         let count = entries.len();
         if count > 0 {
-            self.rules.counters.discarded.add(count);
-            tracing::info!(base = %self.path().display(), count, reason, "discard");
+            self.rules.counters.add(|counts| counts.discarded += count as u64);
+            tracing::info!(base = %self.base.path.display(), count, reason, "discard");
         }
         count
-    }
-
-    /// How many overlays are ready; none if the base image can't be used.
-    pub(super) fn ready(&self) -> Option<usize> {
-        let state = self.state();
-        state.image.is_some().then_some(state.ready.len())
     }
 
     /// What there is of this base image.
@@ -261,27 +254,19 @@ impl Shelf {
 /// counts for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Slot {
-    shelf: Arc<Shelf>,
-    overlay: Arc<Overlay>,
+    pub(super) shelf: Arc<Shelf>,
+    /// What to make, or what was made.
+    pub(super) overlay: Arc<Overlay>,
 }
 
 impl Slot {
-    pub(super) fn shelf(&self) -> &Arc<Shelf> {
-        &self.shelf
-    }
-
-    /// What to make.
-    pub(super) fn overlay(&self) -> &Arc<Overlay> {
-        &self.overlay
-    }
-
     /// Puts a finished overlay on the shelf. It comes back if nothing is kept ready any more or if
     /// the base image is another by now.
     pub(super) fn put(self, entry: Entry) -> Result<(), Entry> {
         let mut state = self.shelf.state();
         let current = state.image.as_ref().map(|image| &image.overlay);
         let is_current = current.is_some_and(|overlay| Arc::ptr_eq(overlay, &self.overlay));
-        if !is_current || self.shelf.rules.paused.load(Ordering::Relaxed) {
+        if !is_current || self.shelf.rules.is_paused() {
             return Err(entry);
         }
         state.ready.push(entry);

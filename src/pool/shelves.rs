@@ -43,7 +43,7 @@ impl Shelves {
             Base::Named(name) => {
                 let shelf = self.names().get(name).cloned()?;
                 let seen = Identity::of(&name.path).ok()?;
-                if name != shelf.base() && Identity::of(shelf.path()).ok() != Some(seen) {
+                if *name != shelf.base && Identity::of(&shelf.base.path).ok() != Some(seen) {
                     return None;
                 }
                 (shelf, seen)
@@ -54,7 +54,10 @@ impl Shelves {
 
     /// Judges the base image, finds or makes its shelf, and takes from it.
     pub(super) fn take_new(&self, base: &Base, size: Option<u64>) -> Result<Taken, BaseError> {
-        let image = base.judged(self.references)?;
+        let image = base.judged(self.references).inspect_err(|_| {
+            let known = self.names().get(&base.name()).cloned();
+            known.iter().for_each(|shelf| self.look_again(shelf));
+        })?;
         let shelf = self.shelve(base.name(), &image);
         if let Some(taken) = shelf.ok().and_then(|shelf| shelf.take(image.identity(), size)) {
             return Ok(taken);
@@ -77,7 +80,7 @@ impl Shelves {
         let shelf = {
             let mut names = self.names_mut();
             if names.len() >= MAX_NAMES {
-                names.retain(|name, shelf| name == shelf.base());
+                names.retain(|name, shelf| *name == shelf.base);
             }
             let new = || Arc::new(Shelf::new(own.clone(), None, Arc::clone(&self.rules)));
             let shelf = Arc::clone(names.entry(own.clone()).or_insert_with(new));
@@ -98,19 +101,16 @@ impl Shelves {
         }
     }
 
-    /// Looks again at base images whose file is another than the one that was judged.
-    pub(super) fn refresh(&self) {
-        for shelf in self.all() {
-            let seen = Identity::of(shelf.path()).ok();
-            if !shelf.changed(seen) {
-                continue;
-            }
-            // One that appeared behind a symbolic link has the shelf of its resolved path, and its
-            // name leads there from now on.
-            if let Err(error) = self.open(&shelf.base().clone().into()) {
-                tracing::warn!(%error, "base image can't be used");
-                shelf.refuse(seen);
-            }
+    /// Looks again at a base image if its file is another than the one that was judged.
+    pub(super) fn look_again(&self, shelf: &Shelf) {
+        let seen = Identity::of(&shelf.base.path).ok();
+        // One that appeared behind a symbolic link has the shelf of its resolved path, and its name
+        // leads there from now on.
+        if shelf.changed(seen)
+            && let Err(error) = self.open(&shelf.base.clone().into())
+        {
+            tracing::warn!(%error, "base image can't be used");
+            shelf.refuse(seen);
         }
     }
 
@@ -132,9 +132,9 @@ impl Shelves {
     /// How many overlays are ready, by base path; those that can't be used are left out.
     pub(super) fn ready(&self) -> BTreeMap<PathBuf, usize> {
         let mut ready = BTreeMap::new();
-        for shelf in self.all() {
-            if let Some(count) = shelf.ready() {
-                *ready.entry(shelf.path().to_owned()).or_default() += count;
+        for state in self.all().iter().map(|shelf| shelf.report()) {
+            if state.virtual_size.is_some() {
+                *ready.entry(state.base.path).or_default() += state.ready;
             }
         }
         ready
@@ -142,7 +142,7 @@ impl Shelves {
 
     pub(super) fn all(&self) -> Vec<Arc<Shelf>> {
         let names = self.names();
-        let own = names.iter().filter(|(name, shelf)| *name == shelf.base());
+        let own = names.iter().filter(|(name, shelf)| **name == shelf.base);
         own.map(|(_, shelf)| Arc::clone(shelf)).collect()
     }
 }

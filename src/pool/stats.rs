@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// What a pool holds now, and what it did since it was made (rules T1 and T2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,25 +26,18 @@ pub struct Stats {
     pub create_failed: u64,
 }
 
+/// The counts of a pool, over all its starts; `ready` isn't kept here.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) pooled: Counter,
-    pub(super) on_demand: Counter,
-    pub(super) failed: Counter,
-    pub(super) discarded: Counter,
-    pub(super) created: Counter,
-    pub(super) create_failed: Counter,
-}
+pub(super) struct Counters(Mutex<Stats>);
 
-#[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(super) fn add(&self, count: usize) {
-        self.0.fetch_add(count as u64, Ordering::Relaxed);
+impl Counters {
+    /// Adds to a count.
+    pub(super) fn add(&self, count: impl FnOnce(&mut Stats)) {
+        count(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// All counts, with the overlays that are ready now.
+    pub(super) fn with(&self, ready: BTreeMap<PathBuf, usize>) -> Stats {
+        Stats { ready, ..self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::iter;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
@@ -21,7 +21,7 @@ use super::shelves::Shelves;
 use super::stats::Counters;
 use crate::creator::{Creator, CreatorError};
 use crate::image::Overlay;
-use crate::place::{Directory, Entry, Sweep, sweep};
+use crate::place::{Directory, Entry, remove_leftovers};
 
 /// How long after space was found to be low it is looked at again.
 const LOW_SPACE_RETRY: Duration = Duration::from_secs(5);
@@ -32,25 +32,17 @@ pub(super) struct Stock {
     pub(super) shelves: Shelves,
     pub(super) creator: Creator,
     /// None if the pool works on demand alone.
-    directory: Option<Mutex<Made>>,
-    rules: Arc<Rules>,
+    directory: Option<Mutex<Arc<Directory>>>,
+    pub(super) rules: Arc<Rules>,
     /// Held while shelves are filled, by whatever works at it.
-    filling: Arc<tokio::sync::Mutex<()>>,
+    pub(super) filling: Arc<tokio::sync::Mutex<()>>,
     wake: Arc<Notify>,
     /// Ready overlays may have gone.
     vanished: AtomicBool,
-    /// It was told that a target is on another filesystem.
-    warned: AtomicBool,
+    /// It is told that a target is on another filesystem.
+    pub(super) other_filesystem: Once,
     max_creations: usize,
     min_free: u64,
-}
-
-/// The pool directory that was made last.
-#[derive(Debug)]
-struct Made {
-    directory: Arc<Directory>,
-    /// It was removed from outside, and no other could be made.
-    is_gone: bool,
 }
 
 impl Stock {
@@ -58,7 +50,7 @@ impl Stock {
         let size = usize::try_from(config.pool_size()).unwrap_or(0);
         let paused = AtomicBool::new(false);
         let rules = Arc::new(Rules { size, idle: config.shelf_idle, paused, counters });
-        remove_leftovers(&config.pool_dir);
+        remove_leftovers(&config.pool_dir, PREFIX);
         let directory = if size > 0 { make_directory(&config.pool_dir) } else { None };
         Self {
             shelves: Shelves::new(config.overlay, config.references, Arc::clone(&rules)),
@@ -68,7 +60,7 @@ impl Stock {
             filling: Arc::default(),
             wake: Arc::default(),
             vanished: AtomicBool::new(false),
-            warned: AtomicBool::new(false),
+            other_filesystem: Once::new(),
             max_creations: config.max_creations.max(1),
             min_free: config.min_free,
         }
@@ -76,8 +68,13 @@ impl Stock {
 
     /// The pool directory, if there is one.
     pub(super) fn directory(&self) -> Option<Arc<Directory>> {
-        let made = self.directory.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        (!made.is_gone).then(|| Arc::clone(&made.directory))
+        // If it can't be told whether it is gone, what is made in it will tell.
+        self.last_directory().filter(|directory| !directory.is_gone().unwrap_or(false))
+    }
+
+    fn last_directory(&self) -> Option<Arc<Directory>> {
+        let directory = self.directory.as_ref()?;
+        Some(Arc::clone(&directory.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Asks for the shelves to be filled again, `restock_interval` from now.
@@ -90,18 +87,6 @@ impl Stock {
         self.vanished.store(true, Ordering::Relaxed);
     }
 
-    /// Tells once that targets lie where no ready overlay can be moved.
-    pub(super) fn warn_of_other_filesystem(&self, target: &Path) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            let target = target.display();
-            tracing::warn!(
-                %target,
-                "on another filesystem than the pool directory, an overlay can't be moved there \
-                 but is made on demand; put the pool directory beside the targets"
-            );
-        }
-    }
-
     /// Has the creator write an overlay, and counts it.
     pub(super) async fn create(
         &self,
@@ -109,31 +94,18 @@ impl Stock {
         file: &Arc<File>,
     ) -> Result<(), CreatorError> {
         let result = self.creator.write(overlay, file).await;
-        let counters = &self.rules.counters;
-        let counter = if result.is_ok() { &counters.created } else { &counters.create_failed };
-        counter.add(1);
+        self.rules.counters.add(|count| match result {
+            Ok(()) => count.created += 1,
+            Err(_) => count.create_failed += 1,
+        });
         result
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        self.rules.paused.load(Ordering::Relaxed)
-    }
-
-    /// Has nothing kept ready, or something again.
-    pub(super) fn set_paused(&self, paused: bool) {
-        self.rules.paused.store(paused, Ordering::Relaxed);
-    }
-
-    /// Waits until nothing is made ahead any more, in a stock that is paused.
-    pub(super) async fn settled(&self) {
-        drop(self.filling.lock().await);
     }
 
     /// Removes the ready overlays and the pool directory.
     pub(super) fn close(&self) -> io::Result<()> {
-        self.set_paused(true);
-        self.shelves.all().iter().for_each(|shelf| shelf.close());
-        self.directory().map_or(Ok(()), |directory| directory.remove())
+        self.rules.pause(true);
+        self.shelves.all().iter().for_each(|shelf| drop(shelf.take_all()));
+        self.last_directory().map_or(Ok(()), |directory| directory.remove())
     }
 
     /// Fills the shelves again after each request and when one is `due`, until the stock is gone.
@@ -166,7 +138,7 @@ impl Stock {
     pub(super) async fn fill(self: &Arc<Self>) -> Option<Instant> {
         let filling = Arc::clone(&self.filling).lock_owned().await;
         let directory = self.sound_directory();
-        self.shelves.refresh();
+        self.shelves.all().iter().for_each(|shelf| self.shelves.look_again(shelf));
         let shelves = self.shelves.all();
         let vanished = self.vanished.swap(false, Ordering::Relaxed);
         for shelf in &shelves {
@@ -228,15 +200,15 @@ impl Stock {
     async fn make(&self, directory: &Arc<Directory>, slot: Slot) {
         let created = async {
             let (entry, file) = Entry::create(directory)?;
-            self.create(slot.overlay(), &Arc::new(file)).await?;
+            self.create(&slot.overlay, &Arc::new(file)).await?;
             Ok::<_, CreatorError>(entry)
         };
         match created.await {
             // What was never ready isn't counted as discarded.
             Ok(entry) => drop(slot.put(entry)),
             Err(error) => {
-                let retry_in = slot.shelf().back_off();
-                let base = slot.shelf().path().display();
+                let retry_in = slot.shelf.back_off();
+                let base = slot.shelf.base.path.display();
                 tracing::warn!(%base, %error, ?retry_in, "overlay not made ahead");
             }
         }
@@ -244,31 +216,20 @@ impl Stock {
 
     /// The pool directory; made again if it was removed from outside.
     fn sound_directory(&self) -> Option<Arc<Directory>> {
-        let made = self.directory.as_ref()?;
-        let directory = {
-            let made = made.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(&made.directory)
-        };
-        // If that can't be told, what is made in it will tell.
-        if !directory.is_gone().unwrap_or(false) {
+        if let Some(directory) = self.directory() {
             return Some(directory);
         }
+        let gone = self.last_directory()?;
         self.note_vanished();
-        let again = directory.create_again();
-        let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
-        match again {
-            Ok(again) => {
-                tracing::warn!(directory = %again.path().display(), "pool directory made again");
-                *made = Made { directory: Arc::new(again), is_gone: false };
-                Some(Arc::clone(&made.directory))
-            }
-            Err(error) => {
-                let directory = directory.path().display();
-                tracing::warn!(%directory, %error, "pool directory can't be made again");
-                made.is_gone = true;
-                None
-            }
-        }
+        let again = gone.create_again().inspect_err(|error| {
+            let directory = gone.path().display();
+            tracing::warn!(%directory, %error, "pool directory can't be made again");
+        });
+        let again = Arc::new(again.ok()?);
+        tracing::warn!(directory = %again.path().display(), "pool directory made again");
+        let mut directory = self.directory.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        directory.clone_from(&again);
+        Some(again)
     }
 }
 
@@ -278,35 +239,17 @@ pub(super) struct Starting(pub(super) Option<Arc<Stock>>);
 impl Drop for Starting {
     fn drop(&mut self) {
         if let Some(stock) = &self.0 {
-            stock.set_paused(true);
+            stock.rules.pause(true);
         }
     }
 }
 
-fn make_directory(pool_dir: &Path) -> Option<Mutex<Made>> {
-    match Directory::create(pool_dir, PREFIX) {
-        Ok(directory) => Some(Mutex::new(Made { directory: Arc::new(directory), is_gone: false })),
-        Err(error) => {
-            let directory = pool_dir.display();
-            tracing::warn!(%directory, %error, "no pool directory: overlays are made on demand");
-            None
-        }
-    }
-}
-
-/// Removes what dead owners left.
-fn remove_leftovers(pool_dir: &Path) {
-    let leftovers = match sweep(pool_dir, PREFIX, Sweep::Remove) {
-        Ok(leftovers) => leftovers,
-        Err(error) => return tracing::warn!(%error, "not swept"),
-    };
-    for leftover in leftovers {
-        let directory = leftover.path.display();
-        match leftover.error {
-            None => tracing::info!(%directory, "removed what a dead owner left"),
-            Some(error) => tracing::warn!(%directory, %error, "left-over directory not removed"),
-        }
-    }
+fn make_directory(pool_dir: &Path) -> Option<Mutex<Arc<Directory>>> {
+    let made = Directory::create(pool_dir, PREFIX).inspect_err(|error| {
+        let directory = pool_dir.display();
+        tracing::warn!(%directory, %error, "no pool directory: overlays are made on demand");
+    });
+    Some(Mutex::new(Arc::new(made.ok()?)))
 }
 
 async fn until(due: Option<Instant>) {
