@@ -201,7 +201,8 @@ impl BaseImage {
     ) -> Result<Self, BaseError> {
         let (bytes, metadata) = read(file, &path)?;
         let virtual_size = match format {
-            Format::Raw => metadata.size(),
+            // As QEMU counts: what is over the last whole sector fills another one.
+            Format::Raw => metadata.size().next_multiple_of(SECTOR),
             Format::Qcow2 => qcow2_size(&path, &bytes, metadata.size(), references)?,
         };
         Ok(Self { path, format, virtual_size, identity: Identity::from(&metadata) })
@@ -246,7 +247,7 @@ impl BaseImage {
     pub fn overlay(&self, options: OverlayOptions) -> Result<Overlay, BaseError> {
         let failed = |source| BaseError::Overlay { path: self.path.clone(), source };
         let size = options.virtual_size.unwrap_or(self.virtual_size);
-        if size < self.virtual_size {
+        if size.div_ceil(SECTOR) < self.virtual_size.div_ceil(SECTOR) {
             return Err(failed(OverlayError::SmallerThanBase { size, base: self.virtual_size }));
         }
         Overlay::new(&self.path, self.format, size, options.profile).map_err(failed)

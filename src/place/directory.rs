@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, chmodat, flock,
-    fstat, fstatvfs, mkdirat, openat, openat2, readlinkat, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, chmodat, fchown,
+    flock, fstat, fstatvfs, mkdirat, openat, openat2, readlinkat, statat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::process::geteuid;
+use rustix::process::{getegid, geteuid};
 
 use super::names::{is_named, new_name};
 use super::sweep::{Leftover, Sweep};
@@ -75,7 +75,10 @@ impl Directory {
             if let Ok(Some(fd)) = owned {
                 let path = parent.join(&name);
                 let (next, made_parent) = (AtomicU64::new(0), *made_parent);
-                return Ok(Self { prefix, parent: parent_fd, name, path, fd, next, made_parent });
+                let made = Self { prefix, parent: parent_fd, name, path, fd, next, made_parent };
+                // In a directory with the set-group-ID bit it has another group.
+                fchown(&made.fd, None, Some(getegid()))?;
+                return Ok(made);
             }
             // It can't be locked, or a sweep has it and may only have looked.
             let _ = unlinkat(&parent_fd, &name, AtFlags::REMOVEDIR);

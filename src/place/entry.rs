@@ -65,9 +65,9 @@ impl Drop for Entry {
 /// Gives a new file mode 0600 and this process' group, which the umask, an ACL or a directory
 /// with the set-group-ID bit may have made another (rule A11).
 pub(super) fn make_private(file: &File) -> io::Result<()> {
-    let (made, group) = (file.metadata()?, getegid());
-    if made.gid() != group.as_raw() {
-        fchown(file, None, Some(group))?;
+    let made = file.metadata()?;
+    if made.gid() != getegid().as_raw() {
+        fchown(file, None, Some(getegid()))?;
     }
     if made.mode() & 0o7777 != 0o600 {
         file.set_permissions(PermissionsExt::from_mode(0o600))?;

@@ -121,8 +121,8 @@ impl Spot {
 
     /// Whether it is in a directory of such an owner, or its path leads through one's name.
     pub(crate) fn leads_through(&self, prefix: &str) -> bool {
-        let real = self.real.as_deref().is_some_and(|real| leads_through(real, prefix));
-        real || leads_through(&self.path, prefix)
+        let by_path = self.path.parent().is_some_and(|parent| leads_through(parent, prefix));
+        by_path || self.real.as_deref().is_some_and(|real| leads_through(real, prefix))
     }
 }
 

@@ -74,6 +74,7 @@ impl OverlayPool {
         target: Target,
         size: Option<u64>,
     ) -> Result<Acquired, Error> {
+        let (base, target) = (base.absolute()?, target.absolute()?);
         let stock = self.stock();
         let result = hand_over(stock.as_deref(), base, target, size).await;
         match result.as_ref().map(|acquired| acquired.source) {
@@ -92,12 +93,11 @@ async fn hand_over(
     target: Target,
     size: Option<u64>,
 ) -> Result<Acquired, Error> {
-    let target = target.absolute()?.open();
+    let target = target.open();
     let Some(stock) = stock else {
         let in_the_way = target.ok().and_then(|spot| exists(&spot));
         return Err(in_the_way.unwrap_or(Error::NotStarted));
     };
-    let base = base.absolute()?;
     let bad_target = |(target, source)| Error::Target { base: base.name().path, target, source };
     let spot = target.map_err(bad_target)?;
     if spot.leads_through(PREFIX) {
