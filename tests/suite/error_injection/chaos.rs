@@ -21,8 +21,7 @@ const ACQUIRES: u64 = 12;
 const ROUNDS: u64 = 300;
 
 /// After each next start nothing is left over, no acquired overlay is damaged, no daemon survives.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c1_a2_killed_at_random(
     #[from(scratch_in_memory)] scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]

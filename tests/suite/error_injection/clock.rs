@@ -14,8 +14,7 @@ const NEEDS: &[Need] = &[Need::Faketime, Need::QemuImg, Need::StorageDaemon];
 
 const YEAR: i64 = 365 * 24 * 3600;
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn r1_restocks_though_the_clock_jumps(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -40,8 +39,7 @@ fn r1_restocks_though_the_clock_jumps(
 }
 
 /// A clock that is put forward makes nothing due.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn r1_not_before_though_the_clock_jumps(scratch: Scratch) {
     let ground = Ground::new(&scratch);
     let (clock, prefix) = Clock::new(&scratch);

@@ -32,8 +32,7 @@ fn base(scratch: &Path) -> std::path::PathBuf {
     base
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a7_failing_creator_is_named_with_its_cause(scratch: Scratch) {
     let base = base(&scratch);
     let config =
@@ -48,8 +47,7 @@ async fn a7_failing_creator_is_named_with_its_cause(scratch: Scratch) {
     assert_eq!(pool.stats().failed, 1);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a7_hanging_creator_is_killed_and_reaped(scratch: Scratch) {
     let base = base(&scratch);
     let pool = pool(with_qemu_img(&scratch, 0, "exec sleep 1000"));
@@ -61,8 +59,7 @@ async fn a7_hanging_creator_is_killed_and_reaped(scratch: Scratch) {
     eventually("the process is gone", || children().is_empty()).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a12_cancelled_creator_is_killed_and_reaped(scratch: Scratch) {
     let base = base(&scratch);
     let slow = PoolConfig {
@@ -78,8 +75,7 @@ async fn a12_cancelled_creator_is_killed_and_reaped(scratch: Scratch) {
     eventually("the process is gone", || children().is_empty()).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn r3_failing_creator_is_retried(
     scratch: Scratch,
     #[values(None, Some(Duration::from_secs(3600)))] shelf_idle: Option<Duration>,
@@ -106,8 +102,7 @@ async fn r3_failing_creator_is_retried(
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn r3_pool_serves_while_restocking_fails(scratch: Scratch) {
     let base = base(&scratch);
     let broken = scratch.join("broken");
@@ -130,7 +125,7 @@ async fn r3_pool_serves_while_restocking_fails(scratch: Scratch) {
     eventually("what failed is removed", || ready_files(&pool).is_empty()).await;
 }
 
-#[rstest]
+#[apply(test)]
 #[case::silent("exec sleep 1000")]
 #[case::nonsense("echo hello >&0; exec sleep 1000")]
 #[case::other_json("echo '{\"hello\": 1}' >&0; exec sleep 1000")]
@@ -140,7 +135,6 @@ async fn r3_pool_serves_while_restocking_fails(scratch: Scratch) {
     "echo '{\"QMP\": {}}' >&0; read line; echo '{\"id\": 1, \"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}' >&0; exec sleep 1000"
 )]
 #[case::dies("echo 'out of cheese' >&2; exit 1")]
-#[test_attr(apply(case))]
 async fn c2_what_is_no_daemon_is_an_error_in_bounded_time(scratch: Scratch, #[case] body: &str) {
     let storage_daemon = script(&scratch.join("fake-daemon"), body);
     let pool = pool(PoolConfig {

@@ -40,12 +40,11 @@ fn judge(answer: Answer, free: usize) -> bool {
     }
 }
 
-#[rstest]
+#[apply(test)]
 #[case::native(CreatorKind::Native, false)]
 #[case::qemu_img(CreatorKind::QemuImg, false)]
 #[case::storage_daemon(CreatorKind::StorageDaemon, false)]
 #[case::in_the_daemon(CreatorKind::StorageDaemon, true)]
-#[test_attr(apply(case))]
 fn a7_r3_acquires_without_descriptors(
     scratch: Scratch,
     #[case] creator: CreatorKind,
@@ -83,8 +82,7 @@ fn a7_r3_acquires_without_descriptors(
     assert!(refused > 0, "descriptors never ran out");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn l7_l8_starts_without_descriptors(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]

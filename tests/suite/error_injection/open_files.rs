@@ -24,8 +24,7 @@ const HOLD: &str = r#"
     until [ -e close ]; do sleep 0.01; done
 "#;
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn l11_what_is_still_open_goes_when_it_is_closed(scratch: Scratch) {
     let ground = Ground::new(&scratch);
     let in_folder = |name: &str| ground.folder.join(name);

@@ -55,8 +55,7 @@ fn for_each(
     assert!(missed <= allowed, "{missed} of {lives} faults weren't made");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a7_l7_l8_l11_r3_each_operation_fails(
     #[from(scratch_in_memory)] scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -74,8 +73,7 @@ fn a7_l7_l8_l11_r3_each_operation_fails(
     });
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c1_a2_killed_at_each_operation(
     #[from(scratch_in_memory)] scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon)] creator: CreatorKind,

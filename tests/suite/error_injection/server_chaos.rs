@@ -36,8 +36,7 @@ type Answers = BTreeMap<String, Option<u16>>;
 
 /// After each next start nothing is left over, no acquired overlay is damaged or handed out
 /// twice, and what was answered is there.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c1_a2_a4_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scratch) {
     let rounds = number("OVERLAY_POOL_CHAOS_ROUNDS").unwrap_or(100);
     let seed = seed();

@@ -47,8 +47,7 @@ fn is_traced(pid: Pid) -> bool {
     tasks.expect("its threads").flatten().all(is_traced)
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a2_r3_ready_overlays_are_handed_over_while_others_are_made(scratch: Scratch) {
     server::one_base(&scratch);
     let mut command = Server::command(&scratch);

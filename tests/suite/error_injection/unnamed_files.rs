@@ -28,8 +28,7 @@ fn create(scratch: &Path, creator: &str, base: &Path, target: &Path) -> Output {
     output
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a1_a3_a11_overlays_have_a_hidden_name_first(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -55,8 +54,7 @@ fn a1_a3_a11_overlays_have_a_hidden_name_first(
     assert!(std::fs::read(&target).expect("the overlay") == before, "it was overwritten");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a7_what_fails_loses_its_name(scratch: Scratch) {
     let (base, folder) = (scratch.join("base.qcow2"), scratch.join("vm"));
     Image::new(1 << 20).write(&base);

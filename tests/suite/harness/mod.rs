@@ -29,9 +29,9 @@ pub(crate) mod prelude {
     pub(crate) use macro_rules_attribute::apply;
     pub(crate) use rstest::rstest;
 
-    pub(crate) use super::case::case;
+    pub(crate) use super::case::{case, test};
     pub(crate) use super::properties::properties;
-    pub(crate) use super::requirements::Need;
+    pub(crate) use super::requirements::{NEEDS, Need};
     pub(crate) use super::scratch::{Scratch, scratch, scratch_in_memory};
     pub(crate) use super::wait::eventually;
 }

@@ -11,11 +11,11 @@ use overlay_pool::{Error, PoolConfig, Source};
 use crate::harness::pools::{assert_nothing_left, config, pool, ready, ready_files, started};
 use crate::harness::prelude::*;
 use crate::harness::qemu;
+use crate::harness::requirements::SECOND_FILESYSTEM;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a2_a3_a9_pooled_then_on_demand(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -63,8 +63,7 @@ async fn a2_a3_a9_pooled_then_on_demand(
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a1_existing_target_is_kept(
     scratch: Scratch,
     #[values(0, 4)] max_concurrent_vms: i64,
@@ -102,8 +101,7 @@ async fn a1_existing_target_is_kept(
     refused(&base, "/".as_ref()).await; // without a name, maybe on another filesystem
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a1_of_racing_acquires_one_wins(
     scratch: Scratch,
     #[values(0, 20)] max_concurrent_vms: i64,
@@ -134,8 +132,7 @@ async fn a1_of_racing_acquires_one_wins(
     assert_eq!(i64::try_from(left + pool.stats().pooled), Ok(pool.pool_size()));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a4_no_overlay_is_handed_out_twice(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -158,8 +155,7 @@ async fn a4_no_overlay_is_handed_out_twice(
     assert_eq!((pooled, inodes.len(), ready(&pool)), (10, 40, 0));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a5_vanished_overlay_is_replaced_on_demand(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -177,8 +173,7 @@ async fn a5_vanished_overlay_is_replaced_on_demand(scratch: Scratch) {
     assert_eq!(acquired.source, Source::Pooled);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a6_new_base_gets_a_shelf(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -196,8 +191,7 @@ async fn a6_new_base_gets_a_shelf(
     assert_eq!(acquired.source, Source::Pooled);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a7_target_that_cannot_be_made(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -215,8 +209,7 @@ async fn a7_target_that_cannot_be_made(
     assert_eq!(pool.stats().failed, 1);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a11_modes(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -229,8 +222,7 @@ async fn a11_modes(scratch: Scratch) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a12_cancelled_acquire_hands_nothing_over(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -258,33 +250,20 @@ async fn a12_cancelled_acquire_hands_nothing_over(
     assert_nothing_left(&scratch).await;
 }
 
-mod another_filesystem {
-    use overlay_pool::Source;
-    use overlay_pool::creator::CreatorKind;
-
-    use crate::harness::pools::{config, ready, ready_files, started};
-    use crate::harness::prelude::*;
-    use crate::harness::qemu;
-    use crate::harness::requirements::SECOND_FILESYSTEM;
-
-    const NEEDS: &[Need] =
-        &[Need::SecondFilesystem, Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    async fn a5_one_is_made_there(
-        scratch: Scratch,
-        #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-        creator: CreatorKind,
-    ) {
-        let base = scratch.join("base.qcow2");
-        qemu::base_image(&base, "64M");
-        let elsewhere = tempfile::tempdir_in(SECOND_FILESYSTEM).expect("a folder on tmpfs");
-        let pool = started(config(creator, &scratch, 8), &base).await;
-        let target = elsewhere.path().join("vm.qcow2");
-        let acquired = pool.acquire(&base, &target).await.expect("on demand");
-        assert_eq!(acquired.source, Source::OnDemand);
-        qemu::check(&target);
-        assert_eq!((ready(&pool), pool.stats().discarded, ready_files(&pool).len()), (3, 1, 3));
-    }
+#[apply(test)]
+#[needs(SecondFilesystem)]
+async fn a5_on_another_filesystem_one_is_made_there(
+    scratch: Scratch,
+    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
+    creator: CreatorKind,
+) {
+    let base = scratch.join("base.qcow2");
+    qemu::base_image(&base, "64M");
+    let elsewhere = tempfile::tempdir_in(SECOND_FILESYSTEM).expect("a folder on tmpfs");
+    let pool = started(config(creator, &scratch, 8), &base).await;
+    let target = elsewhere.path().join("vm.qcow2");
+    let acquired = pool.acquire(&base, &target).await.expect("on demand");
+    assert_eq!(acquired.source, Source::OnDemand);
+    qemu::check(&target);
+    assert_eq!((ready(&pool), pool.stats().discarded, ready_files(&pool).len()), (3, 1, 3));
 }

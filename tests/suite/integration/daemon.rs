@@ -14,8 +14,7 @@ use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn c2_killed_daemon_is_replaced(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -37,8 +36,7 @@ async fn c2_killed_daemon_is_replaced(scratch: Scratch) {
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn c2_stopped_daemon_is_replaced(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -65,8 +63,7 @@ async fn c2_stopped_daemon_is_replaced(scratch: Scratch) {
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn c2_daemon_killed_under_load(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -100,8 +97,7 @@ async fn c2_daemon_killed_under_load(scratch: Scratch) {
 }
 
 /// The parent-death signal follows the thread that starts a child; threads of a runtime end.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c2_daemon_outlives_the_thread_that_asked_for_it(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");

@@ -15,8 +15,7 @@ use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l1_acquire_before_start(scratch: Scratch) {
     let pool = pool(config(CreatorKind::Native, &scratch, 4));
     let target = scratch.join("vm.qcow2");
@@ -28,8 +27,7 @@ async fn l1_acquire_before_start(scratch: Scratch) {
     assert_eq!(pool.stats().failed, 0, "only acquires on a started pool are counted");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l2_s2_without_a_size_only_the_creator_starts(
     scratch: Scratch,
     #[values(0, 1, -10)] max_concurrent_vms: i64,
@@ -51,8 +49,7 @@ async fn l2_s2_without_a_size_only_the_creator_starts(
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l3_empty_list_makes_the_directory_alone(scratch: Scratch) {
     let pool = pool(config(CreatorKind::Native, &scratch, 4));
     pool.start(Some(Vec::new())).await.expect("the pool starts");
@@ -62,8 +59,7 @@ async fn l3_empty_list_makes_the_directory_alone(scratch: Scratch) {
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l4_second_start_leaves_the_running_pool_alone(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -79,8 +75,7 @@ async fn l4_second_start_leaves_the_running_pool_alone(scratch: Scratch) {
     assert_eq!(acquired.source, Source::Pooled);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l4_of_racing_starts_one_wins(scratch: Scratch) {
     let pool = pool(config(CreatorKind::StorageDaemon, &scratch, 4));
     let (one, other) = tokio::join!(pool.start(Some(Vec::new())), pool.start(Some(Vec::new())));
@@ -88,8 +83,7 @@ async fn l4_of_racing_starts_one_wins(scratch: Scratch) {
     assert_eq!(children().len(), 1);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l5_l6_stop_and_start_again(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -113,8 +107,7 @@ async fn l5_l6_stop_and_start_again(
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l7_failed_start_leaves_nothing(
     scratch: Scratch,
     #[values(CreatorKind::StorageDaemon, CreatorKind::QemuImg)] creator: CreatorKind,
@@ -132,8 +125,7 @@ async fn l7_failed_start_leaves_nothing(
     assert!(matches!(pool.acquire("b", "t").await, Err(Error::NotStarted)));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l7_cancelled_start_leaves_nothing(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -155,8 +147,7 @@ async fn l7_cancelled_start_leaves_nothing(
     assert_eq!(ready(&pool), 200);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l8_without_a_directory_it_works_on_demand(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -168,10 +159,9 @@ async fn l8_without_a_directory_it_works_on_demand(scratch: Scratch) {
     pool.stop().await;
 }
 
-#[rstest]
+#[apply(test)]
 #[case::world_writable(0o777)]
 #[case::group_writable(0o770)]
-#[test_attr(apply(case))]
 async fn a11_directory_that_others_can_change_is_not_trusted(scratch: Scratch, #[case] mode: u32) {
     let parent = scratch.join("pool");
     std::fs::create_dir(&parent).expect("a folder");
@@ -187,8 +177,7 @@ async fn a11_directory_that_others_can_change_is_not_trusted(scratch: Scratch, #
     assert!(pool.directory().is_some(), "in a sticky folder nobody else can change ours");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l9_discovers_base_images(scratch: Scratch) {
     let images = scratch.join("images");
     std::fs::create_dir(&images).expect("a folder");
@@ -208,16 +197,14 @@ async fn l9_discovers_base_images(scratch: Scratch) {
     assert_eq!(bases, [real, images.join(expected[0]), images.join(expected[1])]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l9_no_images_path_is_no_base_image(scratch: Scratch) {
     let pool = pool(config(CreatorKind::Native, &scratch, 2));
     pool.start(None).await.expect("the pool starts");
     assert!(pool.stats().ready.is_empty());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l10_r4_unusable_base_is_a_warning_for_that_base(scratch: Scratch) {
     let (good, bad, missing) =
         (scratch.join("good.qcow2"), scratch.join("bad.qcow2"), scratch.join("missing.qcow2"));
@@ -242,8 +229,7 @@ async fn l10_r4_unusable_base_is_a_warning_for_that_base(scratch: Scratch) {
     eventually_ready(&pool, 6).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l11_stop_leaves_what_is_not_its_own(scratch: Scratch) {
     let pool = pool(config(CreatorKind::Native, &scratch, 4));
     pool.start(Some(Vec::new())).await.expect("the pool starts");
@@ -255,8 +241,7 @@ async fn l11_stop_leaves_what_is_not_its_own(scratch: Scratch) {
     pool.start(Some(Vec::new())).await.expect("and can be started again");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l11_directory_that_was_there_stays(scratch: Scratch) {
     std::fs::create_dir(scratch.join("pool")).expect("a folder");
     let pool = pool(config(CreatorKind::Native, &scratch, 4));
@@ -266,8 +251,7 @@ async fn l11_directory_that_was_there_stays(scratch: Scratch) {
     assert_eq!(left, 0);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn two_pools_of_one_process_share_nothing(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -280,8 +264,7 @@ async fn two_pools_of_one_process_share_nothing(scratch: Scratch) {
     assert_eq!(acquired.source, Source::Pooled);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l12_removed_directory_is_made_again(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -309,8 +292,7 @@ async fn l12_removed_directory_is_made_again(scratch: Scratch) {
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn dropped_without_stop_nothing_is_left(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]

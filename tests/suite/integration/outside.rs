@@ -21,8 +21,7 @@ fn at_once(scratch: &Path, max_concurrent_vms: i64) -> PoolConfig {
     PoolConfig { restock_interval, ..config(CreatorKind::Native, scratch, max_concurrent_vms) }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l12_directory_that_was_swapped_is_not_ours(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -39,8 +38,7 @@ async fn l12_directory_that_was_swapped_is_not_ours(scratch: Scratch) {
 }
 
 /// The folder that the pool made goes with it, also where the pool directory was made twice.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l11_l12_parent_that_was_made_is_removed(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -53,8 +51,7 @@ async fn l11_l12_parent_that_was_made_is_removed(scratch: Scratch) {
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l12_only_what_was_removed_is_replaced(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -84,8 +81,7 @@ async fn l12_only_what_was_removed_is_replaced(scratch: Scratch) {
 }
 
 /// Restocking looks at every base image, not only at the one that was asked for.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a10_base_that_nobody_asks_for_is_judged_again(scratch: Scratch) {
     let [one, other] = ["1.qcow2", "2.qcow2"].map(|name| scratch.join(name));
     qemu::base_image(&one, "64M");
@@ -105,8 +101,7 @@ async fn a10_base_that_nobody_asks_for_is_judged_again(scratch: Scratch) {
 }
 
 /// A base image that moved is the same file, but its overlays name a path where nothing is.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a8_base_that_moves_under_a_link(scratch: Scratch) {
     let [old, new, link] = ["old.qcow2", "new.qcow2", "link"].map(|name| scratch.join(name));
     qemu::base_image(&old, "64M");

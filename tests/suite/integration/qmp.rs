@@ -45,8 +45,7 @@ async fn left_in_daemon(scratch: &Path) -> String {
 
 const NOTHING: &str = r#"left {"query-jobs": [], "query-named-block-nodes": []}"#;
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn exchange(scratch: Scratch) {
     let pool = behind_proxy(&scratch).await;
     pool.acquire(scratch.join("base.qcow2"), scratch.join("vm.qcow2")).await.expect("an overlay");
@@ -67,8 +66,7 @@ async fn exchange(scratch: Scratch) {
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a12_cancelled_acquires_leave_neither_job_nor_node(scratch: Scratch) {
     let pool = Arc::new(behind_proxy(&scratch).await);
     for number in 0..200_u64 {
@@ -88,8 +86,7 @@ async fn a12_cancelled_acquires_leave_neither_job_nor_node(scratch: Scratch) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a7_failed_creation_leaves_neither_job_nor_node(scratch: Scratch) {
     let pool = behind_proxy(&scratch).await;
     // 200 bytes of file size limit are too few for any overlay.

@@ -7,11 +7,8 @@ use crate::harness::case::CASES;
 use crate::harness::prelude::*;
 use crate::harness::requirements;
 
-const NEEDS: &[Need] = &[];
-
 /// Prints what is there and what is missing and why; nextest shows it in every run.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn table() {
     let required = requirements::required().expect("known names");
     for need in Need::ALL {
@@ -32,7 +29,7 @@ fn bare(scratch: &Path, required: &str, args: &[&str]) -> Output {
 
 /// A test that needs `qemu-img`.
 fn needy() -> &'static str {
-    let needs = |case: &&crate::harness::case::Case| case.needs.contains(&Need::QemuImg);
+    let needs = |case: &&crate::harness::case::Case| case.needs().contains(&Need::QemuImg);
     CASES.iter().find(needs).expect("some test needs qemu-img").name()
 }
 
@@ -43,15 +40,14 @@ fn listed(scratch: &Path, required: &str, args: &[&str]) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_suffix(": test").map(str::to_owned)).collect()
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn unmet_needs_are_listed_as_ignored(scratch: Scratch) {
     let ignored = listed(&scratch, "", &["--ignored"]);
     let contains = |name: &str| ignored.iter().any(|ignored| ignored == name);
-    for case in CASES.iter().filter(|case| case.needs.contains(&Need::QemuImg)) {
+    for case in CASES.iter().filter(|case| case.needs().contains(&Need::QemuImg)) {
         assert!(contains(case.name()), "{} isn't ignored", case.name());
     }
-    for case in CASES.iter().filter(|case| case.needs.is_empty()) {
+    for case in CASES.iter().filter(|case| case.needs().is_empty()) {
         assert!(!contains(case.name()), "{} is ignored", case.name());
     }
     assert!(contains("conformance::qemu-img::a2-pooled"), "those from files too");
@@ -60,8 +56,7 @@ fn unmet_needs_are_listed_as_ignored(scratch: Scratch) {
     assert!(output.status.success() && said.contains("0 passed; 0 failed; 1 ignored"), "{said}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn required_needs_make_it_fail(scratch: Scratch) {
     let ignored = listed(&scratch, "qemu-img", &["--ignored"]);
     assert!(!ignored.iter().any(|name| name == needy()), "{} is ignored", needy());
@@ -69,10 +64,9 @@ fn required_needs_make_it_fail(scratch: Scratch) {
 }
 
 /// As `cargo nextest run --run-ignored all` runs it.
-#[rstest]
+#[apply(test)]
 #[case::all("--include-ignored")]
 #[case::only("--ignored")]
-#[test_attr(apply(case))]
 fn forced_without_its_need_it_fails_with_the_reason(scratch: Scratch, #[case] force: &str) {
     expect_failure(&bare(&scratch, "", &["--exact", needy(), force]));
 }
@@ -85,10 +79,9 @@ fn expect_failure(output: &Output) {
     assert!(said.contains("install qemu-utils"), "no advice: {said}");
 }
 
-#[rstest]
+#[apply(test)]
 #[case::list(&["--list", "--format", "terse"])]
 #[case::run(&["--exact", "integration::requirements::table"])]
-#[test_attr(apply(case))]
 fn an_unknown_name_is_an_error(scratch: Scratch, #[case] args: &[&str]) {
     let output = bare(&scratch, "qemu-img,kmv", args);
     assert!(!output.status.success());

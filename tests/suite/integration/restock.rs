@@ -13,8 +13,7 @@ use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn r1_refills_after_the_interval(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -37,8 +36,7 @@ async fn r1_refills_after_the_interval(
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn r1_r2_never_above_the_size(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon)] creator: CreatorKind,
@@ -75,8 +73,7 @@ async fn r1_r2_never_above_the_size(
     assert!(most_files <= 4, "{most_files} files: the shelf, and the one that is handed over");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn r1_every_shelf_is_filled(scratch: Scratch) {
     let bases: Vec<_> = (0..5).map(|number| scratch.join(format!("base-{number}.qcow2"))).collect();
     for base in &bases {
@@ -95,8 +92,7 @@ async fn r1_every_shelf_is_filled(scratch: Scratch) {
     assert!(pool.stats().ready.values().all(|count| *count == 5));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn r4_idle_shelf_gives_its_overlays_up(scratch: Scratch) {
     let (busy, idle) = (scratch.join("busy.qcow2"), scratch.join("idle.qcow2"));
     qemu::base_image(&busy, "64M");
@@ -121,8 +117,7 @@ async fn r4_idle_shelf_gives_its_overlays_up(scratch: Scratch) {
     eventually("the shelf is full again", || pool.stats().ready[&idle] == 2).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn r4_without_any_acquire_idle_shelves_empty_themselves(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -133,8 +128,7 @@ async fn r4_without_any_acquire_idle_shelves_empty_themselves(scratch: Scratch) 
     assert!(ready_files(&pool).is_empty());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l12_overlays_removed_from_outside_are_replaced(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -150,8 +144,7 @@ async fn l12_overlays_removed_from_outside_are_replaced(scratch: Scratch) {
 }
 
 /// The longest times there are mean never, and overflow nothing.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn r1_r4_durations_without_end(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");

@@ -36,8 +36,7 @@ async fn write(image: &Path, offset: u64, bytes: &[u8]) {
     disk.fsync_range(0, usize::MAX >> 1).await.expect("qcow2-rs syncs");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a9_qcow2_rs_and_qemu_io_agree(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]

@@ -24,8 +24,7 @@ fn files() -> Vec<PathBuf> {
 }
 
 /// Whatever header we accept, `qemu-img info` accepts too, with the same size and backing name.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn what_we_accept_qemu_accepts(scratch: Scratch) {
     let path = scratch.join("image.qcow2");
     let (mut accepted, mut differ) = (0, Vec::new());

@@ -24,8 +24,7 @@ fn with_body(scratch: &Path, max_concurrent_vms: i64, body: &str) -> PoolConfig 
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a1_target_that_appears_meanwhile_exists(scratch: Scratch) {
     let (base, target) = (scratch.join("base.qcow2"), scratch.join("vm.qcow2"));
     qemu::base_image(&base, "64M");
@@ -37,8 +36,7 @@ async fn a1_target_that_appears_meanwhile_exists(scratch: Scratch) {
 }
 
 /// An overlay that is finished when its base is no longer what it was is never handed out.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a10_base_that_changes_meanwhile(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -68,8 +66,7 @@ async fn a10_base_that_changes_meanwhile(scratch: Scratch) {
 }
 
 /// A program that the pool runs can reach the one file that it shall fill, and nothing else.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn programs_get_no_other_descriptor(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -88,8 +85,7 @@ async fn programs_get_no_other_descriptor(scratch: Scratch) {
 }
 
 /// Stopped while it restocks, a pool leaves nothing of it.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l11_stopped_meanwhile_it_ends_what_is_under_way(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");

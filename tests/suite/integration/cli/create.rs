@@ -12,8 +12,7 @@ use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a1_existing_target_is_kept_and_hides_no_other(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -36,8 +35,7 @@ fn a1_existing_target_is_kept_and_hides_no_other(
     assert_eq!(names(&scratch), ["base.qcow2", "vm-1", "vm-2", "vm-3"]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a3_many_targets_at_once(
     #[from(with_base)] scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -54,10 +52,9 @@ fn a3_many_targets_at_once(
 }
 
 /// A drop-in: the bytes are those that `qemu-img create -b` writes.
-#[rstest]
+#[apply(test)]
 #[case::qemu("qemu", "cluster_size=128k,extended_l2=on,lazy_refcounts=on")]
 #[case::portable("portable", "cluster_size=64k,extended_l2=off,lazy_refcounts=off")]
-#[test_attr(apply(case))]
 fn a9_overlay_is_what_qemu_img_makes(
     scratch: Scratch,
     #[case] profile: &str,
@@ -79,8 +76,7 @@ fn a9_overlay_is_what_qemu_img_makes(
     assert!(fs::read(scratch.join("ours")).expect("ours") == fs::read(theirs).expect("theirs"));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn sizes_are_read_as_qemu_img_reads_them(
     scratch: Scratch,
     #[values(
@@ -98,8 +94,7 @@ fn sizes_are_read_as_qemu_img_reads_them(
     assert_eq!(qemu::info(&ours)["virtual-size"], qemu::info(&theirs)["virtual-size"]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn base_that_refers_is_taken_where_allowed(#[from(with_base)] scratch: Scratch) {
     let create = |args: &[&str]| answer(&scratch, ["create"].iter().chain(args));
     assert_eq!(create(&["base.qcow2", "middle.qcow2"]).code, Some(0));

@@ -9,9 +9,7 @@ use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 
-const NEEDS: &[Need] = &[];
-
-#[rstest]
+#[apply(test)]
 #[case::missing_base("missing_base", 3, &["nowhere", "vm-1", "vm-2"])]
 #[case::directory_as_base("directory_as_base", 3, &[".", "vm"])]
 #[case::base_is_not_qcow2("base_is_not_qcow2", 3, &["disk.img", "vm"])]
@@ -23,7 +21,6 @@ const NEEDS: &[Need] = &[];
 #[case::first_failure_counts("first_failure_counts", 4, &["base.qcow2", ".", "nowhere/vm"])]
 #[case::first_failure_counts_again("first_failure_counts_again", 1, &["base.qcow2", "nowhere/vm", "."])]
 #[case::same_target_twice("same_target_twice", 4, &["base.qcow2", "vm-twice", "vm-twice"])]
-#[test_attr(apply(case))]
 fn a7_failures_say_what_to_do(
     #[from(with_base)] scratch: Scratch,
     #[case] name: &str,
@@ -40,8 +37,7 @@ fn a7_failures_say_what_to_do(
     assert!(!scratch.join("vm").exists() && !scratch.join("vm-1").exists());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn l7_missing_creator_has_its_exit_code(
     #[from(with_base)] scratch: Scratch,
     #[values("storage-daemon", "qemu-img")] creator: &str,
@@ -54,8 +50,7 @@ fn l7_missing_creator_has_its_exit_code(
     assert_eq!(names(&scratch), ["base.qcow2"]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn hostile_names_are_one_escaped_line(scratch: Scratch) {
     let name = b"/\x1b[31m\n\x9b2J\xe2\x80\xae";
     Image::new(1 << 20).backing(name).write(&scratch.join("overlay.qcow2"));
@@ -66,8 +61,7 @@ fn hostile_names_are_one_escaped_line(scratch: Scratch) {
 }
 
 /// With SIGKILL, while `qemu-img` runs: a real program that never ends.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a7_killed_while_creating_leaves_nothing(#[from(with_base)] scratch: Scratch) {
     let bin = scratch.join("bin");
     fs::create_dir(&bin).expect("a directory");

@@ -56,8 +56,7 @@ impl Drop for Hostile {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn others_are_served(scratch: Scratch) {
     let mut server = start(&scratch, &[]);
     let hostile = Hostile::start(server.socket());
