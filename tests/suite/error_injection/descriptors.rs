@@ -10,8 +10,6 @@ use crate::harness::pool_process::{PoolProcess, SIZE, Setting, base, directories
 use crate::harness::prelude::*;
 use crate::harness::shim::Answer;
 
-const NEEDS: &[Need] = &[Need::QemuImg, Need::StorageDaemon];
-
 /// More than any call here opens at once.
 const MOST: usize = 14;
 
@@ -42,8 +40,11 @@ fn judge(answer: Answer, free: usize) -> bool {
 
 #[apply(test)]
 #[case::native(CreatorKind::Native, false)]
+#[needs(QemuImg)]
 #[case::qemu_img(CreatorKind::QemuImg, false)]
+#[needs(StorageDaemon)]
 #[case::storage_daemon(CreatorKind::StorageDaemon, false)]
+#[needs(StorageDaemon)]
 #[case::in_the_daemon(CreatorKind::StorageDaemon, true)]
 fn a7_r3_acquires_without_descriptors(
     scratch: Scratch,
@@ -82,12 +83,8 @@ fn a7_r3_acquires_without_descriptors(
     assert!(refused > 0, "descriptors never ran out");
 }
 
-#[apply(test)]
-fn l7_l8_starts_without_descriptors(
-    scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
-) {
+#[apply(each_creator)]
+fn l7_l8_starts_without_descriptors(scratch: Scratch, #[case] creator: CreatorKind) {
     for free in 0..MOST {
         let ground = Ground::new(&scratch.join(free.to_string()));
         let mut pool = PoolProcess::launch(&ground.folder, Setting::new(creator));

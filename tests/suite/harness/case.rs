@@ -137,6 +137,23 @@ macro_rules! test {
 }
 pub(crate) use test;
 
+/// Declares a test of each creator, which is its argument `#[case] creator: CreatorKind`.
+macro_rules! each_creator {
+    ($(#[doc = $doc:literal])* $(#[needs($($need:ident),+)])? $keyword:ident $($rest:tt)+) => {
+        $crate::harness::case::test! {
+            @[$($($need),+)?]
+            $(#[doc = $doc])*
+            #[case::native(::overlay_pool::creator::CreatorKind::Native)]
+            #[needs(StorageDaemon)]
+            #[case::storage_daemon(::overlay_pool::creator::CreatorKind::StorageDaemon)]
+            #[needs(QemuImg)]
+            #[case::qemu_img(::overlay_pool::creator::CreatorKind::QemuImg)]
+            $keyword $($rest)+
+        }
+    };
+}
+pub(crate) use each_creator;
+
 /// To rstest, an attribute of this name is the one that makes a function a test.
 pub(crate) mod attribute {
     pub(crate) use macro_rules_attribute::apply as test;

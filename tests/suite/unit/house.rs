@@ -17,7 +17,7 @@ fn every_test_is_registered() {
         for (line, text) in (1..).zip(text.lines().map(str::trim)) {
             let bare = matches!(text, "#[test]" | "#[tokio::test]");
             assert!(!bare, "{path}:{line}: this test would never run");
-            if matches!(text, "#[rstest]" | "#[apply(test)]") {
+            if matches!(text, "#[rstest]" | "#[apply(test)]" | "#[apply(each_creator)]") {
                 declared.insert(format!("{path}:{line}"));
             }
         }

@@ -9,8 +9,6 @@ use crate::harness::prelude::*;
 use crate::harness::python;
 use crate::harness::server;
 
-const NEEDS: &[Need] = &[Need::Python];
-
 /// A process that isn't this one, killed when it is dropped.
 struct Hostile(Child);
 
@@ -57,6 +55,7 @@ impl Drop for Hostile {
 }
 
 #[apply(test)]
+#[needs(Python)]
 fn others_are_served(scratch: Scratch) {
     let mut server = start(&scratch, &[]);
     let hostile = Hostile::start(server.socket());
