@@ -94,6 +94,7 @@ fn c1_a2_a4_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scratc
     start(&ground).stop();
     assert!(directories(&ground.folder).is_empty() && !server::socket(&ground.folder).exists());
     let overlays = ground.overlays().expect("sound overlays");
+    assert!(!overlays.is_empty(), "nothing was ever handed over");
     for name in overlays.iter().take(CHECKED) {
         qemu::check(&ground.target(name));
     }

@@ -8,6 +8,7 @@ use overlay_pool::{Error, Source};
 use crate::harness::pools::{assert_nothing_left, config, pool, ready, started};
 use crate::harness::prelude::*;
 use crate::harness::qemu;
+use crate::harness::wait::cancelled_after;
 
 #[apply(each_creator)]
 #[needs(QemuImg, QemuIo)]
@@ -64,14 +65,24 @@ async fn a7_the_error_names_base_target_and_cause(stage: Stage, #[case] creator:
 #[needs(QemuImg)]
 async fn a12_cancelled_acquire_hands_nothing_over(stage: Stage, #[case] creator: CreatorKind) {
     let pool = started(config(creator, &stage, 20), &stage.base).await;
-    let mut handed_over = 0;
+    let (mut handed_over, mut cancelled) = (0, 0);
     for number in 0..100_u64 {
         let target = stage.join(format!("vm-{number}.qcow2"));
-        let patience = Duration::from_micros(number * 97 % 9000);
-        let acquired = tokio::time::timeout(patience, pool.acquire(&stage.base, &target)).await;
-        handed_over += u64::from(acquired.is_ok());
-        assert_eq!(target.exists(), acquired.is_ok());
+        let acquire = pool.acquire(&stage.base, &target);
+        let acquired = if number % 2 == 0 {
+            cancelled_after(number % 12, acquire).await
+        } else {
+            tokio::time::timeout(Duration::from_millis(number % 40), acquire).await.ok()
+        };
+        assert_eq!(target.exists(), acquired.is_some());
+        match acquired {
+            Some(acquired) => handed_over += u64::from(acquired.is_ok()),
+            None => cancelled += 1,
+        }
     }
+    println!("{cancelled} were cancelled, {handed_over} handed over");
+    // The native creator waits for nothing that could be cancelled.
+    assert!(cancelled > 0 || creator == CreatorKind::Native, "none was cancelled");
     let stats = pool.stats();
     assert_eq!(stats.pooled + stats.on_demand, handed_over);
     assert_eq!(usize::try_from(stats.pooled).expect("few") + ready(&pool), 10);

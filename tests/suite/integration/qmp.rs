@@ -69,12 +69,15 @@ async fn exchange(scratch: Scratch) {
 #[apply(test)]
 async fn a12_cancelled_acquires_leave_neither_job_nor_node(scratch: Scratch) {
     let pool = Arc::new(behind_proxy(&scratch).await);
+    let mut cancelled = 0;
     for number in 0..200_u64 {
         let (base, target) =
             (scratch.join("base.qcow2"), scratch.join(format!("vm-{number}.qcow2")));
         let patience = Duration::from_micros(number * 71 % 5000);
-        let _ = tokio::time::timeout(patience, pool.acquire(base, target)).await;
+        let acquired = tokio::time::timeout(patience, pool.acquire(base, target)).await;
+        cancelled += usize::from(acquired.is_err());
     }
+    assert!(cancelled > 0, "none was cancelled");
     pool.acquire(scratch.join("base.qcow2"), scratch.join("last.qcow2")).await.expect("an overlay");
     for attempt in 0.. {
         let left = left_in_daemon(&scratch).await;

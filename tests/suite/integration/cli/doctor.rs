@@ -57,12 +57,17 @@ fn findings_are_those_of_the_machine(scratch: Scratch) {
         let expected = if need.probe().is_ok() { "ok" } else { "note" };
         assert_eq!(line(&doctor, what).0, expected, "{what}: {doctor}");
     }
-    if let Ok(version) = Need::QemuImg.probe() {
-        assert!(version.ends_with(line(&doctor, "qemu-img").1), "{doctor}");
-    }
     let kvm = kvm::probe().to_string();
     let kind = kvm.split_once(':').expect("a kind and a reason").0;
     assert!(line(&doctor, "kvm").1.starts_with(kind), "{doctor}");
+}
+
+#[apply(test)]
+#[needs(QemuImg)]
+fn a_program_is_told_with_its_version(scratch: Scratch) {
+    let (doctor, version) = (answer(&scratch, ["doctor"]), Need::QemuImg.probe());
+    let told = line(&doctor, "qemu-img").1;
+    assert!(!told.is_empty() && version.as_ref().is_ok_and(|v| v.ends_with(told)), "{doctor}");
 }
 
 #[apply(test)]
