@@ -121,6 +121,7 @@ impl Shelf {
     pub(super) fn claim(self: &Arc<Self>) -> Option<Slot> {
         let mut state = self.state();
         self.lacking(&state)?;
+        state.retry_at = None; // it is over
         let overlay = Arc::clone(&state.image.as_ref()?.overlay);
         Some(self.slot(&mut state, &overlay))
     }
@@ -243,6 +244,7 @@ impl Shelf {
         let idle_at = state.idle_at(self.rules.idle);
         let wanted = state.image.is_some()
             && state.ready.len() < self.rules.size
+            && !self.rules.is_paused()
             && idle_at.is_none_or(|at| now < at);
         let retry = state.retry_at.filter(|_| wanted);
         let give_up = idle_at.filter(|_| !state.ready.is_empty());
@@ -270,8 +272,8 @@ impl Slot {
             return Err(entry);
         }
         state.ready.push(entry);
+        // What else failed in the same batch still waits for its next try.
         state.failures = 0;
-        state.retry_at = None;
         Ok(())
     }
 }

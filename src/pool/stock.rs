@@ -174,7 +174,7 @@ impl Stock {
         }
         // Nobody says when there is space again.
         tracing::warn!(min_free = self.min_free, "low space: no overlay is made ahead");
-        due.into_iter().chain(Instant::now().checked_add(LOW_SPACE_RETRY)).min()
+        Instant::now().checked_add(LOW_SPACE_RETRY)
     }
 
     /// The place for one more overlay, on the emptiest shelf that lacks any.
