@@ -5,6 +5,7 @@
 mod base;
 mod header;
 mod header_error;
+mod layout;
 mod overlay;
 
 pub use base::{BaseError, BaseImage, BaseRef, Identity, References, read_start};
