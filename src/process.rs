@@ -5,7 +5,6 @@
 //! starts all children.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
@@ -45,19 +44,7 @@ fn spawner() -> io::Result<mpsc::Sender<Request>> {
 /// # Errors
 ///
 /// Those of [`Command::spawn`], with `NotFound` where the program isn't there.
-pub async fn spawn(command: Command) -> io::Result<Child> {
-    spawn_with(command, Vec::new()).await
-}
-
-/// Like [`spawn`], with descriptors that the child has under the numbers they have here; this
-/// process' own are closed.
-pub(crate) async fn spawn_with(
-    mut command: Command,
-    descriptors: Vec<OwnedFd>,
-) -> io::Result<Child> {
-    if !descriptors.is_empty() {
-        sys::inherit(&mut command, descriptors);
-    }
+pub async fn spawn(mut command: Command) -> io::Result<Child> {
     command.kill_on_drop(true);
     sys::die_with_parent(&mut command);
 
@@ -65,6 +52,17 @@ pub(crate) async fn spawn_with(
     let request = Request { command, runtime: Handle::current(), answer };
     spawner()?.send(request).map_err(|_| gone())?;
     child.await.map_err(|_| gone())?
+}
+
+/// Like [`spawn`], with descriptors that the child has under the numbers they have here; this
+/// process' own are closed.
+#[cfg(feature = "vm")]
+pub(crate) async fn spawn_with(
+    mut command: Command,
+    descriptors: Vec<std::os::fd::OwnedFd>,
+) -> io::Result<Child> {
+    sys::inherit(&mut command, descriptors);
+    spawn(command).await
 }
 
 fn gone() -> io::Error {

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::header::{Header, READ_LIMIT};
 use super::header_error::HeaderError;
-use super::overlay::{Format, Overlay, OverlayError, OverlayOptions, SECTOR};
+use super::layout::SECTOR;
+use super::overlay::{Format, Overlay, OverlayError, OverlayOptions};
 
 /// How a caller names a base image: a path, and the format it declares.
 ///

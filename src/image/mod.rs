@@ -6,6 +6,7 @@ mod base;
 mod discover;
 mod header;
 mod header_error;
+mod layout;
 mod overlay;
 
 pub(crate) use base::absolute;

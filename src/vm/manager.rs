@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::error::VmError;
-use super::handle::{Alive, Home, Vm};
+use super::handle::{Alive, DISK, Home, Vm};
 use super::images;
 use super::language::Language;
-use super::launch::{self, DISK, Disk};
+use super::launch::{self, Disk};
 use super::machine::Machine;
 use super::saved::{SavedState, SavedStates};
 use super::settings::VmSettings;

@@ -4,9 +4,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use overlay_pool::api::{AcquireAnswer, AcquireRequest};
+use overlay_pool::OverlayPool;
+use overlay_pool::api::{AcquireAnswer, AcquireRequest, Source, Stats};
 use overlay_pool::image::BaseRef;
-use overlay_pool::{OverlayPool, Source, Stats};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,7 +38,7 @@ impl Acquire for Caller {
             Some(size) => self.pool.acquire_sized(base, target, size).await?,
             None => self.pool.acquire(base, target).await?,
         };
-        Ok(acquired.source)
+        Ok(acquired.source.into())
     }
 }
 

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use overlay_pool::api::Source;
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Overlay;
-use overlay_pool::{OverlayPool, PoolConfig, Source};
+use overlay_pool::{OverlayPool, PoolConfig};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep_until;
 

@@ -5,33 +5,14 @@ use std::path::PathBuf;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::acquire::BaseRequest;
 use super::extract::{Body, InPath, InQuery};
-use super::problem::Problem;
 use super::refusals::{Adding, Changing, Looking, Removing};
-use super::server::Shared;
+use super::state::Shared;
+use crate::api::wire::{BaseAdded, BaseRequest, BaseState, Problem, Removed};
 use crate::image::{BaseRef, Format};
-use crate::pool::{BaseState, paths};
-
-/// A base image that overlays are kept ready of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct BaseAdded {
-    /// Its resolved path.
-    #[serde(serialize_with = "paths::one")]
-    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
-    pub path: PathBuf,
-}
-
-/// How many ready overlays were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Removed {
-    /// The number of overlays.
-    #[schema(example = 5)]
-    pub removed: u64,
-}
 
 /// What tells two base images of one path apart.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
@@ -55,7 +36,7 @@ pub(super) struct FormatQuery {
     )
 )]
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
-    Json(shared.pool.bases())
+    Json(shared.pool.bases().into_iter().map(BaseState::from).collect())
 }
 
 /// Keeps overlays of a base image ready from now on.

@@ -4,10 +4,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::problem::Problem;
 use super::refusals::{Looking, Readiness};
-use super::server::Shared;
-use crate::pool::{Restocking, Stats};
+use super::state::Shared;
+use crate::api::wire::{Problem, Stats};
+use crate::pool::Restocking;
 
 /// What the pool holds now, and what it did since the server started.
 #[utoipa::path(
@@ -17,7 +17,7 @@ use crate::pool::{Restocking, Stats};
     responses((status = 200, description = "The counters.", body = Stats), Looking)
 )]
 pub(super) async fn stats(State(shared): State<Shared>) -> Json<Stats> {
-    Json(shared.pool.stats())
+    Json(shared.pool.stats().into())
 }
 
 /// Says that the server answers.

@@ -25,57 +25,27 @@
 //! isn't is `\xNN`, and in each a backslash is doubled.
 
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::IntoResponse;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, NoLabelSet, prometheus_text,
 };
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::refusals::Looking;
-use super::server::Shared;
+use super::state::Shared;
+use super::traffic::Traffic;
+use crate::paths;
 use crate::pool::{BaseState, Histogram, Restocking};
-
-/// What the server itself counts.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Traffic {
-    connections: Gauge,
-    requests: Family<[(&'static str, u16); 1], Counter>,
-}
-
-impl Traffic {
-    /// Counts a connection until what this gives is dropped.
-    pub(super) fn connection(&self) -> Connected {
-        self.connections.inc();
-        Connected(self.connections.clone())
-    }
-
-    /// Counts a request that was answered.
-    pub(super) fn answered(&self, status: StatusCode) {
-        self.requests.get_or_create(&[("code", status.as_u16())]).inc();
-    }
-}
-
-/// A connection that is counted.
-#[derive(Debug)]
-pub(super) struct Connected(Gauge);
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
 
 /// Gives the pool's figures in Prometheus' text format, version 0.0.4.
 #[utoipa::path(
@@ -135,22 +105,25 @@ impl Scrape {
     }
 
     fn acquires(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (metrics, stats) = (self.0.pool.metrics(), self.0.pool.stats());
-        let by_source = [("pooled", metrics.pooled), ("on-demand", metrics.on_demand)]
-            .map(|(source, took)| ([("source", source)], took));
+        let stats = self.0.pool.stats();
+        let by_source = [("pooled", stats.pooled), ("on-demand", stats.on_demand)];
         counters(
             encoder,
             "acquires",
             "Overlays that were handed over, by where they came from.",
-            by_source.iter().map(|(labels, took)| (*labels, took.count())),
+            by_source.map(|(source, count)| ([("source", source)], count)),
         )?;
         counter(encoder, "acquire_failures", "Acquires that ended in an error.", stats.failed)?;
-        histograms(
-            encoder,
+        let Traffic { pooled, on_demand, .. } = &self.0.traffic;
+        let mut durations = encoder.encode_descriptor(
             "acquire_duration",
             "How long handing an overlay over took the pool.",
-            &by_source,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
         )?;
+        for (source, took) in [("pooled", pooled), ("on-demand", on_demand)] {
+            took.encode(durations.encode_family(&[("source", source)])?)?;
+        }
         counter(
             encoder,
             "overlays_discarded",
@@ -212,7 +185,7 @@ impl Scrape {
     }
 
     fn traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Traffic { connections, requests } = &self.0.traffic;
+        let Traffic { connections, requests, .. } = &self.0.traffic;
         let help = "Connections of clients.";
         connections.encode(encoder.encode_descriptor(
             "http_connections",
@@ -236,12 +209,7 @@ fn base_labels(base: &BaseState) -> [(&'static str, String); 2] {
 
 /// A path as a label's value: no two paths have the same.
 fn label(path: &Path) -> String {
-    let mut label = String::new();
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        label += &chunk.valid().replace('\\', r"\\");
-        label.extend(chunk.invalid().iter().map(|byte| format!(r"\x{byte:02x}")));
-    }
-    label
+    paths::text(path, |valid| valid.replace('\\', r"\\"))
 }
 
 fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -> fmt::Result {
