@@ -29,11 +29,11 @@ mod sys;
 pub mod api;
 pub mod creator;
 pub mod image;
-pub mod place;
 /// For the crate's own binary, and no part of the interface.
 #[cfg(any(feature = "client", feature = "server"))]
 #[doc(hidden)]
 pub mod paths;
+pub mod place;
 /// For the crate's own binary, and no part of the interface.
 #[doc(hidden)]
 pub mod process;

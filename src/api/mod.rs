@@ -17,7 +17,7 @@ mod wire;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Opened};
 #[cfg(feature = "server")]
-pub use server::{Access, AccessError, Limits, Server, openapi};
+pub use server::{Access, AccessError, Limits, PREFIX, Server, look_again, openapi};
 pub use wire::{
     AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, OpenAnswer, OpenRequest,
     Problem, Removed, Source, Stats,

@@ -7,10 +7,12 @@ mod bases;
 mod connection;
 mod extract;
 mod metrics;
+mod open;
 mod openapi;
 mod peers;
 mod problem;
 mod refusals;
+mod restocking;
 mod roots;
 mod state;
 mod status;
@@ -40,6 +42,8 @@ use tokio_io_timeout::TimeoutWriter;
 use tower::ServiceExt;
 
 pub use access::{Access, AccessError};
+pub use bases::look_again;
+pub use open::PREFIX;
 pub use openapi::openapi;
 
 use acceptor::Acceptor;
@@ -122,6 +126,7 @@ impl Server {
         listener: UnixListener,
         end: impl Future<Output = ()>,
     ) -> impl Future<Output = io::Result<()>> {
+        open::OpenFiles::sweep(&self.shared.pool);
         // Now, so that what it keeps in reserve is there before its caller opens anything more.
         let acceptor = Acceptor::new(listener);
         self.attend(acceptor, end)

@@ -194,16 +194,21 @@ pub struct BaseState {
     pub target: usize,
 }
 
-impl From<pool::BaseState> for BaseState {
-    fn from(state: pool::BaseState) -> Self {
+#[cfg(feature = "server")]
+impl BaseState {
+    /// What a pool has, of which `target` overlays shall be ready, beside the file as it is now.
+    pub(super) fn of(state: pool::BaseState, target: usize) -> Self {
+        let is_stale = || crate::image::Identity::of(&state.base.path).ok() != state.identity;
+        let stale = if state.ready > 0 && is_stale() { state.ready } else { 0 };
+        let (BaseRef { path, format }, ready) = (state.base, state.ready);
         Self {
-            path: state.path,
-            format: state.format,
+            path,
+            format,
             virtual_size: state.virtual_size,
-            ready: state.ready,
-            stale: state.stale,
+            ready,
+            stale,
             pending: state.pending,
-            target: state.target,
+            target,
         }
     }
 }

@@ -88,6 +88,7 @@ impl Directory {
     }
 
     /// The directory's own name.
+    #[cfg(feature = "vm")]
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -96,12 +97,12 @@ impl Directory {
         &self.path
     }
 
-    pub(super) fn fd(&self) -> &OwnedFd {
+    pub(crate) fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
     /// A number that no other file in it has.
-    pub(super) fn next_number(&self) -> u64 {
+    pub(crate) fn next_number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 

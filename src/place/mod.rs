@@ -15,6 +15,7 @@ mod target;
 pub(crate) use directory::Directory;
 pub(crate) use draft::Draft;
 pub(crate) use entry::Entry;
+#[cfg(feature = "server")]
 pub(crate) use names::leads_through;
 pub(crate) use sweep::remove_leftovers;
 pub(crate) use target::Spot;

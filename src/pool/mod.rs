@@ -95,6 +95,12 @@ impl OverlayPool {
         })
     }
 
+    /// What it was told, with absolute paths.
+    #[must_use]
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
+    }
+
     /// How many overlays each shelf holds; at 0 or less every acquire is made on demand.
     #[must_use]
     pub fn pool_size(&self) -> i64 {

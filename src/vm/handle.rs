@@ -20,7 +20,7 @@ use super::qemu::Qemu;
 use super::settings::VmSettings;
 use super::state::VmState;
 use crate::Source;
-use crate::pool::Directory;
+use crate::place::Directory;
 
 /// The name of the disk in a VM's working directory.
 pub(super) const DISK: &str = "disk.qcow2";

@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, OFlags, statat};
-use rustix::io::Errno;
 
+use super::open;
 use super::roots::{RootError, Roots};
-use crate::image::BaseRef;
-use crate::pool::{discover, leads_into_owned, would_be_swept};
+use crate::image::{BaseRef, discover};
+use crate::place::leads_through;
 
 /// What errors call what a path is of.
 const TARGET: &str = "target";
 const BASE: &str = "base image";
 
-/// The longest name that Linux has for a file.
-const NAME_MAX: usize = 255;
+/// Whose directories are removed with all that is in them, beside the pools', which they see to
+/// themselves.
+const SWEPT: [&str; 2] = [open::PREFIX, "vm-"];
 
 /// Why a file may not be named, or can't be.
 #[derive(Debug, thiserror::Error)]
@@ -155,17 +156,12 @@ impl Access {
             .targets
             .open_below(directory, OFlags::DIRECTORY)
             .map_err(|error| AccessError::of(TARGET, path, &self.targets, error))?;
-        // What can't be anywhere must not cost a ready overlay.
-        if name.len() > NAME_MAX {
-            return Err(failed(Errno::NAMETOOLONG.into()));
-        }
-        if name.contains(&0) {
-            return Err(failed(Errno::INVAL.into()));
-        }
         // One that exists is refused for that (rule A1).
         let is_free = || statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
-        if leads_into_owned(&path_of(&directory).map_err(failed)?) && is_free() {
-            return Err(failed(would_be_swept()));
+        let real = path_of(&directory).map_err(failed)?;
+        if SWEPT.iter().any(|prefix| leads_through(&real, prefix)) && is_free() {
+            let why = "what is in this directory is removed with its owner; choose another";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
         Ok(directory)
     }

@@ -15,7 +15,7 @@ use super::state::Shared;
 use crate::api::wire::{AcquireAnswer, AcquireRequest, OpenAnswer, OpenRequest, Problem};
 use crate::error::Error;
 use crate::image::{BaseError, BaseRef};
-use crate::pool::Target;
+use crate::place::{Spot, Target};
 
 /// Hands one overlay over at a path.
 ///
@@ -46,8 +46,11 @@ pub(super) async fn acquire(
         Ok(path) => BaseRef { path, format },
         Err(error) => {
             // Which comes before anything else (rule A1).
-            target.refuse_existing().map_err(|error| shared.pool.failed(error))?;
-            return Err(refused(&shared, &base, error));
+            let in_the_way = target.open().ok().filter(Spot::exists);
+            return Err(match in_the_way {
+                Some(spot) => failed(&shared, Error::AlreadyExists { target: spot.into_path() }),
+                None => refused(&shared, &base, error),
+            });
         }
     };
     let pool = &shared.pool;
@@ -66,8 +69,8 @@ pub(super) async fn acquire(
     }))
 }
 
-/// A path that can't be resolved fails as in the pool, and is counted there; to refuse one that
-/// isn't allowed is up to the server alone.
+/// A path that can't be resolved fails as in the pool, and counts; to refuse one that isn't allowed
+/// is up to the server alone.
 fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
     let error = match error {
         AccessError::Io { what: "target", path, source } => {
@@ -76,7 +79,15 @@ fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
         AccessError::Io { path, source, .. } => BaseError::Io { path, source }.into(),
         denied => return denied.into(),
     };
-    shared.pool.failed(error).into()
+    failed(shared, error)
+}
+
+/// An acquire that didn't come as far as the pool.
+fn failed(shared: &Shared, error: Error) -> Problem {
+    if shared.pool.is_started() {
+        shared.traffic.acquire_failures.inc();
+    }
+    error.into()
 }
 
 /// Hands one overlay over as an open descriptor.
@@ -106,7 +117,7 @@ pub(super) async fn open(
         Ok(path) => BaseRef { path, format },
         Err(error) => return Err(refused(&shared, &base, error)),
     };
-    let opened = shared.pool.acquire_open(base, virtual_size).await?;
+    let opened = shared.open_files.acquire(&shared.pool, base, virtual_size).await?;
     let took = since.elapsed();
     shared.traffic.handed_over(opened.source, took);
     tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");

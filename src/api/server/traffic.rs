@@ -15,6 +15,8 @@ use crate::pool::Source;
 pub(super) struct Traffic {
     pub(super) connections: Gauge,
     pub(super) requests: Family<[(&'static str, u16); 1], Counter>,
+    /// Acquires on a started pool that failed before they came to it.
+    pub(super) acquire_failures: Counter,
     /// By source, in seconds.
     pub(super) pooled: Histogram,
     pub(super) on_demand: Histogram,
@@ -27,6 +29,7 @@ impl Default for Traffic {
         Self {
             connections: Gauge::default(),
             requests: Family::default(),
+            acquire_failures: Counter::default(),
             pooled: durations(),
             on_demand: durations(),
         }
