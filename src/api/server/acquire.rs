@@ -56,6 +56,7 @@ pub(super) async fn acquire(
         None => pool.acquire(base, target).await?,
     };
     let took = since.elapsed();
+    shared.traffic.handed_over(acquired.source, took);
     tracing::debug!(%peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
     Ok(Json(AcquireAnswer {
         source: acquired.source.into(),
@@ -107,6 +108,7 @@ pub(super) async fn open(
     };
     let opened = shared.pool.acquire_open(base, virtual_size).await?;
     let took = since.elapsed();
+    shared.traffic.handed_over(opened.source, took);
     tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
     descriptors.attach(opened.file.into());
     Ok(Json(OpenAnswer {

@@ -105,22 +105,25 @@ impl Scrape {
     }
 
     fn acquires(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (metrics, stats) = (self.0.pool.metrics(), self.0.pool.stats());
-        let by_source = [("pooled", metrics.pooled), ("on-demand", metrics.on_demand)]
-            .map(|(source, took)| ([("source", source)], took));
+        let stats = self.0.pool.stats();
+        let by_source = [("pooled", stats.pooled), ("on-demand", stats.on_demand)];
         counters(
             encoder,
             "acquires",
             "Overlays that were handed over, by where they came from.",
-            by_source.iter().map(|(labels, took)| (*labels, took.count())),
+            by_source.map(|(source, count)| ([("source", source)], count)),
         )?;
         counter(encoder, "acquire_failures", "Acquires that ended in an error.", stats.failed)?;
-        histograms(
-            encoder,
+        let Traffic { pooled, on_demand, .. } = &self.0.traffic;
+        let mut durations = encoder.encode_descriptor(
             "acquire_duration",
             "How long handing an overlay over took the pool.",
-            &by_source,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
         )?;
+        for (source, took) in [("pooled", pooled), ("on-demand", on_demand)] {
+            took.encode(durations.encode_family(&[("source", source)])?)?;
+        }
         counter(
             encoder,
             "overlays_discarded",
@@ -182,7 +185,7 @@ impl Scrape {
     }
 
     fn traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Traffic { connections, requests } = &self.0.traffic;
+        let Traffic { connections, requests, .. } = &self.0.traffic;
         let help = "Connections of clients.";
         connections.encode(encoder.encode_descriptor(
             "http_connections",

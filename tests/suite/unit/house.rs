@@ -1,11 +1,23 @@
 //! The rules of this house that a compiler can't hold.
 
+mod circles;
+mod crates;
+mod imports;
+
 use std::path::Path;
 
 use crate::harness::case::CASES;
 use crate::harness::prelude::*;
 
 const NEEDS: &[Need] = &[];
+
+/// What the pool may have of code, without blank lines, comments and tests.
+const POOL_LINES: usize = 950;
+const POOL_FILES: usize = 10;
+/// What any file may have of lines.
+const FILE_LINES: usize = 450;
+/// What the library without features may be built of, itself among them.
+const CRATES: usize = 50;
 
 /// In this binary a bare `#[test]` is compiled out, so a test without `apply(case)` would
 /// silently never run.
@@ -30,9 +42,47 @@ fn files_are_short() {
     for folder in ["src", "tests"] {
         visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut |path, text| {
             let lines = text.lines().count();
-            assert!(lines <= 450, "{} has {lines} lines", path.display());
+            assert!(lines <= FILE_LINES, "{} has {lines} lines", path.display());
         });
     }
+}
+
+/// Whoever picks this code up reads the pool in an hour.
+#[rstest]
+#[test_attr(apply(case))]
+fn the_pool_is_small() {
+    let (mut files, mut lines) = (0, 0);
+    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pool"), &mut |_, text| {
+        files += 1;
+        lines += code(text);
+    });
+    assert!(files > 0 && files <= POOL_FILES, "{files} files");
+    assert!(lines > 0 && lines <= POOL_LINES, "{lines} lines of code");
+}
+
+#[rstest]
+#[test_attr(apply(case))]
+fn tests_are_larger_than_what_they_test() {
+    let lines = |folder: &str| {
+        let mut lines = 0;
+        visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut |path, text| {
+            let is_benchmark = path.components().any(|part| part.as_os_str() == "bench");
+            if folder == "src" || !is_benchmark {
+                lines += text.lines().count();
+            }
+        });
+        lines
+    };
+    let (tests, src) = (lines("tests"), lines("src"));
+    assert!(tests > src, "{tests} lines in tests, {src} in src");
+}
+
+/// How many lines of a file are code: neither blank nor a comment, and none of the tests at its
+/// end.
+fn code(text: &str) -> usize {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let is_code = |line: &&str| !line.is_empty() && !line.starts_with("//");
+    text.lines().map(str::trim).filter(is_code).count()
 }
 
 fn visit(folder: &Path, look: &mut dyn FnMut(&Path, &str)) {
