@@ -1,15 +1,14 @@
 //! The rules of this house that a compiler can't hold.
 
 mod circles;
-mod crates;
 mod imports;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::harness::case::CASES;
 use crate::harness::prelude::*;
-
-const NEEDS: &[Need] = &[];
+use crate::harness::requirements::crates;
 
 /// What the pool may have of code, without blank lines, comments and tests.
 const POOL_LINES: usize = 950;
@@ -19,25 +18,28 @@ const FILE_LINES: usize = 450;
 /// What the library without features may be built of, itself among them.
 const CRATES: usize = 50;
 
-/// In this binary a bare `#[test]` is compiled out, so a test without `apply(case)` would
-/// silently never run.
-#[rstest]
-#[test_attr(apply(case))]
+/// In this binary a bare `#[test]` is compiled out, so a test that isn't declared as one of the
+/// suite would silently never run.
+#[apply(test)]
 fn every_test_is_registered() {
-    let mut functions = 0;
-    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite"), &mut |path, text| {
-        let rstests = text.lines().filter(|line| line.trim() == "#[rstest]").count();
-        let cases = text.lines().filter(|line| line.trim() == "#[test_attr(apply(case))]").count();
-        let bare = text.lines().any(|line| matches!(line.trim(), "#[test]" | "#[tokio::test]"));
-        assert!(!bare && rstests == cases, "{}: a test is not registered", path.display());
-        functions += cases;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut declared = BTreeSet::new();
+    visit(&root.join("tests/suite"), &mut |path, text| {
+        let path = path.strip_prefix(root).expect("a file of the suite").display();
+        for (line, text) in (1..).zip(text.lines().map(str::trim)) {
+            let bare = matches!(text, "#[test]" | "#[tokio::test]");
+            assert!(!bare, "{path}:{line}: this test would never run");
+            if matches!(text, "#[rstest]" | "#[apply(test)]" | "#[apply(each_creator)]") {
+                declared.insert(format!("{path}:{line}"));
+            }
+        }
     });
-    assert!(CASES.len() >= functions, "{} of {functions} are registered", CASES.len());
+    let registered: BTreeSet<_> = CASES.iter().map(|case| case.place.to_owned()).collect();
+    assert_eq!(registered, declared);
 }
 
 /// One noun a file; a file that is much longer has more than one.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn files_are_short() {
     for folder in ["src", "tests"] {
         visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut |path, text| {
@@ -48,8 +50,7 @@ fn files_are_short() {
 }
 
 /// Whoever picks this code up reads the pool in an hour.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_pool_is_small() {
     let (mut files, mut lines) = (0, 0);
     visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pool"), &mut |_, text| {
@@ -60,8 +61,7 @@ fn the_pool_is_small() {
     assert!(lines > 0 && lines <= POOL_LINES, "{lines} lines of code");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn tests_are_larger_than_what_they_test() {
     let lines = |folder: &str| {
         let mut lines = 0;
@@ -75,6 +75,19 @@ fn tests_are_larger_than_what_they_test() {
     };
     let (tests, src) = (lines("tests"), lines("src"));
     assert!(tests > src, "{tests} lines in tests, {src} in src");
+}
+
+/// What a program that only wants the pool has to compile.
+#[apply(test)]
+#[needs(Crates)]
+fn the_library_is_lean() {
+    let crates = crates().expect("cargo knows them");
+    let has = |name: &str| crates.iter().any(|line| line.starts_with(&format!("{name} v")));
+    assert!(has("overlay-pool") && has("tokio"), "{crates:#?}");
+    assert!(crates.len() <= CRATES, "{} crates: {crates:#?}", crates.len());
+    for server in ["hyper", "axum", "utoipa", "clap", "prometheus-client"] {
+        assert!(!has(server), "{server} is for others");
+    }
 }
 
 /// How many lines of a file are code: neither blank nor a comment, and none of the tests at its

@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 use super::imports::Crate;
 use crate::harness::prelude::*;
 
-const NEEDS: &[Need] = &[];
-
 type Edges<'a> = BTreeMap<&'a Path, BTreeSet<&'a Path>>;
 
-#[rstest]
+#[apply(test)]
 #[case::library("src/lib.rs")]
 #[case::program("src/main.rs")]
-#[test_attr(apply(case))]
 fn no_files_take_from_each_other(#[case] root: &str) {
     let files = Crate::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(root));
     let edges = files.edges();
@@ -56,19 +53,18 @@ fn circle_among(scratch: &Scratch, files: &[(&str, &str)]) -> Option<Vec<String>
     Some(way.iter().map(name).collect())
 }
 
-#[rstest]
+#[apply(test)]
 #[case::by_super("use super::b::B;", "use super::a::A;")]
 #[case::by_crate("use crate::{b::B};", "fn f() -> crate::a::A {}")]
 #[case::in_a_macro("use super::b;", "fn f() { println!(\"{}\", super::a::A) }")]
 #[case::by_what_is_handed_on("use crate::B;", "use crate::{self as all, A};")]
-#[test_attr(apply(case))]
 fn a_circle_is_found(scratch: Scratch, #[case] a: &str, #[case] b: &str) {
     let lib = "mod a; mod b; pub use a::A; pub use b::B;";
     let found = circle_among(&scratch, &[("lib.rs", lib), ("a.rs", a), ("b.rs", b)]);
     assert_eq!(found, Some(vec!["a.rs".to_owned(), "b.rs".to_owned()]));
 }
 
-#[rstest]
+#[apply(test)]
 #[case::handed_on("mod a; mod b; pub use a::A; pub use b::B;", "use crate::B;", "")]
 #[case::of_its_own_folder("mod a; mod b; use b::B; struct A(B);", "", "use crate::A;")]
 #[case::only_in_tests(
@@ -81,7 +77,6 @@ fn a_circle_is_found(scratch: Scratch, #[case] a: &str, #[case] b: &str) {
     "use super::b::B;",
     "/// [`super::a::A`] \n struct B; // crate::a"
 )]
-#[test_attr(apply(case))]
 fn what_is_no_circle_is_none(
     scratch: Scratch,
     #[case] lib: &str,
