@@ -151,7 +151,8 @@ impl BareDaemon {
     }
 
     fn send(&mut self, commands: &[Value]) -> io::Result<()> {
-        let lines: String = commands.iter().map(|command| format!("{command}\n")).collect();
+        let lines: String =
+            commands.iter().flat_map(|command| [command.to_string(), "\n".to_owned()]).collect();
         self.stream.get_mut().write_all(lines.as_bytes())
     }
 

@@ -146,7 +146,7 @@ async fn measure<B: Bench>(bench: B, dir: PathBuf) -> Result<Report, Error> {
     let version = version::version("qemu-img").await.ok();
     let filesystem = filesystem::name(&dir)?;
     let machine = ground::machine(&filesystem, version.as_deref())?;
-    let base = ground::make_base(&dir, version.is_some())?;
+    let base = ground::make_base(&dir)?;
     let overlay = BaseImage::open(&base, References::Deny)?.overlay(OverlayOptions::default())?;
     let (qemu, bar) = (version.is_some(), ProgressBar::new_spinner());
     let measured = bench.measure(Ground { dir, filesystem, qemu, base, overlay, bar }).await?;

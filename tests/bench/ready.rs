@@ -24,8 +24,8 @@ pub(super) struct Ready {
     #[command(flatten)]
     options: Options,
     /// How many overlays are ready; each takes 12 KiB of the disk.
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
-    ready: usize,
+    #[arg(long = "ready", value_name = "N", default_value_t = 100_000)]
+    large: usize,
     /// How many to acquire from each pool; few beside those that are ready.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     count: usize,
@@ -51,7 +51,7 @@ impl Bench for Ready {
         let memory = || resident(Path::new("/proc/self")).map(|resident| resident.now);
         ground.progress("stocking");
         let (before, start) = (memory()?, Instant::now());
-        let large = start_pool(&ground, "large", self.ready).await?;
+        let large = start_pool(&ground, "large", self.large).await?;
         let (took, grown) = (start.elapsed(), (memory()? - before).max(0.0));
 
         ground.progress("acquiring");
@@ -74,12 +74,12 @@ impl Bench for Ready {
         large.stop().await;
 
         let small = column(SMALL, from_small);
-        let mut large = column(self.ready, from_large);
-        large.set("stock_us", took.as_secs_f64() * 1e6 / float(self.ready));
-        large.set("memory_bytes", grown / float(self.ready));
+        let mut large = column(self.large, from_large);
+        large.set("stock_us", took.as_secs_f64() * 1e6 / float(self.large));
+        large.set("memory_bytes", grown / float(self.large));
         let ratio = large.0["pooled_p50_us"] / small.0["pooled_p50_us"];
         large.set("large_by_small", ratio);
-        let few = (self.ready < JUDGED_FROM).then(|| format!("fewer than {JUDGED_FROM} ready"));
+        let few = (self.large < JUDGED_FROM).then(|| format!("fewer than {JUDGED_FROM} ready"));
         Ok(Measured {
             what: "Acquires from a large pool and a small one, alternately.".to_owned(),
             columns: [("small", small), ("large", large)].into(),

@@ -1,7 +1,6 @@
 //! Figures, and what is promised of them. The benches in `tests/bench` share this file.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::Duration;
 
 use indicatif::HumanFloatCount;
@@ -14,17 +13,15 @@ pub(crate) fn percentile(mut samples: Vec<Duration>, percent: usize) -> Option<f
     samples.get(rank - 1).map(|sample| sample.as_secs_f64() * 1e6)
 }
 
-/// The figures of one column, by name.
+/// The figures of one column by name, each set if there is one.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Figures(pub(crate) BTreeMap<String, f64>);
 
 impl Figures {
-    /// Sets a figure, if there is one.
     pub(crate) fn set(&mut self, name: impl Into<String>, figure: impl Into<Option<f64>>) {
         self.0.extend(figure.into().map(|figure| (name.into(), figure)));
     }
 
-    /// Sets the ratio of two figures, if both are there.
     pub(crate) fn divide(&mut self, name: impl Into<String>, one: &str, by: &str) {
         self.set(name, self.0.get(one).zip(self.0.get(by)).map(|(one, by)| one / by));
     }
@@ -38,7 +35,6 @@ pub(crate) type Row = (&'static str, &'static str, Option<(&'static str, char, f
 /// A promise, and whether this run kept it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Target {
-    column: &'static str,
     name: &'static str,
     wanted: String,
     measured: f64,
@@ -55,7 +51,7 @@ pub(crate) fn judge(rows: &[Row], columns: &Columns, unless: Option<&str>) -> Ve
         let judged = || if met { "met" } else { "missed" }.to_owned();
         let verdict = unless.map_or_else(judged, |reason| format!("not judged: {reason}"));
         let wanted = format!("{column} {sign} {}", number(limit));
-        Some(Target { column, name, wanted, measured, verdict })
+        Some(Target { name, wanted, measured, verdict })
     };
     rows.iter().filter_map(judge).collect()
 }
@@ -63,31 +59,25 @@ pub(crate) fn judge(rows: &[Row], columns: &Columns, unless: Option<&str>) -> Ve
 /// One table of it all, without the rows of which no column has a figure.
 pub(crate) fn table(rows: &[Row], columns: &Columns, targets: &[Target]) -> String {
     let mut text = format!("{:34}", "");
-    columns.keys().for_each(|column| _ = write!(text, "{column:>15}"));
+    text.extend(columns.keys().map(|column| format!("{column:>15}")));
     for (name, label, _) in rows {
         let figures: Vec<_> = columns.values().map(|figures| figures.0.get(*name)).collect();
         if figures.iter().all(Option::is_none) {
             continue;
         }
-        _ = write!(text, "\n{label:34}");
-        for figure in figures {
-            _ = write!(text, "{:>15}", figure.copied().map(number).unwrap_or_default());
-        }
-        for Target { wanted, verdict, .. } in targets.iter().filter(|it| it.name == *name) {
-            _ = write!(text, "  {wanted}: {verdict}");
-        }
+        let cells = figures.iter().map(|figure| figure.copied().map(number).unwrap_or_default());
+        text.extend(
+            [format!("\n{label:34}")].into_iter().chain(cells.map(|it| format!("{it:>15}"))),
+        );
+        let judged = targets.iter().filter(|target| target.name == *name);
+        text.extend(judged.map(|it| format!("  {}: {}", it.wanted, it.verdict)));
     }
     text
 }
 
-/// Three digits, which is as many as a measurement is worth, or all before the point.
+/// Two digits after the point where they say something, four below one.
 fn number(number: f64) -> String {
-    match number {
-        _ if number.fract() == 0.0 || number >= 100.0 => {
-            HumanFloatCount(number.round()).to_string()
-        }
-        10.0.. => format!("{number:.1}"),
-        1.0.. => format!("{number:.2}"),
-        _ => format!("{number:.4}"),
-    }
+    let whole = number.fract() == 0.0 || number >= 100.0;
+    let digits = if whole { 0 } else { 2 + 2 * usize::from(number < 1.0) };
+    format!("{:.digits$}", HumanFloatCount(number))
 }

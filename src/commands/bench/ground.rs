@@ -21,10 +21,8 @@ pub(crate) fn machine(filesystem: &str, qemu: Option<&str>) -> io::Result<String
     Ok(format!("{cores} cores, Linux {}, {filesystem}, {qemu}", linux.trim()))
 }
 
-/// A new folder, removed when dropped.
-///
-/// For minutes ext4 makes no file of an inode that was freed, and each create in the same group
-/// looks at all of those again, up to 1 ms a file. So its folders get a block group each, by name.
+/// A new folder, removed when dropped. Its folders get a block group of their own: for minutes ext4
+/// reuses no inode that was freed, and each create in that group looks at all of them, up to 1 ms.
 pub(crate) fn folder(parent: &Path) -> io::Result<TempDir> {
     let folder = tempfile::Builder::new().prefix("overlay-pool-bench-").tempdir_in(parent)?;
     let dir = File::open(&folder)?;
@@ -32,13 +30,9 @@ pub(crate) fn folder(parent: &Path) -> io::Result<TempDir> {
     Ok(folder)
 }
 
-/// Makes a base image of 4 GiB: qcow2 with `qemu-img`, and raw without.
-pub(crate) fn make_base(dir: &Path, qemu: bool) -> io::Result<BaseRef> {
+/// Makes a raw base image of 4 GiB.
+pub(crate) fn make_base(dir: &Path) -> io::Result<BaseRef> {
     let path = dir.join("base");
-    if qemu {
-        qemu_img(["create", "-q", "-f", "qcow2", "-o", "size=4G"], &[&path])?;
-        return Ok(BaseRef::qcow2(path));
-    }
     File::create_new(&path)?.set_len(4 << 30)?;
     Ok(BaseRef::raw(path))
 }
@@ -52,15 +46,10 @@ pub(crate) fn qemu_img<const N: usize>(options: [&str; N], paths: &[&Path]) -> i
     output.status.success().then_some(()).ok_or_else(failed)
 }
 
-/// Looks at all overlays that were made as `expected`: at the bytes if they shall be `exact`, since
-/// another version of QEMU may write others. The first bad one is an error.
-pub(crate) fn check(
-    made: &[PathBuf],
-    expected: &Overlay,
-    exact: bool,
-    qemu: bool,
-) -> io::Result<()> {
-    let content = content(expected);
+/// Looks at all overlays that were made `like` that one; to the byte if they shall be `exact`, since
+/// another version of QEMU may write other bytes. The first bad one is an error.
+pub(crate) fn check(made: &[PathBuf], like: &Overlay, exact: bool, qemu: bool) -> io::Result<()> {
+    let content = content(like);
     let facts = |bytes: &[u8]| -> Result<_, HeaderError> {
         let header = Header::parse(&bytes[..bytes.len().min(READ_LIMIT)])?;
         header.check(bytes.len() as u64)?;
@@ -70,15 +59,14 @@ pub(crate) fn check(
     for (number, path) in made.iter().enumerate() {
         let bad = |why: String| io::Error::other(format!("bad overlay, {}: {why}", path.display()));
         let (bytes, file) = (fs::read(path)?, path.symlink_metadata()?);
-        let has = facts(&bytes).map_err(|error| bad(error.to_string()))?;
-        let wanted = facts(&content).map_err(|error| bad(error.to_string()))?;
+        let [has, wanted] = [&bytes, &content].map(|it| facts(it).map_err(|why| why.to_string()));
         let owned = (file.nlink(), file.mode()) == (1, 0o100_600);
         if !owned || has != wanted || (exact && bytes != content) {
             return Err(bad(format!("{has:?} instead of {wanted:?}, or other bytes or owners")));
         }
         if qemu && number % made.len().div_ceil(QEMU_IMG_CHECKS) == 0 {
-            let checked = qemu_img(["check", "-q", "-f", "qcow2"], &[path]);
-            checked.map_err(|error| bad(error.to_string()))?;
+            qemu_img(["check", "-q", "-f", "qcow2"], &[path])
+                .map_err(|why| bad(why.to_string()))?;
         }
     }
     Ok(())

@@ -2,7 +2,6 @@
 //! so that whatever else the machine does hits both. Nothing is removed between.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use tokio::task::{JoinSet, yield_now};
 use super::figures::{Figures, percentile};
 use super::{Failure, failed, ground::qemu_img};
 
+type Done = Result<(), Failure>;
 /// How many tasks acquire at once, and about how often each phase runs `qemu-img create`.
 const TASKS: u32 = 64;
 const QEMU_IMG_ROUNDS: u32 = 20;
@@ -34,7 +34,7 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    pub(super) async fn measure(&mut self, progress: impl Fn(&str)) -> Result<(), Failure> {
+    pub(super) async fn measure(&mut self, progress: impl Fn(&str)) -> Done {
         let count = f64::from(self.count);
         self.figures.set("overlays", count);
         progress("on demand");
@@ -54,7 +54,7 @@ impl Bench<'_> {
         self.figures.set("acquires_per_s_64_tasks", count / took);
         pool.stop().await;
         let blocks = self.made[0].metadata().map_err(failed)?.blocks();
-        self.figures.set("disk_bytes", u32::try_from(blocks * 512).ok().map(f64::from));
+        self.figures.set("disk_kib", u32::try_from(blocks / 2).ok().map(f64::from));
         Ok(())
     }
 
@@ -117,12 +117,13 @@ impl Bench<'_> {
 
     /// How long [`TASKS`] tasks take together to empty the pool.
     async fn many(&mut self, pool: &Arc<OverlayPool>) -> Result<Duration, Failure> {
+        let target = |number| self.dir.join(format!("many-{number}"));
+        let share = |task| (task..self.count).step_by(TASKS as usize).map(target).collect();
+        let shares: Vec<Vec<_>> = (0..TASKS).map(share).collect();
+        self.made.extend(shares.iter().flatten().cloned());
         let (mut tasks, start) = (JoinSet::new(), Instant::now());
-        for task in 0..TASKS {
+        for targets in shares {
             let (pool, base) = (Arc::clone(pool), self.base.clone());
-            let numbers = (task..self.count).step_by(TASKS as usize);
-            let targets: Vec<_> = numbers.map(|at| self.dir.join(format!("many-{at}"))).collect();
-            self.made.extend_from_slice(&targets);
             tasks.spawn(async move {
                 for target in targets {
                     expect(Source::Pooled, pool.acquire(base.clone(), target).await?.source)?;
@@ -135,15 +136,13 @@ impl Bench<'_> {
     }
 }
 
-type Done = Result<(), Failure>;
-
 fn expect(wanted: Source, source: Source) -> Done {
     let other = || failed(format!("an acquire was {source:?} instead of {wanted:?}"));
     (source == wanted).then_some(()).ok_or_else(other)
 }
 
 /// An exclusive create, the native creator's writes, its `ftruncate`.
-fn create(floor: &File, name: &str, overlay: &Overlay) -> io::Result<()> {
+fn create(floor: &File, name: &str, overlay: &Overlay) -> std::io::Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
     let file: File = openat(floor, name, flags, Mode::RUSR | Mode::WUSR)?.into();
     for extent in overlay.extents() {

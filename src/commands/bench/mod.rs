@@ -5,29 +5,24 @@ mod ground;
 mod measure;
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use overlay_pool::creator::CreatorKind;
-use overlay_pool::image::{BaseImage, BaseRef, OverlayOptions, References};
-use serde_json::json;
-use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
+use overlay_pool::image::{BaseImage, OverlayOptions, References};
+use tokio::{runtime::Runtime, task::JoinSet};
 
 use self::figures::{Columns, Figures, Row, judge, table};
-use super::exit::Exit;
-use super::failure::Failure;
-use super::{Answer, arguments, exec, filesystem, text, version};
+use super::{Answer, arguments, exec, exit::Exit, failure::Failure, filesystem, text, version};
 
 const EXAMPLES: &str = "\
 All overlays are checked; one that is bad, or a target that is missed, makes the exit code 1. All
 that was made is removed. `cargo bench` has more: a large pool, the server, VMs.
 
 Examples:
-  overlay-pool bench --base debian.qcow2 --dir /var/lib/vms
-  overlay-pool bench --creator native --json";
+  overlay-pool bench --dir /var/lib/vms --creator native --json";
 
+const LEGEND: &str = "Indented rows were measured alternately with the row above.";
 const ROWS: [Row; 16] = [
     ("overlays", "overlays", None),
     ("pooled_p50_us", "pooled acquire p50, µs", None),
@@ -44,16 +39,13 @@ const ROWS: [Row; 16] = [
     ("on_demand_p99_us", "on-demand acquire p99, µs", None),
     ("stock_us", "stocking an overlay, mean, µs", None),
     ("stock_by_qemu_img", "stocking ÷ qemu-img create", Some(("native", '≤', 0.02))),
-    ("disk_bytes", "disk of an overlay, bytes", None),
+    ("disk_kib", "disk of an overlay, KiB", None),
 ];
 
 /// Measure the pool on this machine, beside qemu-img and bare system calls.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Bench {
-    /// The base image to measure on: qcow2. One is made by default.
-    #[arg(long, value_name = "IMG")]
-    base: Option<PathBuf>,
     /// Where to measure: in a new folder there, on that filesystem.
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -70,7 +62,6 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Measures, and removes everything it made.
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let at = |error| failed(format!("{}: {error}", self.dir.display()));
         let folder = self.dir.canonicalize().and_then(|dir| ground::folder(&dir)).map_err(at)?;
@@ -91,12 +82,9 @@ impl Bench {
         let version = version::version("qemu-img").await.ok();
         let (qemu, filesystem) = (version.is_some(), filesystem::name(&folder).map_err(failed)?);
         let machine = ground::machine(&filesystem, version.as_deref()).map_err(failed)?;
-        let base = match self.base {
-            Some(path) => BaseRef::qcow2(path),
-            None => ground::make_base(&folder, qemu).map_err(failed)?,
-        };
-        let image = BaseImage::open(&base, References::Deny)?;
-        let (base, overlay) = (&base, &image.overlay(OverlayOptions::default())?);
+        let base = &ground::make_base(&folder).map_err(failed)?;
+        let overlay =
+            &BaseImage::open(base, References::Deny)?.overlay(OverlayOptions::default())?;
         let (mut columns, mut missing, mut sound) = (Columns::new(), BTreeMap::new(), 0);
         let bar = ProgressBar::new_spinner();
         let wanted = |kind: &CreatorKind| self.creators.is_empty() || self.creators.contains(kind);
@@ -124,16 +112,14 @@ impl Bench {
         let unless = Some(&*filesystem).filter(|name| *name == filesystem::TMPFS);
         let targets = judge(&ROWS, &columns, unless);
         let text = if self.json {
-            let json = json!({ "machine": machine, "creators": columns, "missing": missing,
-                "targets": targets, "sound": sound });
+            let json = serde_json::json!({ "machine": machine, "creators": columns,
+                "missing": missing, "targets": targets, "sound": sound });
             text::escaped_json(&format!("{json:#}\n"))
         } else {
-            let missing: String = missing.values().map(|why| format!("missing: {why}\n")).collect();
-            let table = table(&ROWS, &columns, &targets);
-            format!(
-                "{}\n{missing}\n{table}\n\n{sound} overlays were acquired; all are sound.\n",
-                text::escaped(&machine)
-            )
+            let missing: String =
+                missing.values().map(|why| ["missing: ", why, "\n"].concat()).collect();
+            let (machine, table) = (text::escaped(&machine), table(&ROWS, &columns, &targets));
+            format!("{machine}\n{missing}\n{table}\n\n{LEGEND} All {sound} overlays are sound.\n")
         };
         let missed = targets.iter().filter(|target| target.verdict == "missed").count();
         let missed = (missed > 0).then(|| failed(format!("{missed} targets were missed")));
@@ -141,6 +127,6 @@ impl Bench {
     }
 }
 
-fn failed(cause: impl Display) -> Failure {
+fn failed(cause: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Failed, cause, "")
 }
