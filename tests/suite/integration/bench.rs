@@ -152,7 +152,7 @@ fn the_table_says_what_was_checked(scratch: Scratch) {
     );
     let row = |label: &str| table.lines().find(|line| line.starts_with(label));
     let judged = row("  acquire ÷ renameat2").expect("a row");
-    assert!(judged.contains("native ≤ 1.50: "), "{judged}");
+    assert!(judged.contains("native ≤ 1.5: "), "{judged}");
 }
 
 /// A signal ends it at once, and what it made goes.

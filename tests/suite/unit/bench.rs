@@ -66,8 +66,8 @@ fn a_row_without_figures_is_left_out() {
     let lines: Vec<Vec<&str>> =
         table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["one", "other"]);
-    assert_eq!(lines[1], ["at", "most", "three", "2.50", "100", "one", "≤", "3:", "met"]);
-    assert_eq!(lines[2], ["at", "least", "three", "2.50", "one", "≥", "3:", "missed"]);
+    assert_eq!(lines[1], ["at", "most", "three", "2.5", "100", "one", "≤", "3:", "met"]);
+    assert_eq!(lines[2], ["at", "least", "three", "2.5", "one", "≥", "3:", "missed"]);
     assert_eq!(lines.len(), 3);
 }
 
