@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::bench::ground;
 use crate::harness::bench as other;
 use crate::harness::cli::{Answer, overlay_pool, run};
 use crate::harness::fake_tool::script;
