@@ -22,6 +22,7 @@
 
 mod error;
 mod pool;
+mod process;
 mod qmp;
 mod sys;
 
@@ -34,9 +35,6 @@ pub mod image;
 #[doc(hidden)]
 pub mod paths;
 pub mod place;
-/// For the crate's own binary, and no part of the interface.
-#[doc(hidden)]
-pub mod process;
 #[cfg(feature = "vm")]
 pub mod vm;
 

@@ -40,11 +40,7 @@ fn spawner() -> io::Result<mpsc::Sender<Request>> {
 }
 
 /// Starts a child that is killed when it is dropped, and when this process ends in any way.
-///
-/// # Errors
-///
-/// Those of [`Command::spawn`], with `NotFound` where the program isn't there.
-pub async fn spawn(mut command: Command) -> io::Result<Child> {
+pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
     command.kill_on_drop(true);
     sys::die_with_parent(&mut command);
 
