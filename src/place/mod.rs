@@ -11,6 +11,7 @@ mod names;
 mod rename;
 mod sweep;
 mod target;
+mod trust;
 
 pub(crate) use directory::Directory;
 pub(crate) use draft::Draft;
@@ -19,6 +20,9 @@ pub(crate) use entry::Entry;
 pub(crate) use names::leads_through;
 pub(crate) use sweep::remove_leftovers;
 pub(crate) use target::Spot;
+#[cfg(feature = "server")]
+pub(crate) use trust::{MAX_LINKS, is_anothers, is_shared, others_may_change};
 
 pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};
 pub use target::Target;
+pub use trust::{can_confine, open_trusted};

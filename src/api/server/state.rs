@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::access::Access;
+use super::access::{Access, AccessError};
 use super::open::OpenFiles;
 use super::traffic::Traffic;
+use super::unreceived::Unreceived;
+use crate::image::{BaseImage, BaseRef};
 use crate::pool::{OverlayPool, Stats};
 
 /// The pool, who may name which files, and what the server is doing.
@@ -15,6 +17,7 @@ pub(super) struct Shared {
     pub(super) access: Arc<Access>,
     pub(super) traffic: Traffic,
     pub(super) open_files: Arc<OpenFiles>,
+    pub(super) unreceived: Unreceived,
     ending: Arc<AtomicBool>,
 }
 
@@ -25,8 +28,14 @@ impl Shared {
             access,
             traffic: Traffic::default(),
             open_files: Arc::default(),
+            unreceived: Unreceived::default(),
             ending: Arc::default(),
         }
+    }
+
+    /// Opens and judges a base image that a client names.
+    pub(super) fn judged(&self, base: &BaseRef) -> Result<BaseImage, AccessError> {
+        self.access.base(base, self.pool.config().references)
     }
 
     /// What the pool counts, with what the server refused in its place.

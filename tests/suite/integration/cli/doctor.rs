@@ -9,7 +9,7 @@ use crate::harness::cli::{Answer, answer, assert_answer, overlay_pool, overlay_p
 use crate::harness::owner::Owner;
 use crate::harness::prelude::*;
 
-const LOOKED_AT: [&str; 9] = [
+const LOOKED_AT: [&str; 10] = [
     "qemu-img",
     "qemu-storage-daemon",
     "qemu-system-x86_64",
@@ -19,6 +19,7 @@ const LOOKED_AT: [&str; 9] = [
     "filesystem",
     "unnamed files",
     "free space",
+    "openat2",
 ];
 
 /// State and text of the line about `what`.
