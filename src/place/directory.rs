@@ -65,12 +65,12 @@ impl Directory {
             let made = mkdirat(&parent_fd, &name, Mode::RWXU)
                 // The umask may have taken something away, a default ACL added something.
                 .and_then(|()| chmodat(&parent_fd, &name, Mode::RWXU, AtFlags::empty()));
-            match made {
+            let owned = match made {
                 // The parent was removed by the last owner in it, or the directory by a sweep.
                 Err(Errno::NOENT) => continue,
-                result => result?,
-            }
-            let owned = own(&parent_fd, &name);
+                Ok(()) => own(&parent_fd, &name),
+                Err(errno) => Err(errno.into()),
+            };
             if let Ok(Some(fd)) = owned {
                 let path = parent.join(&name);
                 let (next, made_parent) = (AtomicU64::new(0), *made_parent);
