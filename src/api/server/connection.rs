@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -31,7 +30,7 @@ impl Channel {
     /// Whether the client has hung up, and so hears no answer. One that only says nothing more
     /// still listens.
     pub(crate) fn is_hung_up(&self) -> bool {
-        is_hung_up(&self.stream)
+        descriptors::is_hung_up(&self.stream)
     }
 
     pub(super) fn stream(&self) -> &Arc<UnixStream> {
@@ -41,13 +40,6 @@ impl Channel {
     fn queue(&self) -> MutexGuard<'_, VecDeque<(OwnedFd, Counted)>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether the other side of a socket is closed.
-pub(super) fn is_hung_up(stream: &UnixStream) -> bool {
-    let mut looked_at = [PollFd::new(stream, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut looked_at, Some(&now)).is_ok() && looked_at[0].revents().contains(PollFlags::HUP)
 }
 
 /// A Unix socket that sends descriptors (`SCM_RIGHTS`) with the bytes that are written to it.

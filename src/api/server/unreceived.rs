@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
-use super::connection::is_hung_up;
 use super::peers::Peer;
+use crate::api::descriptors::is_hung_up;
 use crate::sys;
 
 /// How many a user may have at once.
