@@ -48,7 +48,8 @@ fn a7_a_limit_of_file_sizes_is_an_error(scratch: Scratch) {
     server::one_base(&scratch);
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -f 128; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_overlay-pool")]);
-    command.arg("serve").args(server::one_base_args(&scratch)).args(["--max-vms", "0"]);
+    command.args(["serve", "--max-vms", "0", "--base"]).arg(server::base(&scratch));
+    command.arg("--targets").arg(server::vms(&scratch));
     command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
     let mut server = Server::launch(&scratch, &mut command);
     server.await_ready();
