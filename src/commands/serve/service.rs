@@ -102,8 +102,14 @@ impl Service {
             }
             tracing::info!("rescan");
             manager::reloading();
-            if let Err(error) = look_again(&self.pool, &self.access) {
-                tracing::warn!(%error, "no rescan");
+            let (pool, access) = (Arc::clone(&self.pool), Arc::clone(&self.access));
+            // A disk that doesn't answer is in nobody else's way.
+            let mut looking = tokio::task::spawn_blocking(move || look_again(&pool, &access));
+            tokio::select! {
+                looked = &mut looking => if let Ok(Err(error)) = looked {
+                    tracing::warn!(%error, "no rescan");
+                },
+                () = signals.end() => return Ok(()),
             }
             manager::ready(&self.status());
         }

@@ -1,7 +1,6 @@
 //! What was tried on the server, and must not work again.
 
 mod bases;
-mod hung_disk;
 mod hung_up;
 mod log;
 mod releases;
