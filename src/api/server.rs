@@ -6,6 +6,7 @@ mod acquire;
 mod bases;
 mod connection;
 mod extract;
+mod given_up;
 mod metrics;
 mod open;
 mod openapi;
@@ -18,6 +19,7 @@ mod state;
 mod status;
 mod traffic;
 mod trusted;
+mod turns;
 mod unreceived;
 mod verdicts;
 
@@ -51,6 +53,7 @@ pub use openapi::openapi;
 
 use acceptor::Acceptor;
 use connection::{Channel, Connection};
+use given_up::GivenUp;
 use peers::{Full, Peer, Peers, Room};
 use state::Shared;
 use traffic::Traffic;
@@ -183,8 +186,11 @@ impl Server {
 
     fn router(&self) -> Router {
         let request_timeout = self.limits.request_timeout;
-        let bounded = move |request: Request, next: Next| async move {
+        let bounded = move |mut request: Request, next: Next| async move {
+            let given_up = GivenUp::default();
+            request.extensions_mut().insert(given_up.clone());
             timeout(request_timeout, next.run(request)).await.unwrap_or_else(|_| {
+                given_up.give_up();
                 let detail =
                     format!("no answer within {request_timeout:?}; nothing was handed over");
                 Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()

@@ -1,5 +1,6 @@
 //! `POST /v1/acquire` and `POST /v1/open`: one overlay is handed over.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use axum::{Extension, Json};
 use super::access::AccessError;
 use super::connection::Channel;
 use super::extract::Body;
+use super::given_up::GivenUp;
 use super::peers::Peer;
 use super::refusals::{Acquiring, Opening};
 use super::state::Shared;
@@ -36,13 +38,52 @@ pub(super) async fn acquire(
     State(shared): State<Shared>,
     Extension(peer): Extension<Peer>,
     Extension(channel): Extension<Channel>,
+    Extension(given_up): Extension<GivenUp>,
     Body(request): Body<AcquireRequest>,
 ) -> Result<Json<AcquireAnswer>, Problem> {
+    let turns = shared.turns.clone();
+    let handed_over = async move {
+        let answer = hand_over(&shared, peer, &channel, request).await?;
+        Ok(HandedOver { answer: Some(answer), shared, given_up })
+    };
+    let handed_over: Result<_, Problem> = turns.take(peer, handed_over).await?;
+    handed_over.map(|handed_over| Json(handed_over.answer()))
+}
+
+/// An overlay at its target. If the request's time is over by then, it is taken back.
+struct HandedOver {
+    answer: Option<AcquireAnswer>,
+    shared: Shared,
+    given_up: GivenUp,
+}
+
+impl HandedOver {
+    fn answer(mut self) -> AcquireAnswer {
+        self.answer.take().expect("it is there until it is given")
+    }
+}
+
+impl Drop for HandedOver {
+    fn drop(&mut self) {
+        let Some(AcquireAnswer { target, .. }) = &self.answer else { return };
+        if self.given_up.is_given_up() {
+            let removed = self.shared.access.remove_target(target);
+            tracing::warn!(target = %target.display(), ?removed, "taken back, its time was over");
+        }
+    }
+}
+
+async fn hand_over(
+    shared: &Shared,
+    peer: Peer,
+    channel: &Channel,
+    request: AcquireRequest,
+) -> Result<AcquireAnswer, Problem> {
     let AcquireRequest { base, format, target, virtual_size } = request;
     let since = Instant::now();
     let target = match shared.access.target(&target) {
         Ok(directory) => Target::within(directory, target),
-        Err(error) => return Err(refused(&shared, &base, error)),
+        Err(error) => return Err(refused(shared, &base, error)),
     };
     let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
         Ok(image) => image,
@@ -50,12 +91,12 @@ pub(super) async fn acquire(
             // Which comes before anything else (rule A1).
             let in_the_way = target.open().ok().filter(Spot::exists);
             return Err(match in_the_way {
-                Some(spot) => failed(&shared, Error::AlreadyExists { target: spot.into_path() }),
-                None => refused(&shared, &base, error),
+                Some(spot) => failed(shared, Error::AlreadyExists { target: spot.into_path() }),
+                None => refused(shared, &base, error),
             });
         }
     };
-    expect_listening(&channel)?;
+    expect_listening(channel)?;
     let pool = &shared.pool;
     let acquired = match virtual_size {
         Some(size) => pool.acquire_sized(base, target, size).await?,
@@ -64,12 +105,12 @@ pub(super) async fn acquire(
     let took = since.elapsed();
     shared.traffic.handed_over(acquired.source, took);
     tracing::debug!(%peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
-    Ok(Json(AcquireAnswer {
+    Ok(AcquireAnswer {
         source: acquired.source.into(),
         base: acquired.base,
         target: acquired.target,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-    }))
+    })
 }
 
 /// Nothing is handed over to a client that hung up, perhaps before its request was read.
@@ -128,25 +169,39 @@ pub(super) async fn open(
     Extension(channel): Extension<Channel>,
     Body(request): Body<OpenRequest>,
 ) -> Result<Json<OpenAnswer>, Problem> {
-    let OpenRequest { base, format, virtual_size } = request;
-    let since = Instant::now();
-    let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
-        Ok(image) => image,
-        Err(error) => return Err(refused(&shared, &base, error)),
-    };
-    expect_listening(&channel)?;
     let counted = shared.unreceived.count(peer, channel.stream()).map_err(|too_many| {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Problem::new(status, "too-many-descriptors", too_many.to_string())
     })?;
+    let (turns, hears) = (shared.turns.clone(), channel.clone());
+    let opened = async move { open_one(&shared, peer, &hears, request).await };
+    // Nobody else has the file: given up, it is gone.
+    let (answer, file) = turns.take(peer, opened).await??;
+    channel.attach(file.into(), counted);
+    Ok(Json(answer))
+}
+
+async fn open_one(
+    shared: &Shared,
+    peer: Peer,
+    channel: &Channel,
+    request: OpenRequest,
+) -> Result<(OpenAnswer, File), Problem> {
+    let OpenRequest { base, format, virtual_size } = request;
+    let since = Instant::now();
+    let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
+        Ok(image) => image,
+        Err(error) => return Err(refused(shared, &base, error)),
+    };
+    expect_listening(channel)?;
     let opened = shared.open_files.acquire(&shared.pool, base, virtual_size).await?;
     let took = since.elapsed();
     shared.traffic.handed_over(opened.source, took);
     tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
-    channel.attach(opened.file.into(), counted);
-    Ok(Json(OpenAnswer {
+    let answer = OpenAnswer {
         source: opened.source.into(),
         base: opened.base,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-    }))
+    };
+    Ok((answer, opened.file))
 }

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::access::Access;
 use super::extract::{Administrator, Body, InPath, InQuery};
+use super::peers::Peer;
 use super::refusals::{Adding, Changing, Looking, Removing};
 use super::state::Shared;
 use crate::api::wire::{BaseAdded, BaseRequest, BaseState, Problem, Removed};
@@ -38,10 +39,17 @@ pub(super) struct FormatQuery {
         Looking,
     )
 )]
-pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
-    let target = usize::try_from(shared.pool.pool_size()).unwrap_or(0);
-    let bases = shared.pool.bases().into_iter();
-    Json(bases.map(|state| BaseState::of(state, target)).collect())
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<Vec<BaseState>>, Problem> {
+    let turns = shared.turns.clone();
+    let bases = turns.take(peer, async move {
+        let target = usize::try_from(shared.pool.pool_size()).unwrap_or(0);
+        let bases = shared.pool.bases().into_iter();
+        bases.map(|state| BaseState::of(state, target)).collect()
+    });
+    Ok(Json(bases.await?))
 }
 
 /// Keeps overlays of a base image ready from now on. For root and the server's own user.
@@ -59,10 +67,15 @@ pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
 pub(super) async fn add(
     _: Administrator,
     State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
     Body(request): Body<BaseRequest>,
 ) -> Result<(StatusCode, Json<BaseAdded>), Problem> {
-    let image = shared.judged(&request.into())?;
-    let path = shared.pool.add_base(image)?;
+    let turns = shared.turns.clone();
+    let added = turns.take(peer, async move {
+        let image = shared.judged(&request.into())?;
+        Ok::<_, Problem>(shared.pool.add_base(image)?)
+    });
+    let path = added.await??;
     Ok((StatusCode::CREATED, Json(BaseAdded { path })))
 }
 
@@ -87,6 +100,7 @@ pub(super) async fn add(
 pub(super) async fn remove(
     _: Administrator,
     State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
     InPath(path): InPath<PathBuf>,
     InQuery(FormatQuery { format }): InQuery<FormatQuery>,
 ) -> Result<Json<Removed>, Problem> {
@@ -95,7 +109,9 @@ pub(super) async fn remove(
         return Err(Problem::bad_request(detail));
     }
     let detail = format!("base image {}: not one of the pool's", path.display());
-    let removed = shared.pool.remove_base(BaseRef { path, format })?;
+    let turns = shared.turns.clone();
+    let base = BaseRef { path, format };
+    let removed = turns.take(peer, async move { shared.pool.remove_base(base) }).await??;
     let removed =
         removed.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "unknown-base", detail))?;
     Ok(Json(Removed { removed: removed as u64 }))
@@ -115,8 +131,10 @@ pub(super) async fn remove(
 pub(super) async fn drain(
     _: Administrator,
     State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
 ) -> Result<Json<Removed>, Problem> {
-    let removed = shared.pool.pause().await?;
+    let turns = shared.turns.clone();
+    let removed = turns.take(peer, async move { shared.pool.pause().await }).await??;
     Ok(Json(Removed { removed: removed as u64 }))
 }
 
@@ -133,8 +151,10 @@ pub(super) async fn drain(
 pub(super) async fn rescan(
     _: Administrator,
     State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
 ) -> Result<StatusCode, Problem> {
-    look_again(&shared.pool, &shared.access)?;
+    let turns = shared.turns.clone();
+    turns.take(peer, async move { look_again(&shared.pool, &shared.access) }).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -25,6 +25,7 @@
 use std::fmt;
 use std::path::Path;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -38,11 +39,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::peers::Peer;
 use super::refusals::Looking;
 use super::restocking::{Restocking, Space};
 use super::state::Shared;
 use super::traffic::Traffic;
-use crate::api::wire::BaseState;
+use crate::api::wire::{BaseState, Problem};
 use crate::paths;
 
 /// Gives the pool's figures in Prometheus' text format, version 0.0.4.
@@ -56,7 +58,16 @@ use crate::paths;
         Looking,
     )
 )]
-pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+pub(super) async fn metrics(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+) -> Result<impl IntoResponse, Problem> {
+    let turns = shared.turns.clone();
+    let text = turns.take(peer, async move { scrape(shared) }).await?;
+    Ok(([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text))
+}
+
+fn scrape(shared: Shared) -> String {
     let mut registry = Registry::with_prefix("overlay_pool");
     registry.register(
         "build",
@@ -67,7 +78,7 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let mut text = String::new();
     // Nothing here fails: it is all written to memory.
     let _ = prometheus_text::encode(&mut text, &registry);
-    ([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text)
+    text
 }
 
 /// The figures as they are when they are asked for.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::access::{Access, AccessError};
 use super::open::OpenFiles;
 use super::traffic::Traffic;
+use super::turns::Turns;
 use super::unreceived::Unreceived;
 use crate::image::{BaseImage, BaseRef};
 use crate::pool::{OverlayPool, Stats};
@@ -18,6 +19,7 @@ pub(super) struct Shared {
     pub(super) traffic: Traffic,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) unreceived: Unreceived,
+    pub(super) turns: Turns,
     ending: Arc<AtomicBool>,
 }
 
@@ -29,6 +31,7 @@ impl Shared {
             traffic: Traffic::default(),
             open_files: Arc::default(),
             unreceived: Unreceived::default(),
+            turns: Turns::default(),
             ending: Arc::default(),
         }
     }

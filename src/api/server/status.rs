@@ -1,9 +1,12 @@
 //! `/v1/stats`, `/livez` and `/readyz`: how the pool does.
 
-use axum::Json;
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 
+use super::peers::Peer;
 use super::refusals::{Looking, Readiness};
 use super::restocking::Restocking;
 use super::state::Shared;
@@ -16,8 +19,12 @@ use crate::api::wire::{Problem, Stats};
     tag = "status",
     responses((status = 200, description = "The counters.", body = Stats), Looking)
 )]
-pub(super) async fn stats(State(shared): State<Shared>) -> Json<Stats> {
-    Json(shared.stats().into())
+pub(super) async fn stats(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<Stats>, Problem> {
+    let turns = shared.turns.clone();
+    Ok(Json(turns.take(peer, async move { shared.stats().into() }).await?))
 }
 
 /// Says that the server answers.
@@ -49,8 +56,12 @@ pub(super) async fn live() -> &'static str {
         Readiness,
     )
 )]
-pub(super) async fn ready(State(shared): State<Shared>) -> Result<&'static str, Problem> {
-    let detail = match Restocking::of(&shared.pool) {
+pub(super) async fn ready(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+) -> Result<&'static str, Problem> {
+    let (turns, pool) = (shared.turns.clone(), Arc::clone(&shared.pool));
+    let detail = match turns.take(peer, async move { Restocking::of(&pool) }).await? {
         _ if shared.is_ending() => "the server is ending",
         Restocking::On => return Ok("ok\n"),
         // Nothing is made ahead by configuration, or for want of a directory: on demand goes on.
