@@ -122,7 +122,7 @@ impl Server {
 
     /// Answers clients until `end` is done; then takes no more of them, and waits until those
     /// there have their answers, for [`Limits::drain_timeout`] at most. No request is under way
-    /// when this is done or dropped.
+    /// when this is done or dropped, but for those that a disk doesn't answer.
     ///
     /// # Errors
     ///
