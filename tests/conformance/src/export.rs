@@ -1,43 +1,31 @@
-//! `overlay-pool conformance`: takes the contract and its cases into another repository.
+//! Takes the contract and its cases into another repository.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use include_dir::{Dir, include_dir};
+use crate::{cases, contract};
 
-use super::Answer;
-use super::exit::Exit;
-use super::failure::Failure;
+/// The documents, by the names of their files.
+const DOCUMENTS: [(&str, &str); 3] = [
+    ("CONTRACT.md", contract::TEXT),
+    ("PORTING.md", include_str!("../PORTING.md")),
+    ("SHIM.md", include_str!("../SHIM.md")),
+];
 
-static DOCUMENTS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/tests/conformance");
-static CASES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/fixtures/conformance");
-
-const EXAMPLES: &str = "\
-Examples:
-  overlay-pool conformance tests/conformance
-      Writes the contract, the porting guide, the shim protocol and the cases";
-
-/// Take the contract, the porting guide and the conformance cases into another repository.
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct Conformance {
-    /// Where to write them; made where it is missing, and files of the same name are replaced.
-    directory: PathBuf,
-}
-
-impl Conformance {
-    pub(super) fn run(&self) -> Result<Answer, Failure> {
-        let written = extract(&DOCUMENTS, &self.directory)
-            .and_then(|()| extract(&CASES, &self.directory.join("cases")));
-        let failed = |error| Failure::new(Exit::Failed, error, "choose another directory");
-        written.map(|()| Answer::default()).map_err(failed)
-    }
-}
-
-fn extract(files: &Dir<'_>, directory: &Path) -> io::Result<()> {
-    let failed = |error: io::Error| {
-        io::Error::new(error.kind(), format!("{}: {error}", directory.display()))
+/// Writes them all. Files of the same name are replaced.
+///
+/// # Errors
+///
+/// The directory can't be made or written to; the message names it.
+pub(crate) fn export(directory: &Path) -> io::Result<()> {
+    let cases = directory.join("cases");
+    let failed = |path: &Path, error: io::Error| {
+        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
     };
-    std::fs::create_dir_all(directory).map_err(failed)?;
-    files.extract(directory).map_err(failed)
+    std::fs::create_dir_all(&cases).map_err(|error| failed(&cases, error))?;
+    for (name, text) in DOCUMENTS {
+        let path = directory.join(name);
+        std::fs::write(&path, text).map_err(|error| failed(&path, error))?;
+    }
+    cases::EMBEDDED.extract(&cases).map_err(|error| failed(&cases, error))
 }

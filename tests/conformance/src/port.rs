@@ -1,62 +1,94 @@
-//! The ports that are judged: our pool on each creator, the plain port, the server, and the one
-//! that `OVERLAY_POOL_SHIM` names.
+//! A port, and how its shim is started.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use overlay_pool::creator::CreatorKind;
 use rustix::process::Pid;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::answers::ERRORS;
 use super::case::{Case, Mount};
-use crate::harness::faults::fuse;
-use crate::harness::processes::runs;
-use crate::harness::python;
-use crate::harness::requirements::Need;
-use crate::harness::shim::Answer;
-
-const SHIM: &str = "OVERLAY_POOL_SHIM";
-const SHIM_CONFIG: &str = "OVERLAY_POOL_SHIM_CONFIG";
-/// The profile of nextest that judges a port.
-const PROFILE: &str = "port";
+use crate::faults::fuse;
+use crate::processes::runs;
+use crate::shim::Answer;
 
 /// How long a port may take; far more than any needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A port, and how it is driven.
-pub(crate) struct Port {
-    pub(crate) name: String,
-    pub(crate) needs: &'static [Need],
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Port {
     /// How long it may take to answer, and to come to a state that a case waits for.
-    pub(crate) patience: Duration,
-    argv: Vec<String>,
-    pub(crate) config: ShimConfig,
+    pub patience: Duration,
+    /// The command of its shim, whose files have absolute paths: it runs in the cases' folders.
+    pub argv: Vec<String>,
+    /// What stands in its `shim.toml`.
+    pub config: ShimConfig,
 }
 
 /// A port's `shim.toml`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct ShimConfig {
+pub struct ShimConfig {
     /// The port's own name of an error, by the contract's.
     errors: BTreeMap<String, String>,
     /// The program of a process that the shim starts and that is the pool itself.
     process: Option<String>,
     /// Cases that the port doesn't pass, each with the reason.
-    pub(crate) disabled: BTreeMap<String, String>,
+    pub disabled: BTreeMap<String, String>,
+}
+
+/// Why a port can't be judged at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PortError {
+    /// Its command can't be split into words.
+    #[error("the command of the shim can't be understood: {0:?} has a quote that isn't closed")]
+    Quotes(String),
+    /// Its command has no word.
+    #[error("the command of the shim is empty")]
+    NoCommand,
+    /// Its `shim.toml` can't be read.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its `shim.toml` isn't one.
+    #[error("{}: {source}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what is expected there.
+        source: Box<toml::de::Error>,
+    },
+    /// Its `shim.toml` maps an error that the contract hasn't, or two to one.
+    #[error("{}, [errors]: {mistake}", path.display())]
+    Errors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        mistake: String,
+    },
 }
 
 impl ShimConfig {
-    fn read(path: &Path) -> Result<Self, String> {
+    /// Reads a `shim.toml`.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read, isn't TOML, or has what no `shim.toml` has.
+    pub fn read(path: &Path) -> Result<Self, PortError> {
+        let path_of = || path.to_owned();
         let text = std::fs::read_to_string(path);
-        let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
-        let config: Self =
-            toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        config
-            .check_errors()
-            .map_err(|mistake| format!("{}, [errors]: {mistake}", path.display()))?;
+        let text = text.map_err(|source| PortError::Unreadable { path: path_of(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|source| PortError::Syntax { path: path_of(), source: Box::new(source) })?;
+        config.check_errors().map_err(|mistake| PortError::Errors { path: path_of(), mistake })?;
         Ok(config)
     }
 
@@ -83,11 +115,32 @@ impl ShimConfig {
 }
 
 impl Port {
+    /// A port by the command of its shim, as it is typed, and by its `shim.toml`, which is looked
+    /// for beside the shim if it isn't named.
+    ///
+    /// # Errors
+    ///
+    /// The command or the `shim.toml` can't be understood.
+    pub fn of_command(command: &str, config: Option<&Path>) -> Result<Self, PortError> {
+        let words = shlex::split(command).ok_or_else(|| PortError::Quotes(command.to_owned()))?;
+        let mut words = words.into_iter();
+        let program = words.next().ok_or(PortError::NoCommand)?;
+        let program = if program.contains('/') { absolute_file(&program) } else { program };
+        let mut argv = vec![program];
+        argv.extend(words.map(|word| absolute_file(&word)));
+        let config = match config {
+            Some(path) => Some(path.to_owned()),
+            None => ShimConfig::beside(&argv),
+        };
+        let config =
+            config.map_or_else(|| Ok(ShimConfig::default()), |path| ShimConfig::read(&path))?;
+        Ok(Self { patience: PATIENCE, argv, config })
+    }
+
     /// How its shim is started for a case.
     pub(crate) fn command(&self, case: &Case, folder: &Path) -> Vec<String> {
         let mut argv = self.argv.clone();
-        let is_root = rustix::process::geteuid().is_root();
-        if case.unprivileged && (is_root || case.mounts_anything()) {
+        if case.wants_no_powers() {
             let without_powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
             argv.splice(0..0, without_powers.map(str::to_owned));
         }
@@ -121,102 +174,35 @@ impl Port {
     pub(crate) fn is_pool(&self, pid: Pid) -> bool {
         self.config.process.as_ref().is_some_and(|program| runs(pid, program))
     }
-
-    fn ours(creator: CreatorKind) -> Self {
-        let argv = [&program(), "shim", "--creator", creator.as_str()].map(str::to_owned).into();
-        Self {
-            name: creator.as_str().to_owned(),
-            needs: match creator {
-                CreatorKind::StorageDaemon => &[Need::StorageDaemon],
-                _ => &[],
-            },
-            argv,
-            patience: PATIENCE,
-            config: ShimConfig::default(),
-        }
-    }
-
-    /// The plain port in Python, sound or with one rule broken.
-    pub(crate) fn python(broken: Option<&str>) -> Result<Self, String> {
-        let folder = repository().join("fixtures/ports/python");
-        let mut argv = Vec::from(python_shim(&folder));
-        if let Some(name) = broken {
-            argv.extend(["--break".to_owned(), name.to_owned()]);
-        }
-        let config = ShimConfig::read(&folder.join("shim.toml"))?;
-        // What is broken on purpose is waited for in vain.
-        let patience = broken.map_or(PATIENCE, |_| Duration::from_secs(3));
-        Ok(Self { name: "python".to_owned(), needs: &[Need::Python], patience, argv, config })
-    }
-
-    /// The server, as a client of another language meets it.
-    fn server() -> Result<Self, String> {
-        let folder = repository().join("fixtures/ports/http");
-        let mut argv = Vec::from(python_shim(&folder));
-        argv.push(program());
-        Ok(Self {
-            name: "server".to_owned(),
-            needs: &[Need::Python],
-            patience: PATIENCE,
-            argv,
-            config: ShimConfig::read(&folder.join("shim.toml"))?,
-        })
-    }
-
-    /// The port that the environment names.
-    pub(crate) fn named() -> Result<Option<Self>, String> {
-        let command = std::env::var(SHIM).unwrap_or_default();
-        if command.trim().is_empty() {
-            return match std::env::var("NEXTEST_PROFILE") {
-                Ok(profile) if profile == PROFILE => {
-                    Err(format!("no port to judge: set {SHIM} to the command of its shim"))
-                }
-                _ => Ok(None),
-            };
-        }
-        let argv: Vec<String> = command.split_whitespace().map(absolute_file).collect();
-        let config = match std::env::var_os(SHIM_CONFIG) {
-            Some(path) => Some(PathBuf::from(path)),
-            None => ShimConfig::beside(&argv),
-        };
-        let config =
-            config.map_or_else(|| Ok(ShimConfig::default()), |path| ShimConfig::read(&path))?;
-        let name = "port".to_owned();
-        Ok(Some(Self { name, needs: &[], patience: PATIENCE, argv, config }))
-    }
-
-    /// Those of this repository.
-    pub(crate) fn of_repository() -> Result<Vec<Self>, String> {
-        let mut ports: Vec<_> = CreatorKind::ALL.map(Self::ours).into();
-        ports.extend([Self::python(None)?, Self::server()?]);
-        Ok(ports)
-    }
 }
 
-/// Our own program, also where the tests run from an archive.
-pub(crate) fn program() -> String {
-    std::env::var("NEXTEST_BIN_EXE_overlay-pool")
-        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-pool").to_owned())
-}
-
-/// The command of the shim in Python that lies in a folder.
-fn python_shim(folder: &Path) -> [String; 3] {
-    let [interpreter, shim] = [python::program("python3"), folder.join("shim.py")]
-        .map(|path| path.to_string_lossy().into_owned());
-    [interpreter, "-B".to_owned(), shim]
-}
-
-/// A word of a command; a relative path of a file made absolute, since shims run elsewhere.
+/// A word of a command; the relative path of a file made absolute, since shims run elsewhere.
 fn absolute_file(word: &str) -> String {
     let path = Path::new(word);
     match std::path::absolute(path) {
-        Ok(absolute) if word.contains('/') && path.is_file() => absolute.display().to_string(),
+        Ok(absolute) if path.is_file() => absolute.display().to_string(),
         _ => word.to_owned(),
     }
 }
 
-/// The repository, also where the tests run from an archive.
-pub(crate) fn repository() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_split_as_a_shell_splits_it() {
+        let port = Port::of_command(r"sh -c 'a  b' it\'s", None).expect("a command");
+        assert_eq!(port.argv, ["sh", "-c", "a  b", "it's"]);
+        assert!(matches!(Port::of_command(" ", None), Err(PortError::NoCommand)));
+        assert!(matches!(Port::of_command("a 'b", None), Err(PortError::Quotes(_))));
+    }
+
+    /// Tests run in the folder of their package.
+    #[test]
+    fn files_of_a_command_are_found_from_elsewhere() {
+        let port = Port::of_command("src ./src/port.rs Cargo.toml nothing.py", None);
+        let argv = port.expect("a command").argv;
+        assert_eq!((&*argv[0], &*argv[3]), ("src", "nothing.py"));
+        assert!(Path::new(&argv[1]).is_absolute() && argv[2].ends_with("/Cargo.toml"), "{argv:?}");
+    }
 }

@@ -7,12 +7,21 @@ use std::process::Command;
 use rustix::process::Pid;
 
 /// Mounts something on a path. The process has a user and a mount namespace of its own.
-pub(crate) fn make(pid: Pid, path: &Path, is_dir: bool) -> Result<(), String> {
+///
+/// # Errors
+///
+/// What `mount` says.
+pub fn make(pid: Pid, path: &Path, is_dir: bool) -> Result<(), String> {
     let what = if is_dir { ["-t", "tmpfs", "tmpfs"] } else { ["--bind", "--", "/dev/null"] };
     run(pid, "mount", &what, path)
 }
 
-pub(crate) fn undo(pid: Pid, path: &Path) -> Result<(), String> {
+/// Undoes that.
+///
+/// # Errors
+///
+/// What `umount` says.
+pub fn undo(pid: Pid, path: &Path) -> Result<(), String> {
     run(pid, "umount", &[], path)
 }
 
