@@ -72,13 +72,17 @@ pub fn reason_to_skip(named: &Named, hello: &Hello) -> Option<String> {
         let why = need.probe().as_ref().err()?;
         Some(format!("this machine lacks {}: {why}; {}", need.name(), need.advice()))
     });
-    unmet.or_else(|| {
-        let left_out = |(capability, why): (&Capability, &String)| {
-            let is_wanted = capability.is_wanted_by(&named.case);
-            is_wanted.then(|| format!("the port leaves out {capability}: {why}"))
-        };
-        hello.lacks.iter().find_map(left_out)
-    })
+    unmet.or_else(|| left_out(named, hello))
+}
+
+/// What the port leaves out of that which a case needs, and why.
+#[must_use]
+pub fn left_out(named: &Named, hello: &Hello) -> Option<String> {
+    let told = |(capability, why): (&Capability, &String)| {
+        let is_wanted = capability.is_wanted_by(&named.case);
+        is_wanted.then(|| format!("the port leaves out {capability}: {why}"))
+    };
+    hello.lacks.iter().find_map(told)
 }
 
 /// A port that is to be judged, and where.

@@ -147,7 +147,7 @@ pub(crate) struct PromiseReport {
     pub(crate) reason: Option<String>,
     /// The cases that were judged by.
     pub(crate) cases: Vec<String>,
-    /// How many cases there are.
+    /// How many cases of the level there are.
     pub(crate) of: usize,
 }
 
