@@ -55,9 +55,12 @@ impl Capability {
                     || case.has(|step| matches!(step, Step::Image { image, .. } if is_raw(image)))
             }
             Self::ShelfIdle => case.config.shelf_idle_ms.is_some(),
-            Self::VirtualSize => {
-                case.has(|step| matches!(step, Step::Acquire { virtual_size_mib: Some(_), .. }))
-            }
+            Self::VirtualSize => case.has(|step| {
+                let Step::Acquire { virtual_size_mib, virtual_size, .. } = step else {
+                    return false;
+                };
+                virtual_size_mib.is_some() || virtual_size.is_some()
+            }),
         }
     }
 }

@@ -31,5 +31,6 @@ mod run;
 pub mod shim;
 mod step;
 mod transcript;
+mod under_way;
 pub mod verdict;
 mod world;

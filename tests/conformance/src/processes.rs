@@ -73,6 +73,11 @@ pub fn is_stopped(pid: Pid) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.state == "T")
 }
 
+/// How many files a process has open.
+pub(crate) fn open_files(pid: Pid) -> std::io::Result<usize> {
+    std::fs::read_dir(folder(pid).join("fd")).map(Iterator::count)
+}
+
 /// The words of a process' command.
 #[must_use]
 pub fn command(pid: Pid) -> Vec<u8> {

@@ -4,6 +4,7 @@ mod broken;
 mod contract;
 mod mistakes;
 mod ports;
+mod program;
 mod protocol;
 
 use std::path::{Path, PathBuf};

@@ -67,6 +67,8 @@ pub(crate) enum Need {
     Schemathesis,
     /// `prometheus_client`, the parser of Prometheus' text format in Python.
     PrometheusClient,
+    /// `chromium`, without a screen.
+    Chromium,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -91,8 +93,11 @@ import importlib.metadata, prometheus_client.parser
 print('prometheus_client', importlib.metadata.version('prometheus_client'))";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
+/// What the tests of a file need that declares nothing of this name.
+pub(crate) const NEEDS: &[Need] = &[];
+
 impl Need {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -117,6 +122,7 @@ impl Need {
         Self::Systemd,
         Self::Schemathesis,
         Self::PrometheusClient,
+        Self::Chromium,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -145,6 +151,7 @@ impl Need {
             Self::Systemd => "systemd",
             Self::Schemathesis => "schemathesis",
             Self::PrometheusClient => "prometheus-client",
+            Self::Chromium => "chromium",
         }
     }
 
@@ -174,7 +181,7 @@ impl Need {
             Self::Faketime => clock::probe(),
             Self::MemoryCgroup => memory::probe(),
             Self::SecondFilesystem => second_filesystem(),
-            Self::Bash => version(self.name(), "bash"),
+            Self::Bash | Self::Chromium => version(self.name(), self.name()),
             Self::Systemd => version("systemd-socket-activate", "systemd")
                 .and_then(|_| version("systemd-analyze", "systemd")),
             Self::Python | Self::Schemathesis => python::probe(self.name(), &["--version"]),

@@ -8,7 +8,7 @@ use super::select::Select;
 use super::{list, tell};
 use crate::cases::Named;
 use crate::folder::Folder;
-use crate::port::Port;
+use crate::port::{PATIENCE, Port};
 use crate::report::{self, Report};
 use crate::shim::Hello;
 use crate::verdict::{self, Judge, Outcome, Verdict};
@@ -45,6 +45,12 @@ pub(super) struct Run {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
 
+    /// How long the port may take to answer, and to come to a state that a case waits for. A port
+    /// that fails is judged sooner with less.
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    patience: u64,
+
     /// Keep the folders of all cases in this directory, which must be empty or missing. Without it
     /// those of failed cases are kept in the directory for temporary files.
     #[arg(long, value_name = "DIR")]
@@ -62,7 +68,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 
-    /// Write a badge for a README, as SVG.
+    /// Write a badge for a README, as SVG. It speaks of a whole level.
     #[arg(long, value_name = "FILE")]
     badge: Option<PathBuf>,
 
@@ -95,7 +101,8 @@ impl Run {
         let lacks_something = tell::lacks(&cases);
         let verdicts = self.judge(&cases, &port, &hello, &folder);
         let report = Report::new(&port, &hello, self.select.told(), &verdicts, |id| {
-            all.iter().filter(|named| named.case.rules.iter().any(|its| its.is_of(id))).count()
+            let proves = |named: &&Named| named.case.rules.iter().any(|its| its.is_of(id));
+            self.select.of_level(&all).filter(proves).count()
         });
         tell::failures(&report);
         if self.keep.is_some() || verdicts.iter().any(|verdict| verdict.folder.is_some()) {
@@ -109,7 +116,8 @@ impl Run {
     fn port(&self, all: &[Named]) -> Result<Port, Stop> {
         let command = self.shim.as_deref().unwrap_or_default();
         let port = Port::of_command(command, self.shim_config.as_deref());
-        let port = port.map_err(|error| Stop::usage(error.to_string()))?;
+        let mut port = port.map_err(|error| Stop::usage(error.to_string()))?;
+        port.patience = Duration::from_secs(self.patience);
         let is_unknown = |name: &&String| all.iter().all(|named| named.name != **name);
         match port.config.disabled.keys().find(is_unknown) {
             Some(name) => Err(Stop::usage(format!("shim.toml disables {name}, which is no case"))),
@@ -170,7 +178,6 @@ impl Run {
 
 /// What the port says of itself, in a folder that is gone unless that fails.
 fn hello(port: &Port, folder: &Path) -> Result<Hello, Stop> {
-    let port = &Port { patience: port.patience.min(Duration::from_secs(30)), ..port.clone() };
     let folder = folder.join("hello");
     std::fs::create_dir(&folder)
         .map_err(|error| Stop::not_judged(format!("{}: {error}", folder.display())))?;

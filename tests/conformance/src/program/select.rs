@@ -17,11 +17,11 @@ pub(super) struct Select {
     level: Level,
 
     /// Judge by the cases of a rule or of one promise, such as A5 or A5.2; may be repeated.
-    #[arg(long = "rule", value_name = "ID")]
+    #[arg(long = "rule", value_name = "ID", conflicts_with = "badge")]
     rules: Vec<Id>,
 
     /// Judge by this case; may be repeated.
-    #[arg(long = "case", value_name = "NAME")]
+    #[arg(long = "case", value_name = "NAME", conflicts_with = "badge")]
     cases: Vec<String>,
 
     /// Take the cases from a folder, such as one that `export` wrote, in place of those in this
@@ -37,6 +37,12 @@ impl Select {
         let cases = cases::of(folder).map_err(|error| Stop::usage(error.to_string()))?;
         let unreadable = |error| Stop::usage(format!("{}: {error}", folder.display()));
         cases.into_iter().collect::<Result<_, _>>().map_err(unreadable)
+    }
+
+    /// Of all, those of the level.
+    pub(super) fn of_level<'a>(&self, all: &'a [Named]) -> impl Iterator<Item = &'a Named> {
+        let level = self.level;
+        all.iter().filter(move |named| Level::of_all(&named.case.rules) <= level)
     }
 
     /// Those that are selected.
@@ -58,9 +64,8 @@ impl Select {
             let of_rule = |rule: &Id| ids.iter().any(|id| id.is_of(*rule));
             (self.cases.is_empty() || self.cases.contains(&named.name))
                 && (self.rules.is_empty() || self.rules.iter().any(of_rule))
-                && Level::of_all(ids) <= self.level
         };
-        let selected: Vec<Named> = all.iter().filter(is_selected).cloned().collect();
+        let selected: Vec<Named> = self.of_level(all).filter(is_selected).cloned().collect();
         if selected.is_empty() {
             return Err(Stop::usage("no case is left of --level, --rule and --case"));
         }

@@ -76,15 +76,12 @@ pub(super) fn summary(report: &Report) {
         .into_iter()
         .filter_map(count)
         .collect();
-    let kept = report.promises.iter().filter(|promise| promise.verdict == Word::Pass).count();
-    println!(
-        "{}: {} cases: {}; {kept} of {} rules and promises of contract {} are kept",
-        report.port_name(),
-        report.cases.len(),
-        counts.join(", "),
-        report.promises.len(),
-        report.contract
-    );
+    let counts = counts.join(", ");
+    println!("{}: {} cases: {counts}", report.port_name(), report.cases.len());
+    if report.is_whole() {
+        let (kept, of) = (report.kept(), report.promises.len());
+        println!("{kept} of {of} rules and promises of {} are kept", report.contract_name());
+    }
 }
 
 fn told(word: Word) -> &'static str {

@@ -6,9 +6,8 @@ use super::{Report, Word};
 
 /// The picture.
 pub(crate) fn badge(report: &Report) -> String {
-    let label = format!("overlay-pool contract {}", report.contract);
-    let passed = report.promises.iter().filter(|promise| promise.verdict == Word::Pass).count();
-    let message = format!("{passed} of {}", report.promises.len());
+    let label = format!("overlay-pool {}", report.contract_name());
+    let message = format!("{} of {}", report.kept(), report.promises.len());
     let color = match report.promises.iter().map(|promise| promise.verdict).max() {
         Some(Word::Pass) => "#2a7d2f",
         Some(Word::Fail) => "#b3261e",

@@ -38,11 +38,15 @@ pub(crate) fn html(report: &Report) -> String {
 }
 
 fn summary(report: &Report) -> Markup {
-    let passed = report.promises.iter().filter(|promise| promise.verdict == Word::Pass).count();
     html! {
-        "Keeps " strong { (passed) " of " (report.promises.len()) }
-        " rules and promises of contract " (report.contract) ", by " (report.cases.len())
-        " cases of suite " (report.suite) " (level " (report.selection.level) ")."
+        @if report.is_whole() {
+            "Keeps " strong { (report.kept()) " of " (report.promises.len()) }
+            " rules and promises of overlay-pool's " (report.contract_name()) ", by all "
+            (report.cases.len()) " cases of suite " (report.suite) "."
+        } @else {
+            "Judged by " (report.cases.len()) " cases of suite " (report.suite)
+            ", a part of those of overlay-pool's " (report.contract_name()) "."
+        }
     }
 }
 

@@ -270,6 +270,24 @@ impl Report {
         }
     }
 
+    /// Whether all cases of a level were selected: only then a passed promise is kept.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.selection.rules.is_empty() && self.selection.cases.is_empty()
+    }
+
+    /// The contract, with its version and the level.
+    pub(crate) fn contract_name(&self) -> String {
+        match self.selection.level {
+            Level::Full => format!("contract {}", self.contract),
+            level => format!("contract {}, level {level}", self.contract),
+        }
+    }
+
+    /// How many of the rules and promises are kept.
+    pub(crate) fn kept(&self) -> usize {
+        self.promises.iter().filter(|promise| promise.verdict == Word::Pass).count()
+    }
+
     pub(crate) fn count(&self, word: Word) -> usize {
         self.counts.get(&word).copied().unwrap_or(0)
     }
