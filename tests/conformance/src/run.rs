@@ -221,7 +221,7 @@ impl World<'_> {
     fn stop(&mut self) -> Checked {
         let answer = self.ask("stop", json!({}))?;
         expect(answer, &[], &[])?;
-        self.expect_no_aid("after stop")
+        self.expect_no_aid("after stop").map_err(|failure| failure.at("L11"))
     }
 
     fn start_cancelled(&mut self, bases: &[String], none_done: bool) -> Checked {
@@ -238,7 +238,8 @@ impl World<'_> {
                 if !until(self.port.patience, || self.directories() == before) {
                     broken!("L7: left are {:?}", self.directories());
                 }
-                self.expect_no_aid("after a cancelled start")
+                let alone = self.expect_no_aid("after a cancelled start");
+                alone.map_err(|failure| failure.at("L7"))
             }
             Err(error) => broken!("L7: {}, not cancelled", told_error(&error)),
         }

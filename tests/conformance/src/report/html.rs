@@ -96,15 +96,25 @@ fn row(promise: &PromiseReport, report: &Report) -> Markup {
         details class=(promise.verdict.as_str()) id=(promise.id) {
             summary {
                 span.id { (promise.id) }
-                span.text { (promise.text) }
+                span.text { (with_code(&promise.text)) }
                 span.word { (promise.verdict.as_str()) }
             }
+            @if let Some(reason) = &promise.reason { p.note { (reason) } }
             @if promise.cases.len() < promise.of {
                 p.note { (promise.cases.len()) " of " (promise.of) " cases were judged by." }
             }
             ul {
                 @for case in report.cases.iter().filter(its) { li { (of_case(case)) } }
             }
+        }
+    }
+}
+
+/// What stands between backticks is code.
+fn with_code(text: &str) -> Markup {
+    html! {
+        @for (number, part) in text.split('`').enumerate() {
+            @if number % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
 }

@@ -135,7 +135,7 @@ impl Selection {
     }
 }
 
-/// A rule or promise: the worst verdict of the cases that prove it.
+/// A rule or promise, with the worst verdict of the cases that prove it.
 #[derive(Debug, Serialize)]
 pub(crate) struct PromiseReport {
     pub(crate) id: Id,
@@ -250,7 +250,11 @@ impl Report {
         for case in &cases {
             *counts.entry(case.verdict).or_default() += 1;
         }
-        let selected = contract::promises().into_iter().filter(|promise| selection.has(promise.id));
+        let is_told = |id: Id| {
+            let is_broken = cases.iter().any(|case| case.broken().is_some_and(|its| its.is_of(id)));
+            selection.has(id) || is_broken
+        };
+        let selected = contract::promises().into_iter().filter(|promise| is_told(promise.id));
         let promise = |promise: Promise| PromiseReport::of(promise, &cases, &proves);
         Self {
             schema: SCHEMA,
@@ -303,26 +307,44 @@ impl PromiseReport {
     /// Nothing where no case was judged by: that is no verdict.
     fn of(promise: Promise, cases: &[CaseReport], proves: impl Fn(Id) -> usize) -> Option<Self> {
         let Promise { id, section, text } = promise;
-        let its = cases.iter().filter(|case| case.promises.iter().any(|its| its.is_of(id)));
-        let its: Vec<&CaseReport> = its.collect();
-        let worst = its.iter().max_by_key(|case| case.verdict)?;
-        let reason = match worst.verdict {
-            Word::Pass => None,
-            Word::Fail => Some(format!("{} fails", worst.name)),
-            Word::Skip | Word::Disabled => {
-                let reason = worst.reason.as_deref().unwrap_or_default();
-                Some(format!("{}: {reason}", worst.name))
-            }
-        };
+        let its: Vec<&CaseReport> = cases.iter().filter(|case| case.speaks_of(id)).collect();
+        let verdicts = its.iter().map(|case| case.verdict_on(id));
+        let (verdict, reason) = verdicts.max_by_key(|(word, _)| *word)?;
         Some(Self {
             id,
             section,
             text,
-            verdict: worst.verdict,
+            verdict,
             reason,
             cases: its.iter().map(|case| case.name.clone()).collect(),
             of: proves(id),
         })
+    }
+}
+
+impl CaseReport {
+    /// The rule or promise that it was seen to break.
+    fn broken(&self) -> Option<Id> {
+        self.failure.as_ref().filter(|_| self.verdict == Word::Fail)?.promise
+    }
+
+    /// Whether it proves this rule or promise, or has seen it broken.
+    fn speaks_of(&self, id: Id) -> bool {
+        self.promises.iter().any(|its| its.is_of(id))
+            || self.broken().is_some_and(|broken| broken.is_of(id))
+    }
+
+    /// What it says of a rule or promise: if another one was broken, nothing.
+    fn verdict_on(&self, id: Id) -> (Word, Option<String>) {
+        let Self { name, reason, .. } = self;
+        match (self.verdict, self.broken()) {
+            (Word::Pass, _) => (Word::Pass, None),
+            (Word::Fail, Some(broken)) if !broken.is_of(id) && !id.is_of(broken) => {
+                (Word::Skip, Some(format!("{name} didn't come to this, it fails for {broken}")))
+            }
+            (Word::Fail, _) => (Word::Fail, Some(format!("{name} fails"))),
+            (word, _) => (word, Some(format!("{name}: {}", reason.as_deref().unwrap_or_default()))),
+        }
     }
 }
 

@@ -270,9 +270,11 @@ fn cases_are_selected(scratch: Scratch) {
 /// The report's fields are what programs read: a change of them shows here.
 #[apply(test)]
 fn the_report_as_json(scratch: Scratch) {
-    let cases =
-        cases(&scratch, &[("half", HALF), ("all", ALL), ("larger", LARGER), ("counted", COUNTED)]);
-    std::fs::write(scratch.join("shim.toml"), "[disabled]\ncounted = 'no counters'\n")
+    let cases = cases(
+        &scratch,
+        &[("half", HALF), ("all", ALL), ("larger", LARGER), ("counters", COUNTERS)],
+    );
+    std::fs::write(scratch.join("shim.toml"), "[disabled]\ncounters = 'no counters'\n")
         .expect("a shim.toml");
     let mut command = run(&scratch, "lacking countless", &cases);
     command.args(["--json", "report.json", "--junit", "report.xml"]);

@@ -26,12 +26,12 @@ while read -r line; do
             ok='{"ready":{},"pooled":0,"on_demand":0,"failed":0,"discarded":0}'
             if is countless; then ok='{"ready":{}}'; fi
             ;;
-        *'"do":"start"'*orphan*)
+        *orphan*'"do":"start"'*)
             # What ends only when it is killed, and is found nowhere but among its own case's.
             tail -f /dev/null </dev/null >/dev/null 2>&1 &
             : >../orphan-is-there
             ;;
-        *'"do":"start"'*reaper*)
+        *reaper*'"do":"start"'*)
             seen ../orphan-is-there
             for process in /proc/[0-9]*; do
                 read -r name <"$process/comm" || continue
