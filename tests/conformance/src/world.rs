@@ -269,6 +269,9 @@ impl<'a> World<'a> {
         check_owner(target, &metadata)?;
         let id = (metadata.dev(), metadata.ino());
         if let Some(other) = self.acquired.insert(id, target.to_owned()) {
+            if other == target {
+                broken!("A1: {} was handed over twice", target.display());
+            }
             broken!("A4: {} was handed out at {} before", target.display(), other.display());
         }
         Ok(())

@@ -49,7 +49,7 @@ impl Port {
         let needs: &[Need] = match creator {
             CreatorKind::StorageDaemon => &[Need::StorageDaemon],
             CreatorKind::QemuImg => &[Need::QemuImg],
-            _ => &[],
+            CreatorKind::Native => &[],
         };
         Self::new(creator.as_str(), needs, argv, ShimConfig::default())
     }

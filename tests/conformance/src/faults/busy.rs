@@ -27,7 +27,9 @@ pub fn undo(pid: Pid, path: &Path) -> Result<(), String> {
 
 fn run(pid: Pid, program: &str, args: &[&str], path: &Path) -> Result<(), String> {
     let mut command = Command::new("nsenter");
-    command.args(["--user", "--mount", "--target", &pid.as_raw_nonzero().to_string()]);
+    // Without the right to change groups they have to stay as they are.
+    command.args(["--preserve-credentials", "--user", "--mount"]);
+    command.args(["--target", &pid.as_raw_nonzero().to_string()]);
     command.arg(program).args(args).arg(path);
     let output = command.output().map_err(|error| format!("nsenter: {error}"))?;
     if output.status.success() {

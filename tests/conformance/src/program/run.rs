@@ -19,7 +19,7 @@ Examples:
   overlay-pool-conformance run --shim ./shim --level core
   overlay-pool-conformance run --shim ./shim --rule A5 --keep looked-at
   overlay-pool-conformance run --shim ./shim --json verdict.json --html verdict.html
-  overlay-pool-conformance run --list --rule R";
+  overlay-pool-conformance run --list --level core";
 
 /// Judge a port by its shim (the protocol stands in SHIM.md, which `export` writes).
 #[derive(Debug, clap::Args)]

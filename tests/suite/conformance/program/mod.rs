@@ -58,7 +58,7 @@ fn run(scratch: &Path, like: &str, cases: &Path) -> Command {
     let mut command = judge();
     command.args(["run", "--shim", &format!("sh ./shim.sh {like}")]).arg("--cases").arg(cases);
     // What is waited for in vain is left behind; far more than the others need.
-    command.args(["--patience", "15"]).current_dir(scratch).env("TMPDIR", scratch);
+    command.args(["--patience", "10"]).current_dir(scratch).env("TMPDIR", scratch);
     command
 }
 
@@ -104,7 +104,7 @@ fn a_port_that_fails(scratch: Scratch) {
     }
     let folder = said.lines().find_map(|line| line.trim().strip_prefix("folder   "));
     let transcript = Path::new(folder.expect("its folder is named")).join("shim.transcript");
-    assert!(transcript.is_file(), "{transcript:?}");
+    assert!(transcript.is_file(), "{} isn't there", transcript.display());
 }
 
 /// A case of a part that is left out by declaration is skipped, and isn't one that is passed.
