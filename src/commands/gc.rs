@@ -1,8 +1,10 @@
 //! `gc`: what dead owners left.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use overlay_pool::{PoolDirError, Sweep, sweep};
+use overlay_pool::place::{Leftover, PlaceError, Sweep, sweep};
+use overlay_pool::{api, vm};
 
 use super::arguments::PoolDir;
 use super::exit::Exit;
@@ -28,8 +30,17 @@ pub(super) struct Gc {
     dir: PoolDir,
 }
 
-fn not_removed(error: PoolDirError) -> Failure {
+fn not_removed(error: PlaceError) -> Failure {
     Failure::new(Exit::Failed, error, "remove it by hand")
+}
+
+/// What dead owners of any kind left: pools, servers and VMs.
+pub(super) fn leftovers(dir: &Path, what: Sweep) -> Result<Vec<Leftover>, PlaceError> {
+    let mut all = Vec::new();
+    for prefix in [overlay_pool::PREFIX, api::PREFIX, vm::PREFIX] {
+        all.append(&mut sweep(dir, prefix, what)?);
+    }
+    Ok(all)
 }
 
 impl Gc {
@@ -37,7 +48,7 @@ impl Gc {
         let (what, did) =
             if self.dry_run { (Sweep::Look, "would remove") } else { (Sweep::Remove, "removed") };
         let dir = self.dir.path();
-        let leftovers = sweep(&dir, what)?;
+        let leftovers = leftovers(&dir, what)?;
         let mut answer = Answer::default();
         if leftovers.is_empty() {
             answer.text = format!("nothing left over in {}\n", text::escaped_path(&dir));
@@ -48,7 +59,7 @@ impl Gc {
                 None => {
                     let _ = writeln!(answer.text, "{did} {}", text::escaped_path(&path));
                 }
-                Some(source) => answer.failures.push(not_removed(PoolDirError { path, source })),
+                Some(source) => answer.failures.push(not_removed(PlaceError { path, source })),
             }
         }
         Ok(answer)

@@ -3,6 +3,8 @@
 //! It has a harness of its own (see `harness/case.rs`), so that a test whose need this machine
 //! doesn't meet is listed as ignored, and shows as SKIP instead of as passed.
 
+#[path = "../bench/mod.rs"]
+mod bench;
 mod conformance;
 mod error_injection;
 mod harness;
@@ -12,11 +14,13 @@ mod unit;
 use overlay_pool_conformance::isolation;
 
 fn main() -> std::process::ExitCode {
-    let parts = [isolation::main_if_case, harness::judge::main_if_judge];
-    if let Some(code) = parts.into_iter().find_map(|part| part()) {
-        return code;
-    }
-    harness::owner::main_if_owner().unwrap_or_else(|| match trials() {
+    let roles = [
+        isolation::main_if_case,
+        harness::judge::main_if_judge,
+        harness::owner::main_if_owner,
+        harness::bench::main_if_bench,
+    ];
+    roles.into_iter().find_map(|role| role()).unwrap_or_else(|| match trials() {
         Ok(trials) => harness::case::main(trials),
         Err(mistake) => {
             eprintln!("{mistake}");
