@@ -15,6 +15,7 @@ mod filesystem;
 mod gc;
 mod images;
 mod inspect;
+mod man;
 mod openapi;
 mod serve;
 mod shim;
@@ -94,6 +95,7 @@ enum Command {
     Conformance(conformance::Conformance),
     Shim(shim::Shim),
     Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Does what the arguments ask for.
@@ -123,6 +125,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Command::Conformance(conformance) => conformance.run(),
         Command::Shim(shim) => shim.run(),
         Command::Completions(completions) => Ok(completions.run()),
+        Command::Man(man) => man.run(),
     });
     answer.unwrap_or_else(Answer::from)
 }

@@ -53,7 +53,7 @@ pub(crate) enum Need {
     MemoryCgroup,
     /// A folder on another filesystem than the tests' folders.
     SecondFilesystem,
-    /// `bash`.
+    /// `bash`, built with what completes words: Nix' builders have one without.
     Bash,
     /// `systemd-analyze` and `systemd-socket-activate`; systemd need not run.
     Systemd,
@@ -160,7 +160,7 @@ impl Need {
             Self::Faketime => clock::probe(),
             Self::MemoryCgroup => memory::probe(),
             Self::SecondFilesystem => second_filesystem(),
-            Self::Bash => version(self.name(), "bash"),
+            Self::Bash => bash(),
             Self::Systemd => version("systemd-socket-activate", "systemd")
                 .and_then(|_| version("systemd-analyze", "systemd")),
             Self::Python | Self::Schemathesis => python::probe(self.name(), &["--version"]),
@@ -277,9 +277,23 @@ fn kvm() -> Result<String, String> {
     if kvm.is_usable() { Ok(kvm.to_string()) } else { Err(kvm.to_string()) }
 }
 
+fn bash() -> Result<String, String> {
+    let found = version("bash", "bash")?;
+    let complete = Command::new("bash").args(["-c", "type complete"]).output();
+    let complete = complete.map_err(|error| format!("bash: {error}"))?;
+    if complete.status.success() {
+        Ok(found)
+    } else {
+        Err(format!("{found} has no `complete`; by Nix bashInteractive has"))
+    }
+}
+
+/// On a folder of its own: a sandbox need not have `/mnt`.
 fn mount_namespace() -> Result<String, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let output = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
+        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs"])
+        .arg(folder.path())
         .output()
         .map_err(|error| format!("unshare: {error}; install util-linux"))?;
     if output.status.success() {
