@@ -7,6 +7,7 @@ pub(crate) mod fake_tool;
 pub(crate) mod faults;
 pub(crate) mod http;
 pub(crate) mod manager;
+pub(crate) mod node;
 pub(crate) mod owner;
 pub(crate) mod pool_process;
 pub(crate) mod pools;

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use overlay_pool::vm::{Manifest, VmSettings, kvm};
 
 use super::faults::{clock, fuse, memory, strace};
-use super::{python, vms};
+use super::{node, python, vms};
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +61,12 @@ pub(crate) enum Need {
     Schemathesis,
     /// `prometheus_client`, the parser of Prometheus' text format in Python.
     PrometheusClient,
+    /// What builds and checks the client in Python: `pip`, `flit_core` and `mypy`.
+    PythonBuild,
+    /// `openapi-python-client`, which makes a client in Python of an `OpenAPI` document.
+    OpenapiPythonClient,
+    /// `openapi-typescript`, which makes types of one, and `tsc`.
+    OpenapiTypescript,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -83,10 +89,13 @@ const QEMU: &str = "qemu-system-x86_64";
 const PROMETHEUS_CLIENT: &str = "\
 import importlib.metadata, prometheus_client.parser
 print('prometheus_client', importlib.metadata.version('prometheus_client'))";
+const PYTHON_BUILD: &str = "\
+import flit_core, mypy.version, pip
+print('flit_core', flit_core.__version__, 'mypy', mypy.version.__version__, 'pip', pip.__version__)";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 impl Need {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -109,6 +118,9 @@ impl Need {
         Self::Systemd,
         Self::Schemathesis,
         Self::PrometheusClient,
+        Self::PythonBuild,
+        Self::OpenapiPythonClient,
+        Self::OpenapiTypescript,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -135,6 +147,9 @@ impl Need {
             Self::Systemd => "systemd",
             Self::Schemathesis => "schemathesis",
             Self::PrometheusClient => "prometheus-client",
+            Self::PythonBuild => "python-build",
+            Self::OpenapiPythonClient => "openapi-python-client",
+            Self::OpenapiTypescript => "openapi-typescript",
         }
     }
 
@@ -163,7 +178,13 @@ impl Need {
             Self::Bash => bash(),
             Self::Systemd => version("systemd-socket-activate", "systemd")
                 .and_then(|_| version("systemd-analyze", "systemd")),
-            Self::Python | Self::Schemathesis => python::probe(self.name(), &["--version"]),
+            Self::Python | Self::Schemathesis | Self::OpenapiPythonClient => {
+                python::probe(self.name(), &["--version"])
+            }
+            Self::PythonBuild => python::probe("python3", &["-c", PYTHON_BUILD]),
+            Self::OpenapiTypescript => {
+                node::probe(self.name()).and_then(|found| node::probe("tsc").map(|_| found))
+            }
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
         })
     }

@@ -13,6 +13,7 @@ mod metrics;
 mod names;
 mod openapi;
 mod others;
+mod packaged_clients;
 mod schemathesis;
 mod security;
 mod socket;
