@@ -29,6 +29,8 @@ impl Man {
             let advice = failure::system(&error);
             Failure::new(Exit::Failed, format!("{directory}: can't write: {error}"), advice)
         })?;
-        Ok(Answer::from(format!("{directory}: read with man --local-file {directory}/overlay-pool.1\n")))
+        Ok(Answer::from(format!(
+            "{directory}: read with man --local-file {directory}/overlay-pool.1\n"
+        )))
     }
 }
