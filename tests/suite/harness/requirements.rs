@@ -94,6 +94,9 @@ import flit_core, mypy.version, pip
 print('flit_core', flit_core.__version__, 'mypy', mypy.version.__version__, 'pip', pip.__version__)";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
+/// What the tests of a file need that declares nothing of this name.
+pub(crate) const NEEDS: &[Need] = &[];
+
 impl Need {
     pub(crate) const ALL: [Self; 25] = [
         Self::QemuImg,

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::cli::{self, Answer};
+use crate::harness::node;
+use crate::harness::prelude::*;
+use crate::harness::python::program;
 use crate::harness::server::{self, Server};
 
 fn fixture(name: &str) -> PathBuf {
@@ -22,7 +25,7 @@ fn succeed(command: &mut Command) -> Answer {
 
 /// `python3` of the tests' environment, which writes nothing beside its sources.
 fn python(path: &Path) -> Command {
-    let mut command = Command::new(crate::harness::python::program("python3"));
+    let mut command = Command::new(program("python3"));
     command.arg("-B").env("PYTHONPATH", path);
     command
 }
@@ -33,7 +36,10 @@ fn test(scratch: &Path, path: &Path) {
     let server = Server::of_one_base(scratch);
     let mut command = python(path);
     // A file or socket that isn't closed is a warning.
-    command.args(["-W", "error"]).arg(fixture("clients/python/tests/test_client.py")).current_dir(scratch);
+    command
+        .args(["-W", "error"])
+        .arg(fixture("clients/python/tests/test_client.py"))
+        .current_dir(scratch);
     command.env("OVERLAY_POOL_SOCKET", server.socket());
     command.env("BASE", server::base(scratch)).env("TARGETS", server::vms(scratch));
     let Answer { stderr, .. } = succeed(&mut command);
@@ -57,116 +63,84 @@ fn ask_twice(scratch: &Path, client: impl Fn() -> Command) {
     server.stop();
 }
 
-mod python_client {
-    use super::{fixture, python, succeed, test};
-    use crate::harness::prelude::*;
-
-    const NEEDS: &[Need] = &[Need::Python];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn does_all_that_a_server_can(scratch: Scratch) {
-        test(&scratch, &fixture("clients/python/src"));
-    }
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn asks_for_what_the_document_says() {
-        let mut command = python(&fixture("clients/python/src"));
-        command.arg(fixture("clients/python/tests/test_document.py"));
-        succeed(command.env("OPENAPI", fixture("openapi.json")));
-    }
+#[apply(test)]
+#[needs(Python)]
+fn the_python_client_does_all_that_a_server_can(scratch: Scratch) {
+    test(&scratch, &fixture("clients/python/src"));
 }
 
-mod python_package {
-    use super::{fixture, python, succeed, test};
-    use crate::harness::prelude::*;
+#[apply(test)]
+#[needs(Python)]
+fn the_python_client_asks_for_what_the_document_says() {
+    let mut command = python(&fixture("clients/python/src"));
+    command.arg(fixture("clients/python/tests/test_document.py"));
+    succeed(command.env("OPENAPI", fixture("openapi.json")));
+}
 
-    const NEEDS: &[Need] = &[Need::PythonBuild];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn a_wheel_is_built_and_works_where_it_is_installed(scratch: Scratch) {
-        let (wheels, site) = (scratch.join("wheels"), scratch.join("site"));
-        let pip = || {
-            let mut command = python("".as_ref());
-            command.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]);
-            command.env("PIP_NO_INDEX", "1");
-            command
-        };
-        let mut build = pip();
-        build.args(["wheel", "--no-build-isolation", "--no-deps", "--wheel-dir"]).arg(&wheels);
-        succeed(build.arg(fixture("clients/python")));
-        let built: Vec<_> = wheels.read_dir().expect("wheels").flatten().collect();
-        let [wheel] = &built[..] else { panic!("not one wheel: {built:?}") };
-        let name = wheel.file_name().into_string().expect("a plain name");
-        let version = env!("CARGO_PKG_VERSION");
-        assert_eq!(name, format!("overlay_pool-{version}-py3-none-any.whl"));
-        succeed(pip().args(["install", "--target"]).arg(&site).arg(wheel.path()));
-        assert!(site.join("overlay_pool/py.typed").is_file());
-        test(&scratch, &site);
-    }
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn its_types_hold(scratch: Scratch) {
+#[apply(test)]
+#[needs(PythonBuild)]
+fn a_wheel_is_built_and_works_where_it_is_installed(scratch: Scratch) {
+    let (wheels, site) = (scratch.join("wheels"), scratch.join("site"));
+    let pip = || {
         let mut command = python("".as_ref());
-        command.args(["-m", "mypy", "--cache-dir"]).arg(scratch.join("cache"));
-        succeed(command.current_dir(fixture("clients/python")));
-    }
+        command.args(["-m", "pip", "--quiet", "--disable-pip-version-check"]);
+        command.env("PIP_NO_INDEX", "1");
+        command
+    };
+    let mut build = pip();
+    build.args(["wheel", "--no-build-isolation", "--no-deps", "--wheel-dir"]).arg(&wheels);
+    succeed(build.arg(fixture("clients/python")));
+    let built: Vec<_> = wheels.read_dir().expect("wheels").flatten().collect();
+    let [wheel] = &built[..] else { panic!("not one wheel: {built:?}") };
+    let name = wheel.file_name().into_string().expect("a plain name");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(name, format!("overlay_pool-{version}-py3-none-any.whl"));
+    succeed(pip().args(["install", "--target"]).arg(&site).arg(wheel.path()));
+    assert!(site.join("overlay_pool/py.typed").is_file());
+    test(&scratch, &site);
 }
 
-mod python_generator {
-    use super::{ask_twice, fixture, python, succeed};
-    use crate::harness::prelude::*;
-    use crate::harness::python::program;
-
-    const NEEDS: &[Need] = &[Need::OpenapiPythonClient];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn makes_a_client_of_the_document(scratch: Scratch) {
-        let generator = program("openapi-python-client");
-        // It looks for its formatter there.
-        let tools = generator.parent().expect("a folder").display().to_string();
-        let path = format!("{tools}:{}", std::env::var("PATH").expect("a PATH"));
-        let mut generate = std::process::Command::new(&generator);
-        generate.args(["generate", "--meta", "none", "--fail-on-warning", "--path"]);
-        generate.arg(fixture("openapi.json")).arg("--output-path").arg(scratch.join("generated"));
-        succeed(generate.env("PATH", path));
-        ask_twice(&scratch, || {
-            let mut command = python(&scratch);
-            command.arg(fixture("clients/generated.py"));
-            command
-        });
-    }
+#[apply(test)]
+#[needs(PythonBuild)]
+fn the_python_client_s_types_hold(scratch: Scratch) {
+    let mut command = python("".as_ref());
+    command.args(["-m", "mypy", "--cache-dir"]).arg(scratch.join("cache"));
+    succeed(command.current_dir(fixture("clients/python")));
 }
 
-mod typescript_generator {
-    use std::process::Command;
+#[apply(test)]
+#[needs(OpenapiPythonClient)]
+fn a_generator_makes_a_python_client_of_the_document(scratch: Scratch) {
+    let generator = program("openapi-python-client");
+    // It looks for its formatter there.
+    let tools = generator.parent().expect("a folder").display().to_string();
+    let path = format!("{tools}:{}", std::env::var("PATH").expect("a PATH"));
+    let mut generate = Command::new(&generator);
+    generate.args(["generate", "--meta", "none", "--fail-on-warning", "--path"]);
+    generate.arg(fixture("openapi.json")).arg("--output-path").arg(scratch.join("generated"));
+    succeed(generate.env("PATH", path));
+    ask_twice(&scratch, || {
+        let mut command = python(&scratch);
+        command.arg(fixture("clients/generated.py"));
+        command
+    });
+}
 
-    use super::{ask_twice, fixture, succeed};
-    use crate::harness::node::{modules, program};
-    use crate::harness::prelude::*;
-
-    const NEEDS: &[Need] = &[Need::OpenapiTypescript];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn makes_types_of_the_document(scratch: Scratch) {
-        let mut generate = Command::new(program("openapi-typescript"));
-        generate.arg(fixture("openapi.json")).arg("--output").arg(scratch.join("openapi.d.ts"));
-        succeed(&mut generate);
-        let client = scratch.join("generated.ts");
-        std::fs::copy(fixture("clients/generated.ts"), &client).expect("a copy");
-        let mut compile = Command::new(program("tsc"));
-        compile.args(["--strict", "--noEmitOnError", "--module", "commonjs", "--target", "es2022"]);
-        compile.arg("--typeRoots").arg(modules().join("@types")).args(["--types", "node"]);
-        succeed(compile.arg(&client));
-        ask_twice(&scratch, || {
-            let mut command = Command::new("node");
-            command.arg(scratch.join("generated.js"));
-            command
-        });
-    }
+#[apply(test)]
+#[needs(OpenapiTypescript)]
+fn a_generator_makes_typescript_s_types_of_the_document(scratch: Scratch) {
+    let mut generate = Command::new(node::program("openapi-typescript"));
+    generate.arg(fixture("openapi.json")).arg("--output").arg(scratch.join("openapi.d.ts"));
+    succeed(&mut generate);
+    let client = scratch.join("generated.ts");
+    std::fs::copy(fixture("clients/generated.ts"), &client).expect("a copy");
+    let mut compile = Command::new(node::program("tsc"));
+    compile.args(["--strict", "--noEmitOnError", "--module", "commonjs", "--target", "es2022"]);
+    compile.arg("--typeRoots").arg(node::modules().join("@types")).args(["--types", "node"]);
+    succeed(compile.arg(&client));
+    ask_twice(&scratch, || {
+        let mut command = Command::new("node");
+        command.arg(scratch.join("generated.js"));
+        command
+    });
 }
