@@ -93,7 +93,7 @@ Examples:
     arg_required_else_help = true
 )]
 struct Cli {
-    /// Log what happens on standard error; twice, with what is looked at on the way.
+    /// Log what happens on standard error; `-vv` logs more.
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
     verbose: u8,
     /// How the log is written: a line for people, or a JSON object each.

@@ -18,7 +18,7 @@ fn version_is_the_package_s_and_tells_which_qemu_is_found(scratch: Scratch) {
     assert_eq!((short.code, short.stdout.as_str()), (Some(0), VERSION));
     let bin = scratch.join("bin");
     fs::create_dir(&bin).expect("a folder");
-    fs::write(bin.join("qemu-img"), "#!/bin/sh\necho qemu-img version 9.9 (of tests)\n")
+    fs::write(bin.join("qemu-img"), "#!/bin/sh\necho 'qemu-img version 9.9 (of tests)'\n")
         .expect("a program");
     fs::set_permissions(bin.join("qemu-img"), fs::Permissions::from_mode(0o755))
         .expect("its permissions");
@@ -117,7 +117,7 @@ fn a_log_can_be_json(scratch: Scratch) {
     assert!(created.code == Some(0) && created.stderr.lines().count() > 1, "{created}");
     for line in created.stderr.lines() {
         let line: Value = serde_json::from_str(line).expect("a line of JSON");
-        assert_eq!(line["level"], "DEBUG", "{line}");
+        assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{line}");
     }
 }
 

@@ -190,8 +190,8 @@ fn tmpfs_is_warned_of(scratch: Scratch) {
 
 #[apply(test)]
 #[needs(MountNamespace)]
-#[case::no_device("mount -t tmpfs tmpfs /dev && touch /dev/null", "absent: ")]
-#[case::no_kvm("mount -t tmpfs tmpfs /dev && touch /dev/null /dev/kvm", "only present: ")]
+#[case::no_device("mount -t tmpfs tmpfs /dev && touch /dev/null", "absent; ")]
+#[case::no_kvm("mount -t tmpfs tmpfs /dev && touch /dev/null /dev/kvm", "only present, ")]
 fn kvm_is_told_from_a_file_of_its_name(
     scratch: Scratch,
     #[case] setup: &str,

@@ -121,7 +121,7 @@ fn a_generator_makes_a_python_client_of_the_document(scratch: Scratch) {
     succeed(generate.env("PATH", path));
     ask_twice(&scratch, || {
         let mut command = python(&scratch);
-        command.arg(fixture("clients/generated.py"));
+        command.arg(fixture("clients/generated_client.py"));
         command
     });
 }
@@ -132,15 +132,15 @@ fn a_generator_makes_typescript_s_types_of_the_document(scratch: Scratch) {
     let mut generate = Command::new(node::program("openapi-typescript"));
     generate.arg(fixture("openapi.json")).arg("--output").arg(scratch.join("openapi.d.ts"));
     succeed(&mut generate);
-    let client = scratch.join("generated.ts");
-    std::fs::copy(fixture("clients/generated.ts"), &client).expect("a copy");
+    let client = scratch.join("generated_client.ts");
+    std::fs::copy(fixture("clients/generated_client.ts"), &client).expect("a copy");
     let mut compile = Command::new(node::program("tsc"));
     compile.args(["--strict", "--noEmitOnError", "--module", "commonjs", "--target", "es2022"]);
     compile.arg("--typeRoots").arg(node::modules().join("@types")).args(["--types", "node"]);
     succeed(compile.arg(&client));
     ask_twice(&scratch, || {
         let mut command = Command::new("node");
-        command.arg(scratch.join("generated.js"));
+        command.arg(scratch.join("generated_client.js"));
         command
     });
 }
