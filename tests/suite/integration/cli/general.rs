@@ -47,6 +47,8 @@ fn usage_error_is_one_line(scratch: Scratch, #[case] name: &str, #[case] args: &
 #[apply(test)]
 #[case(&["--help"])]
 #[case(&["gc"])]
+#[case(&["doctor"])]
+#[case(&["doctor", "--json"])]
 #[case(&["completions", "bash"])]
 fn closed_pipe_is_no_failure(scratch: Scratch, #[case] args: &[&str]) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
