@@ -121,12 +121,12 @@ fn base(error: &BaseError) -> (Exit, &'static str) {
     match error {
         BaseError::Io { source, .. } => (Exit::BadImage, system(source)),
         BaseError::NotAFile { .. } => (Exit::BadImage, "name a regular file"),
-        BaseError::Overlay { .. } => (Exit::BadImage, ""),
         BaseError::Reference { .. } => (Exit::BadImage, "that is --allow-references"),
         BaseError::Header { source: HeaderError::Magic(_), .. } => {
             (Exit::BadImage, "that is --raw")
         }
-        BaseError::Header {
+        BaseError::Overlay { .. }
+        | BaseError::Header {
             source: HeaderError::Dirty | HeaderError::Corrupt | HeaderError::Encrypted(_),
             ..
         } => (Exit::BadImage, ""),

@@ -98,7 +98,7 @@ fn guest_images_and_states_are_looked_at(scratch: Scratch) {
     assert_eq!(line(&doctor, "exec").0, "note", "{doctor}");
     assert!(line(&doctor, "saved states").1.ends_with(": none"), "{doctor}");
     fs::create_dir_all(scratch.join("states/key")).expect("a state");
-    fs::write(scratch.join("states/key/state"), [1; 1 << 20]).expect("its memory");
+    fs::write(scratch.join("states/key/state"), vec![1; 1 << 20]).expect("its memory");
     let mut command = overlay_pool(&scratch);
     let doctor = run(command.arg("doctor").env("OVERLAY_POOL_STATES", scratch.join("states")));
     let (state, text) = line(&doctor, "saved states");
