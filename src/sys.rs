@@ -3,14 +3,16 @@
 #![expect(unsafe_code, reason = "nothing else can ask for these")]
 
 use std::io;
+#[cfg(feature = "vm")]
 use std::os::fd::OwnedFd;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 use std::sync::atomic::AtomicU8;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 use kvm_bindings::kvm_userspace_memory_region;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 use kvm_ioctls::VmFd;
+#[cfg(feature = "vm")]
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 use tokio::process::Command;
@@ -30,6 +32,7 @@ fn ask_for_death(parent: Pid) -> io::Result<()> {
 }
 
 /// Has the child keep `descriptors` open, under the numbers they have here.
+#[cfg(feature = "vm")]
 pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
     let keep = move || -> io::Result<()> {
         for descriptor in &descriptors {
@@ -43,16 +46,16 @@ pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
 }
 
 /// The size of a [`Page`] in bytes.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 pub(crate) const PAGE: usize = 4096;
 
 /// A page of a guest's memory. Atomic, since the guest may write to it at any time.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 #[repr(C, align(4096))]
 pub(crate) struct Page(pub(crate) [AtomicU8; PAGE]);
 
 /// Gives a VM one page of memory at a guest address.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 pub(crate) fn map_guest_memory(
     vm: &VmFd,
     guest_address: u64,

@@ -1,8 +1,10 @@
 //! `gc`: what dead owners left.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use overlay_pool::{PoolDirError, Sweep, sweep};
+use overlay_pool::place::{Leftover, PlaceError, Sweep, sweep};
+use overlay_pool::{api, vm};
 use serde_json::json;
 
 use super::arguments::PoolDir;
@@ -32,8 +34,17 @@ pub(super) struct Gc {
     json: bool,
 }
 
-fn not_removed(error: PoolDirError) -> Failure {
+fn not_removed(error: PlaceError) -> Failure {
     Failure::new(Exit::Failed, error, "remove it by hand")
+}
+
+/// What dead owners of any kind left: pools, servers and VMs.
+pub(super) fn leftovers(dir: &Path, what: Sweep) -> Result<Vec<Leftover>, PlaceError> {
+    let mut all = Vec::new();
+    for prefix in [overlay_pool::PREFIX, api::PREFIX, vm::PREFIX] {
+        all.append(&mut sweep(dir, prefix, what)?);
+    }
+    Ok(all)
 }
 
 impl Gc {
@@ -42,7 +53,7 @@ impl Gc {
             if self.dry_run { (Sweep::Look, "would remove") } else { (Sweep::Remove, "removed") };
         let dir = self.dir.path();
         let is_there = dir.symlink_metadata().is_ok();
-        let leftovers = sweep(&dir, what)?;
+        let leftovers = leftovers(&dir, what)?;
         let mut answer = Answer::default();
         let mut swept = Vec::new();
         let shown = text::escaped_path(&dir);
@@ -58,7 +69,7 @@ impl Gc {
                     let _ = writeln!(answer.text, "{did} {}", text::escaped_path(&path));
                     swept.push(text::path_json(&path));
                 }
-                Some(source) => answer.failures.push(not_removed(PoolDirError { path, source })),
+                Some(source) => answer.failures.push(not_removed(PlaceError { path, source })),
             }
         }
         if self.json {

@@ -1,5 +1,6 @@
 //! The command line, one file a subcommand.
 
+mod about;
 mod acquire;
 mod answer;
 mod arguments;
@@ -174,7 +175,7 @@ fn parse_and_run(arguments: &[OsString]) -> Answer {
 fn said_by_clap(said: clap::Error, arguments: &[OsString]) -> Answer {
     match said.kind() {
         ErrorKind::DisplayVersion if arguments.iter().any(|argument| argument == "--version") => {
-            Answer::from(version::of_all())
+            Answer::from(about::about())
         }
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use overlay_pool::paths;
 use serde_json::Value;
 
 /// The text with everything that doesn't print (line ends and terminal escape sequences among
@@ -20,13 +21,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// Like [`escaped`], with bytes that aren't UTF-8 as `\xNN`.
 pub(super) fn escaped_path(path: &Path) -> String {
-    path.as_os_str().as_bytes().utf8_chunks().fold(String::new(), |mut out, chunk| {
-        out.push_str(&escaped(chunk.valid()));
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
-        out
-    })
+    paths::text(path, escaped)
 }
 
 /// A path in JSON: text, or where it isn't UTF-8 an array of its bytes.

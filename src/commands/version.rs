@@ -1,34 +1,12 @@
-//! Versions: this program's, and those of QEMU's.
+//! The version of a program of QEMU.
 
 use std::ffi::OsStr;
-use std::fmt::Write;
 use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::process::Command;
 use tokio::time::timeout;
-
-use super::block_on;
-use super::text::escaped;
-
-/// The programs of QEMU that are looked for.
-const PROGRAMS: [&str; 3] = ["qemu-img", "qemu-storage-daemon", "qemu-system-x86_64"];
-
-/// What this program is and which QEMU it finds, a line each.
-pub(super) fn of_all() -> String {
-    let mut text = concat!("overlay-pool ", env!("CARGO_PKG_VERSION"), "\n").to_owned();
-    if let Some(commit) = option_env!("OVERLAY_POOL_COMMIT") {
-        let _ = writeln!(text, "commit               {commit}");
-    }
-    let found = block_on(join_all(PROGRAMS.map(version)));
-    for (program, version) in PROGRAMS.iter().zip(found.unwrap_or_default()) {
-        let version = version.unwrap_or_else(|error| error.to_string());
-        let _ = writeln!(text, "{program:<21}{}", escaped(&version));
-    }
-    text
-}
 
 /// How long a program may take to tell its version.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,7 +4,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rand::RngCore;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
@@ -67,8 +66,7 @@ impl Guest {
     /// Gives the guest a seed, a clock, a hostname, a machine id and a disk to write to. To be
     /// called once after each boot or resume, and before any other code.
     pub(super) async fn renew(&mut self, hostname: &str, limit: usize) -> Result<Ran, AgentError> {
-        let mut seed = [0; SEED];
-        rand::rng().fill_bytes(&mut seed);
+        let seed: [u8; SEED] = rand::random();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
         let deadline = Instant::now() + ANSWER;

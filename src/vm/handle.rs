@@ -20,7 +20,10 @@ use super::qemu::Qemu;
 use super::settings::VmSettings;
 use super::state::VmState;
 use crate::Source;
-use crate::pool::Directory;
+use crate::place::Directory;
+
+/// The name of the disk in a VM's working directory.
+pub(super) const DISK: &str = "disk.qcow2";
 
 /// A VM that a [`VmManager`](super::VmManager) made.
 #[derive(Debug)]
@@ -138,7 +141,7 @@ impl Vm {
     /// Its disk, until it is destroyed.
     #[must_use]
     pub fn disk(&self) -> Option<PathBuf> {
-        Some(self.directory()?.join(super::launch::DISK))
+        Some(self.directory()?.join(DISK))
     }
 
     /// Where its disk came from; none until it runs.

@@ -15,8 +15,6 @@ use super::qemu::{Qemu, QemuError};
 use super::saved::SavedState;
 use crate::Source;
 
-/// The name of the disk in a VM's working directory.
-pub(super) const DISK: &str = "disk.qcow2";
 /// How much of what the guest's own program says when it fails is kept, in bytes.
 const MAX_MESSAGE: usize = 1000;
 /// A resumed guest answers at once; one that takes longer than this is booted instead.

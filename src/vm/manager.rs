@@ -11,19 +11,20 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::PREFIX;
 use super::error::VmError;
-use super::handle::{Alive, Home, Vm};
+use super::handle::{Alive, DISK, Home, Vm};
 use super::images;
 use super::language::Language;
-use super::launch::{self, DISK, Disk};
+use super::launch::{self, Disk};
 use super::machine::Machine;
 use super::saved::{SavedState, SavedStates};
 use super::settings::VmSettings;
 use super::state::VmState;
 use super::tenancy::check_id;
 use crate::image::{BaseImage, BaseRef, References};
-use crate::pool::Directory;
-use crate::{OverlayPool, PoolConfig, Sweep, process, sweep};
+use crate::place::{Directory, remove_leftovers};
+use crate::{OverlayPool, PoolConfig, process};
 
 /// How long QEMU may take to tell its version.
 const VERSION_PATIENCE: Duration = Duration::from_secs(20);
@@ -129,9 +130,7 @@ impl VmManager {
             Err(VmError::NoAccelerator { reason: format!("the probe failed: {panic}") })
         })?;
         let qemu_version = version(&self.settings.qemu).await?;
-        if let Err(error) = sweep(&self.settings.dir, Sweep::Remove) {
-            tracing::warn!(%error, "not swept");
-        }
+        remove_leftovers(&self.settings.dir, PREFIX);
         let pool = OverlayPool::new(self.settings.pool())?;
         pool.start(Some(bases)).await?;
         let limit = usize::try_from(self.settings.max_concurrent_vms).unwrap_or(usize::MAX);
@@ -252,7 +251,7 @@ impl VmManager {
         let dir = &self.settings.dir;
         let failed = |source| VmError::File { what: "directory of VMs", path: dir.clone(), source };
         let dir = std::path::absolute(dir).map_err(failed)?;
-        Directory::create_for_vm(&dir).map_err(failed)
+        Directory::create(&dir, PREFIX).map_err(failed)
     }
 
     /// Enters a VM in the list, unless the manager was stopped.

@@ -27,6 +27,9 @@ mod settings;
 mod state;
 mod tenancy;
 
+/// What the names of VMs' directories begin with.
+pub const PREFIX: &str = "vm-";
+
 pub use accelerator::Accelerator;
 pub use agent::AgentError;
 pub use error::VmError;

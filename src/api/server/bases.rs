@@ -1,0 +1,142 @@
+//! `/v1/bases`, `/v1/drain`, `/v1/rescan`: what is kept ready.
+
+use std::path::PathBuf;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::access::Access;
+use super::extract::{Body, InPath, InQuery};
+use super::refusals::{Adding, Changing, Looking, Removing};
+use super::state::Shared;
+use crate::api::wire::{BaseAdded, BaseRequest, BaseState, Problem, Removed};
+use crate::error::Error;
+use crate::image::{BaseRef, Format};
+use crate::pool::OverlayPool;
+
+/// What tells two base images of one path apart.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct FormatQuery {
+    /// The base image's format: qcow2, unless it is declared to be raw.
+    #[serde(default)]
+    format: Format,
+}
+
+/// Lists the base images that overlays are kept ready of.
+#[utoipa::path(
+    get,
+    path = "/v1/bases",
+    operation_id = "list_bases",
+    tag = "base images",
+    responses(
+        (status = 200, description = "All base images, by ascending path.", body = Vec<BaseState>),
+        Looking,
+    )
+)]
+pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
+    let target = usize::try_from(shared.pool.pool_size()).unwrap_or(0);
+    let bases = shared.pool.bases().into_iter();
+    Json(bases.map(|state| BaseState::of(state, target)).collect())
+}
+
+/// Keeps overlays of a base image ready from now on.
+#[utoipa::path(
+    post,
+    path = "/v1/bases",
+    operation_id = "add_base",
+    tag = "base images",
+    request_body = BaseRequest,
+    responses(
+        (status = 201, description = "Its overlays are being made.", body = BaseAdded),
+        Adding,
+    )
+)]
+pub(super) async fn add(
+    State(shared): State<Shared>,
+    Body(request): Body<BaseRequest>,
+) -> Result<(StatusCode, Json<BaseAdded>), Problem> {
+    let path = shared.access.base(&request.path)?;
+    let path = shared.pool.add_base(BaseRef { path, format: request.format })?;
+    Ok((StatusCode::CREATED, Json(BaseAdded { path })))
+}
+
+/// Gives up the overlays of a base image, until it is asked for again.
+#[utoipa::path(
+    delete,
+    path = "/v1/bases/{path}",
+    operation_id = "remove_base",
+    tag = "base images",
+    params(
+        ("path" = String, Path, description = "The base image's path; each `/` is written `%2F`.",
+         pattern = r"^/[^\u0000]*$", max_length = 4095,
+         example = "/var/lib/vms/images/python-3-base-x86_64.qcow2"),
+        FormatQuery,
+    ),
+    responses(
+        (status = 200, description = "They were given up.", body = Removed),
+        Removing,
+    )
+)]
+pub(super) async fn remove(
+    State(shared): State<Shared>,
+    InPath(path): InPath<PathBuf>,
+    InQuery(FormatQuery { format }): InQuery<FormatQuery>,
+) -> Result<Json<Removed>, Problem> {
+    if path.is_relative() {
+        let detail = format!("base image {}: give an absolute path", path.display());
+        return Err(Problem::bad_request(detail));
+    }
+    let detail = format!("base image {}: not one of the pool's", path.display());
+    let removed = shared.pool.remove_base(BaseRef { path, format })?;
+    let removed =
+        removed.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "unknown-base", detail))?;
+    Ok(Json(Removed { removed: removed as u64 }))
+}
+
+/// Gives up all ready overlays and makes none ahead, until a rescan or a restart. Acquires go on,
+/// on demand.
+#[utoipa::path(
+    post,
+    path = "/v1/drain",
+    tag = "base images",
+    responses(
+        (status = 200, description = "They were given up.", body = Removed),
+        Changing,
+    )
+)]
+pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>, Problem> {
+    let removed = shared.pool.pause().await?;
+    Ok(Json(Removed { removed: removed as u64 }))
+}
+
+/// Looks for base images again, and ends a drain.
+#[utoipa::path(
+    post,
+    path = "/v1/rescan",
+    tag = "base images",
+    responses(
+        (status = 204, description = "Overlays are being made of what was found."),
+        Changing,
+    )
+)]
+pub(super) async fn rescan(State(shared): State<Shared>) -> Result<StatusCode, Problem> {
+    look_again(&shared.pool, &shared.access)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Has a shelf for each base image that is to be kept ready now, and ends a pause.
+///
+/// # Errors
+///
+/// [`Error::NotStarted`].
+pub fn look_again(pool: &OverlayPool, access: &Access) -> Result<(), Error> {
+    for base in access.bases() {
+        pool.await_base(base)?;
+    }
+    pool.resume()
+}

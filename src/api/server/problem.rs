@@ -1,0 +1,142 @@
+//! Errors as clients see them: problem details for HTTP APIs (RFC 9457).
+
+use std::io;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::access::AccessError;
+use crate::api::wire::Problem;
+use crate::creator::CreatorError;
+use crate::error::Error;
+use crate::image::BaseError;
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, error: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:overlay-pool:{error}"),
+            title: title(error).to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            error: error.to_owned(),
+        }
+    }
+
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", detail)
+    }
+}
+
+/// One short sentence for each name of an error.
+fn title(error: &str) -> &'static str {
+    match error {
+        "already-exists" => "The target already exists",
+        "bad-base" => "The base image is missing or can't be used",
+        "bad-target" => "The target can't be made",
+        "create-failed" => "The overlay can't be made",
+        "not-started" => "The pool isn't started",
+        "forbidden" => "The path is outside of what the server allows",
+        "unknown-base" => "The pool has no such base image",
+        "too-many-connections" => "There are too many connections",
+        "timed-out" => "The request took too long",
+        "not-found" => "There is nothing at this path",
+        "method-not-allowed" => "This path doesn't take this method",
+        "bad-request" => "The request can't be understood",
+        "too-large" => "The request is too large",
+        "not-ready" => "The server isn't ready",
+        _ => "The request failed",
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        (status, kind, Json(self)).into_response()
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let status = match &error {
+            Error::AlreadyExists { .. } | Error::AlreadyStarted => StatusCode::CONFLICT,
+            Error::NotStarted | Error::CreatorUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Base(BaseError::Io { source, .. }) if is_missing(source) => {
+                StatusCode::NOT_FOUND
+            }
+            Error::Base(_) | Error::Path { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Error::Target { source, .. }
+            | Error::Create { source: CreatorError::Write(source), .. } => of_system(source),
+            Error::Create { source: CreatorError::Timeout(_), .. } => StatusCode::GATEWAY_TIMEOUT,
+            Error::Create { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let detail = match &error {
+            // Which is up to the server, not to its client.
+            Error::NotStarted => "the server isn't ready yet; try again once /readyz is".to_owned(),
+            error => error.to_string(),
+        };
+        Self::new(status, error.name(), detail)
+    }
+}
+
+impl From<AccessError> for Problem {
+    fn from(error: AccessError) -> Self {
+        let detail = error.to_string();
+        let (name, status) = match error {
+            AccessError::Relative { .. } | AccessError::NoName { .. } => {
+                return Self::bad_request(detail);
+            }
+            AccessError::Denied { .. } => ("forbidden", StatusCode::FORBIDDEN),
+            AccessError::Io { what: "target", source, .. } => ("bad-target", of_system(&source)),
+            AccessError::Io { source, .. } => ("bad-base", of_system(&source)),
+        };
+        Self::new(status, name, detail)
+    }
+}
+
+/// The status for what the system said of a path that a client named.
+fn of_system(error: &io::Error) -> StatusCode {
+    match error.kind() {
+        _ if is_missing(error) => StatusCode::NOT_FOUND,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            StatusCode::FORBIDDEN
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+        io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", rejection.body_text())
+            }
+            status => Self::new(status, "bad-request", rejection.body_text()),
+        }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request(rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::bad_request(rejection.body_text())
+    }
+}
