@@ -5,18 +5,21 @@ use std::process::ExitCode;
 
 use super::exit::Exit;
 use super::failure::Failure;
+use super::text::escaped;
 
 /// What goes to standard output, and what went wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) text: String,
+    /// What is to be known of what was done, though it went well.
+    pub(crate) warnings: Vec<String>,
     pub(crate) failures: Vec<Failure>,
     /// The exit code of a program that was run, where nothing else failed.
     pub(crate) code: u8,
 }
 
 impl Answer {
-    /// Prints the text, then each failure as a line on standard error.
+    /// Prints the text, then each warning and each failure as a line on standard error.
     pub(crate) fn print(mut self) -> ExitCode {
         let mut stdout = io::stdout().lock();
         let written = stdout.write_all(self.text.as_bytes()).and_then(|()| stdout.flush());
@@ -26,6 +29,9 @@ impl Answer {
         {
             let cause = format!("can't write to standard output: {error}");
             self.failures.push(Failure::new(Exit::Failed, cause, "make room, or write elsewhere"));
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(io::stderr(), "overlay-pool: warning: {}", escaped(warning));
         }
         for failure in &self.failures {
             // Where standard error is closed too, the exit code is all that is left to tell.

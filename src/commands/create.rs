@@ -1,10 +1,10 @@
 //! `create`: overlays at given targets, as `qemu-img create -b` makes them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, stream};
 use overlay_pool::creator::CreatorKind;
-use overlay_pool::image::{BaseRef, OverlayOptions, Profile, References};
+use overlay_pool::image::{BaseRef, Kind, OverlayOptions, Profile, References, read_start};
 use overlay_pool::{Error, OverlayPool, PoolConfig};
 
 use super::failure::Failure;
@@ -64,6 +64,7 @@ impl Create {
             references: if self.allow_references { References::Allow } else { References::Deny },
             ..PoolConfig::default()
         })?;
+        let warnings = self.raw.then(|| doubt(&self.base)).flatten();
         let base = if self.raw { BaseRef::raw(self.base) } else { BaseRef::qcow2(self.base) };
         pool.start(Some(Vec::new())).await?;
         let made: Vec<Result<_, Error>> = stream::iter(self.targets)
@@ -74,8 +75,20 @@ impl Create {
         pool.stop().await;
 
         let failures = made.into_iter().filter_map(Result::err).map(Failure::from);
-        let mut answer = Answer { failures: failures.collect(), ..Answer::default() };
+        let mut answer = Answer {
+            warnings: warnings.into_iter().collect(),
+            failures: failures.collect(),
+            ..Answer::default()
+        };
         answer.failures.dedup(); // a bad base image is one failure, whatever the targets
         Ok(answer)
     }
+}
+
+/// Why a base image that is declared as raw may be something else. What can't be read is said when
+/// the overlays are made.
+fn doubt(base: &Path) -> Option<String> {
+    let (start, _) = read_start(base).ok()?;
+    let kind = Kind::of(&start)?;
+    Some(format!("base image {}: declared as raw, but it is {kind}", base.display()))
 }

@@ -117,16 +117,22 @@ fn base(error: &BaseError) -> (Exit, &'static str) {
             (Exit::BadImage, "")
         }
         BaseError::Overlay { .. } => (Exit::Usage, ""),
-        BaseError::Reference { .. }
-        | BaseError::Header {
-            source:
-                HeaderError::Magic(_)
-                | HeaderError::Dirty
-                | HeaderError::Corrupt
-                | HeaderError::Encrypted(_),
-            ..
-        } => (Exit::BadImage, ""),
+        BaseError::Reference { .. } => (Exit::BadImage, "or add --allow-references"),
+        BaseError::Header { source, .. } => (Exit::BadImage, header(source)),
         _ => (Exit::BadImage, "see what it holds with overlay-pool inspect"),
+    }
+}
+
+/// What to do about an image that its header rules out.
+pub(super) fn header(error: &HeaderError) -> &'static str {
+    match error {
+        HeaderError::Magic(_) => "if it is a raw image, add --raw",
+        HeaderError::Other(_)
+        | HeaderError::CutOff { .. }
+        | HeaderError::Dirty
+        | HeaderError::Corrupt
+        | HeaderError::Encrypted(_) => "",
+        _ => "see what it holds with overlay-pool inspect",
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::header_error::HeaderError;
+use super::kind::Kind;
 use super::layout::{
     BITMAPS, BITMAPS_LENGTH, CLUSTER_BITS, COMPRESSION_TYPE, CORRUPT, DATA_FILE, DIRTY,
     EXTENDED_L2, EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_DATA_FILE, EXTENSION_END,
@@ -111,7 +112,7 @@ impl Header {
         let truncated = || HeaderError::Truncated(bytes.len() as u64);
         let magic = *bytes.first_chunk::<4>().ok_or_else(truncated)?;
         if magic != MAGIC {
-            return Err(HeaderError::Magic(magic));
+            return Err(Kind::of(bytes).map_or(HeaderError::Magic(magic), HeaderError::Other));
         }
         let u32_at = |at: usize| be_u32(bytes, at).ok_or_else(truncated);
         let u64_at = |at: usize| be_u64(bytes, at).ok_or_else(truncated);

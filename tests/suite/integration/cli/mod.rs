@@ -4,6 +4,7 @@ mod acquire;
 mod create;
 mod create_failures;
 mod doctor;
+mod foreign;
 mod gc;
 mod general;
 mod images;
