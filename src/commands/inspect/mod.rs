@@ -1,5 +1,6 @@
 //! `inspect`: what a base image or an overlay is.
 
+mod age;
 mod report;
 
 use std::path::PathBuf;
@@ -13,8 +14,9 @@ use report::Report;
 
 const EXAMPLES: &str = "\
 An image that is refused as a base is shown as far as it could be decoded, with the reason; that
-is no failure. Nothing that the image refers to is opened. In JSON, sizes are in bytes, a name
-that isn't UTF-8 is an array of its bytes, and `refused` is null for a good base image.
+is no failure. An overlay's base image isn't opened: inspect only warns if it is younger than the
+overlay. In JSON, sizes are in bytes, a name that isn't UTF-8 is an array of its bytes, and
+`refused` is null for a good base image.
 
 Examples:
   overlay-pool inspect base.qcow2
