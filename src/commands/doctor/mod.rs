@@ -4,6 +4,7 @@ mod place;
 mod programs;
 
 use std::fmt::{self, Write};
+use std::path::PathBuf;
 
 use overlay_pool::vm::kvm::{self, Kvm};
 
@@ -18,7 +19,7 @@ bad line the exit code is 1.
 
 Examples:
   overlay-pool doctor
-  overlay-pool doctor --dir /var/lib/vms/pool";
+  overlay-pool doctor --dir /var/lib/vms/pool --targets /var/lib/vms/run";
 
 /// Show what this machine has for a pool, and what to do about what it hasn't.
 #[derive(Debug, clap::Args)]
@@ -26,13 +27,19 @@ Examples:
 pub(super) struct Doctor {
     #[command(flatten)]
     dir: PoolDir,
+    /// A directory that overlays shall be handed over in: whether it goes with the pool's is
+    /// tried. Can be given again.
+    #[arg(long, value_name = "DIR")]
+    targets: Vec<PathBuf>,
 }
 
 impl Doctor {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let mut findings = block_on(programs::look())?;
         findings.push(kvm(kvm::probe()));
-        findings.extend(place::look(&self.dir.path()));
+        let dir = self.dir.path();
+        findings.extend(place::look(&dir));
+        findings.extend(self.targets.iter().map(|targets| place::targets(&dir, targets)));
 
         let mut answer = Answer::default();
         for finding in &findings {

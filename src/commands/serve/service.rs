@@ -5,8 +5,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use overlay_pool::OverlayPool;
 use overlay_pool::api::{Access, AccessError, Limits, Server, look_again};
+use overlay_pool::place::misfit;
+use overlay_pool::{OverlayPool, PREFIX};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -35,6 +36,9 @@ impl Service {
         }
         let images: Vec<_> = images.into_iter().collect();
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
+        if pool.max_concurrent_vms > 1 {
+            targets.iter().for_each(|targets| warn_of_misfit(&pool.pool_dir, targets));
+        }
         Ok(Self { pool: Arc::new(OverlayPool::new(pool)?), access: Arc::new(access), limits })
     }
 
@@ -85,6 +89,7 @@ impl Service {
             served = &mut *serving => return Err(unserved(served)),
         }
         let _watchdog = socket.and_then(|socket| Watchdog::start(socket.to_owned()));
+        self.warn_of_images();
         manager::ready(&self.status());
         loop {
             tokio::select! {
@@ -96,7 +101,14 @@ impl Service {
             if let Err(error) = look_again(&self.pool, &self.access) {
                 tracing::warn!(%error, "no rescan");
             }
+            self.warn_of_images();
             manager::ready(&self.status());
+        }
+    }
+
+    fn warn_of_images(&self) {
+        for note in self.access.notes() {
+            tracing::warn!("{note}");
         }
     }
 
@@ -145,6 +157,17 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Tells where a pool can't move its overlays to, or not as they would be made there.
+fn warn_of_misfit(pool_dir: &Path, targets: &Path) {
+    match misfit(pool_dir, PREFIX, targets) {
+        Ok(None) => {}
+        Ok(Some(misfit)) => tracing::warn!(targets = %targets.display(), "{misfit}"),
+        Err((path, error)) => {
+            tracing::warn!(directory = %path.display(), %error, "no overlay can be made there");
         }
     }
 }
