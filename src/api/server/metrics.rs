@@ -11,6 +11,7 @@
 //! | `overlay_pool_acquire_failures_total` | | acquires that ended in an error |
 //! | `overlay_pool_acquire_duration_seconds` | `source` | histogram: how long handing over took, 1 µs to 16.8 s |
 //! | `overlay_pool_overlays_discarded_total` | | ready overlays that were removed instead of handed over |
+//! | `overlay_pool_held_bases_changed_total` | `change` | base images that changed under overlays that were handed over: `replaced` by another file, size or time of modification, or `maybe` (only the time of change differs) |
 //! | `overlay_pool_creations_total` | `creator`, `result` | overlays made, ahead and on demand, and failures to |
 //! | `overlay_pool_restocking` | `state` | 1 for the state that restocking is in: `on`, `off`, `drained`, `low-space` |
 //! | `overlay_pool_free_bytes` | | free space on the pool directory's filesystem |
@@ -38,11 +39,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::bases::states;
 use super::refusals::Looking;
 use super::restocking::{Restocking, Space};
 use super::state::Shared;
 use super::traffic::Traffic;
-use crate::api::wire::BaseState;
+use crate::api::wire::{BaseState, Problem};
 use crate::paths;
 
 /// Gives the pool's figures in Prometheus' text format, version 0.0.4.
@@ -56,7 +58,12 @@ use crate::paths;
         Looking,
     )
 )]
-pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+pub(super) async fn metrics(State(shared): State<Shared>) -> Result<impl IntoResponse, Problem> {
+    let text = shared.list(|shared| text(shared.clone())).await?;
+    Ok(([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text))
+}
+
+fn text(shared: Shared) -> String {
     let mut registry = Registry::with_prefix("overlay_pool");
     registry.register(
         "build",
@@ -67,7 +74,7 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let mut text = String::new();
     // Nothing here fails: it is all written to memory.
     let _ = prometheus_text::encode(&mut text, &registry);
-    ([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text)
+    text
 }
 
 /// The figures as they are when they are asked for.
@@ -87,9 +94,7 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn overlays(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let target = usize::try_from(self.0.pool.pool_size()).unwrap_or(0);
-        let states = self.0.pool.bases().into_iter();
-        let bases: Vec<_> = states.map(|state| BaseState::of(state, target)).collect();
+        let bases = states(&self.0);
         let mut family = |name, help, value: fn(&BaseState) -> usize| {
             let of = |base: &BaseState| (base_labels(base), value(base) as u64);
             gauges(encoder, name, help, bases.iter().map(of))
@@ -129,6 +134,12 @@ impl Scrape {
             "overlays_discarded",
             "Ready overlays that were removed instead of handed over.",
             stats.discarded,
+        )?;
+        counters(
+            encoder,
+            "held_bases_changed",
+            "Base images that changed under overlays that were handed over.",
+            self.0.held.changes().map(|(change, count)| ([("change", change)], count)),
         )
     }
 
