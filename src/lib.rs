@@ -25,6 +25,7 @@ mod pool;
 mod process;
 mod qmp;
 mod sys;
+mod worker;
 
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod api;

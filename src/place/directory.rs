@@ -21,8 +21,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use super::names::{is_named, new_name};
-use super::sweep::{Leftover, Sweep};
+use super::names::new_name;
 
 /// How often a new directory is tried for if a sweep takes it away before it is locked.
 const ATTEMPTS: usize = 16;
@@ -66,12 +65,12 @@ impl Directory {
             let made = mkdirat(&parent_fd, &name, Mode::RWXU)
                 // The umask may have taken something away, a default ACL added something.
                 .and_then(|()| chmodat(&parent_fd, &name, Mode::RWXU, AtFlags::empty()));
-            match made {
+            let owned = match made {
                 // The parent was removed by the last owner in it, or the directory by a sweep.
                 Err(Errno::NOENT) => continue,
-                result => result?,
-            }
-            let owned = own(&parent_fd, &name);
+                Ok(()) => own(&parent_fd, &name),
+                Err(errno) => Err(errno.into()),
+            };
             if let Ok(Some(fd)) = owned {
                 let path = parent.join(&name);
                 let (next, made_parent) = (AtomicU64::new(0), *made_parent);
@@ -154,29 +153,6 @@ impl Drop for Directory {
     }
 }
 
-/// The directories with this prefix below `parent` that dead owners left.
-pub(super) fn sweep(parent: &Path, prefix: &str, what: Sweep) -> io::Result<Vec<Leftover>> {
-    let parent_fd = match open_parent(parent) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        result => result?,
-    };
-    let mut dead = Vec::new();
-    for entry in Dir::read_from(&parent_fd)? {
-        let entry = entry?;
-        let is_ours = |name: &&str| is_named(name, prefix);
-        let Some(name) = entry.file_name().to_str().ok().filter(is_ours) else { continue };
-        // Another user's, a live owner's, or gone by now: not ours to judge.
-        let Ok(Some(fd)) = own(&parent_fd, name) else { continue };
-        let error = match what {
-            Sweep::Look => None,
-            Sweep::Remove => remove(&parent_fd, name, &fd).err(),
-        };
-        dead.push(Leftover { path: parent.join(name), error: error.map(Into::into) });
-    }
-    dead.sort_by(|one, other| one.path.cmp(&other.path));
-    Ok(dead)
-}
-
 fn same(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
@@ -192,12 +168,14 @@ fn make_parent(parent: &Path) -> io::Result<bool> {
         }
         result => result,
     };
-    made.and_then(|()| std::fs::set_permissions(parent, Permissions::from_mode(0o700)))?;
-    Ok(true)
+    made?;
+    // The umask may have taken something away.
+    let private = std::fs::set_permissions(parent, Permissions::from_mode(0o700));
+    private.map(|()| true).inspect_err(|_| drop(std::fs::remove_dir(parent)))
 }
 
 /// Opens the directory that owned ones are made in, which nobody else may change (rule D3).
-fn open_parent(parent: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_parent(parent: &Path) -> io::Result<OwnedFd> {
     let refused = || {
         let why =
             "another user may change this directory; let it belong to the pool's user, mode 0700";
@@ -229,7 +207,7 @@ fn open_parent(parent: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Opens and locks a directory of this user; none if another holds it or it is gone.
-fn own(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
+pub(super) fn own(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = match openat(parent, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
@@ -248,7 +226,7 @@ fn own(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
 
 /// Removes a directory that is open, with all that is in it. Links aren't followed, and what is
 /// mounted there stays.
-fn remove(parent: &OwnedFd, name: &str, fd: &OwnedFd) -> Result<(), Errno> {
+pub(super) fn remove(parent: &OwnedFd, name: &str, fd: &OwnedFd) -> Result<(), Errno> {
     empty(fd)?;
     unlinkat(parent, name, AtFlags::REMOVEDIR)
 }

@@ -3,7 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::{self, Directory};
+use rustix::fs::Dir;
+
+use super::directory::{Directory, open_parent, own, remove};
+use super::names::is_named;
 
 /// What to do with the directories that dead owners left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +60,30 @@ pub struct PlaceError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn sweep(place: &Path, prefix: &str, what: Sweep) -> Result<Vec<Leftover>, PlaceError> {
-    directory::sweep(place, prefix, what)
-        .map_err(|source| PlaceError { path: place.to_owned(), source })
+    let failed = |source| PlaceError { path: place.to_owned(), source };
+    find(place, prefix, what).map_err(failed)
+}
+
+fn find(place: &Path, prefix: &str, what: Sweep) -> io::Result<Vec<Leftover>> {
+    let parent = match open_parent(place) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result?,
+    };
+    let mut dead = Vec::new();
+    for entry in Dir::read_from(&parent)? {
+        let entry = entry?;
+        let is_ours = |name: &&str| is_named(name, prefix);
+        let Some(name) = entry.file_name().to_str().ok().filter(is_ours) else { continue };
+        // Another user's, a live owner's, or gone by now: not ours to judge.
+        let Ok(Some(fd)) = own(&parent, name) else { continue };
+        let error = match what {
+            Sweep::Look => None,
+            Sweep::Remove => remove(&parent, name, &fd).err(),
+        };
+        dead.push(Leftover { path: place.join(name), error: error.map(Into::into) });
+    }
+    dead.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(dead)
 }
 
 /// Makes, locks and removes a directory in `place`, as an owner does when it starts and stops.

@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 
 use super::PREFIX;
@@ -22,6 +20,7 @@ use super::stats::Counters;
 use crate::creator::{Creator, CreatorError};
 use crate::image::Overlay;
 use crate::place::{Directory, Entry, remove_leftovers};
+use crate::worker::Worker;
 
 /// How long after space was found to be low it is looked at again.
 const LOW_SPACE_RETRY: Duration = Duration::from_secs(5);
@@ -31,6 +30,8 @@ const LOW_SPACE_RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Stock {
     pub(super) shelves: Shelves,
     pub(super) creator: Creator,
+    /// Fills the shelves, if the creator blocks.
+    aside: Option<Worker>,
     /// None if the pool works on demand alone.
     directory: Option<Mutex<Arc<Directory>>>,
     pub(super) rules: Arc<Rules>,
@@ -51,10 +52,15 @@ impl Stock {
         let paused = AtomicBool::new(false);
         let rules = Arc::new(Rules { size, idle: config.shelf_idle, paused, counters });
         remove_leftovers(&config.pool_dir, PREFIX);
+        let wanted = size > 0 && creator.blocks();
+        let aside = wanted.then(|| Worker::start("overlay-pool-fill")).and_then(|started| {
+            started.inspect_err(|error| tracing::warn!(%error, "no thread to fill shelves on")).ok()
+        });
         let directory = if size > 0 { make_directory(&config.pool_dir) } else { None };
         Self {
             shelves: Shelves::new(config.overlay, config.references, Arc::clone(&rules)),
             creator,
+            aside,
             directory,
             rules,
             filling: Arc::default(),
@@ -148,9 +154,8 @@ impl Stock {
             }
         }
         let directory = directory?;
-        let blocks = self.creator.blocks();
         // More threads than one would take the cores from those who serve acquires.
-        let at_once = if blocks { 1 } else { self.max_creations };
+        let at_once = if self.creator.blocks() { 1 } else { self.max_creations };
         let work = {
             let (stock, directory, shelves) =
                 (Arc::clone(self), directory.clone(), shelves.clone());
@@ -161,12 +166,10 @@ impl Stock {
                 drop(filling);
             }
         };
-        if blocks {
+        match &self.aside {
             // A slow filesystem keeps that thread, and no other.
-            let runtime = Handle::current();
-            let _ = spawn_blocking(move || runtime.block_on(work)).await;
-        } else {
-            work.await;
+            Some(thread) => drop(thread.run(work).await),
+            None => work.await,
         }
         let due = shelves.iter().filter_map(|shelf| shelf.due()).min();
         if !shelves.iter().any(|shelf| shelf.level().is_some()) || !self.is_low(&directory) {

@@ -96,6 +96,11 @@ fn a12_requests_of_dead_clients_leave_nothing(scratch: Scratch, #[case] path: &s
     let mut server = Server::of_one_base(&scratch);
     let base = server::base(&scratch);
     let mut names = BTreeSet::new();
+    if path == "/v1/open" {
+        // From then on the server has a directory for these.
+        server.post(path, &json!({ "base": base }));
+        server.await_ready_overlays(2);
+    }
     let before = open_files(server.pid());
     for round in 0..ROUNDS {
         let mut connections = Vec::new();

@@ -24,8 +24,10 @@ fn path_of(opened: &Opened) -> PathBuf {
 fn served(scratch: &Path, more: &[&str]) -> Server {
     qemu::base_image(&server::base(scratch), "64M");
     std::fs::create_dir(server::vms(scratch)).expect("a folder");
-    let mut args = server::one_base_args(scratch);
-    args.extend(more.iter().map(|arg| (*arg).to_owned()));
+    let [base, vms] = [server::base(scratch), server::vms(scratch)];
+    let mut args = vec!["--base".into(), base.into_os_string()];
+    args.extend(["--targets".into(), vms.into_os_string()]);
+    args.extend(more.iter().map(Into::into));
     Server::start(scratch, args)
 }
 
@@ -45,8 +47,8 @@ async fn a2_a3_a9_open_files_are_sound_and_have_no_name(
     scratch: Scratch,
     #[case] creator: &'static str,
 ) {
-    let interval = ["--creator", creator, "--restock-interval", "1h"];
-    let server = served(&scratch, &interval);
+    let more = ["--creator", creator, "--max-vms", "4", "--restock-interval", "1h"];
+    let server = served(&scratch, &more);
     let (client, base) = (Client::new(server.socket()), server::base(&scratch));
     for expected in [Source::Pooled, Source::Pooled, Source::OnDemand] {
         let opened = client.open(&base, None).await.expect("an overlay");
