@@ -20,7 +20,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure with its cause and what to do about it; no advice where the cause gives it.
+    /// A failure with its cause and what to do about it; no advice if the cause gives it.
     pub(crate) fn new(exit: Exit, cause: impl fmt::Display, advice: &str) -> Self {
         let separator = if advice.is_empty() { "" } else { "; " };
         // What is named may come from an image.
@@ -127,6 +127,9 @@ fn base(error: &BaseError) -> (Exit, &'static str) {
 pub(super) fn header(error: &HeaderError) -> &'static str {
     match error {
         HeaderError::Magic(_) => "if it is a raw image, add --raw",
+        HeaderError::OutsideFile { .. } => {
+            "the file may be cut off: get or copy the image again, or see overlay-pool inspect"
+        }
         HeaderError::Other(_)
         | HeaderError::CutOff { .. }
         | HeaderError::Dirty

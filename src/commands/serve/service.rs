@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overlay_pool::api::{Access, AccessError, Limits, Server, look_again};
@@ -11,7 +11,7 @@ use overlay_pool::{OverlayPool, PREFIX};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::manager;
 use super::options::Settings;
@@ -25,6 +25,8 @@ pub(super) struct Service {
     pool: Arc<OverlayPool>,
     access: Arc<Access>,
     limits: Limits,
+    /// Where targets may lie, but for the pool's own place.
+    targets: Vec<PathBuf>,
 }
 
 impl Service {
@@ -36,10 +38,9 @@ impl Service {
         }
         let images: Vec<_> = images.into_iter().collect();
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
-        if pool.max_concurrent_vms > 1 {
-            targets.iter().for_each(|targets| warn_of_misfit(&pool.pool_dir, targets));
-        }
-        Ok(Self { pool: Arc::new(OverlayPool::new(pool)?), access: Arc::new(access), limits })
+        targets.retain(|targets| *targets != pool.pool_dir);
+        let pool = Arc::new(OverlayPool::new(pool)?);
+        Ok(Self { pool, access: Arc::new(access), limits, targets })
     }
 
     /// Serves until it is told to end, or the server fails.
@@ -84,6 +85,10 @@ impl Service {
         socket: Option<&Path>,
     ) -> Result<(), Failure> {
         tokio::select! {
+            () = self.try_targets() => {}
+            () = signals.end() => return Ok(()),
+        }
+        tokio::select! {
             started = self.pool.start(Some(self.access.bases())) => started?,
             () = signals.end() => return Ok(()),
             served = &mut *serving => return Err(unserved(served)),
@@ -104,6 +109,18 @@ impl Service {
             self.warn_of_images();
             manager::ready(&self.status());
         }
+    }
+
+    /// Warns if the pool's overlays can't be moved to the targets as they are.
+    async fn try_targets(&self) {
+        if self.pool.pool_size() < 1 {
+            return;
+        }
+        let (place, targets) = (self.pool.config().pool_dir.clone(), self.targets.clone());
+        let tried = spawn_blocking(move || {
+            targets.iter().for_each(|targets| warn_of_misfit(&place, targets));
+        });
+        let _ = tried.await;
     }
 
     fn warn_of_images(&self) {
@@ -172,7 +189,7 @@ fn warn_of_misfit(pool_dir: &Path, targets: &Path) {
     }
 }
 
-/// Makes the pool's place, where it is missing, as the pool itself does.
+/// Makes the pool's place, if it is missing, as the pool itself does.
 fn make_place(pool_dir: &Path) -> Result<(), Failure> {
     let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(pool_dir);
     made.map_err(|error| {
