@@ -3,6 +3,7 @@
 mod acceptor;
 mod access;
 mod acquire;
+mod aside;
 mod bases;
 mod connection;
 mod extract;
@@ -150,7 +151,7 @@ impl Server {
                 () = &mut end => break,
                 Some(_) = clients.join_next() => continue,
                 _ = look.tick() => {
-                    self.shared.held.look_again();
+                    self.shared.held.look_again(&self.shared.aside);
                     continue;
                 }
                 accepted = acceptor.accept() => accepted?,

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
-use tokio::task::spawn_blocking;
 
+use super::aside::Aside;
 use crate::image::Identity;
 
 /// The base images that overlays were handed over of, and how they change.
@@ -28,12 +28,12 @@ struct State {
 
 impl Held {
     /// Takes note that an overlay of a base image, by its resolved path, was handed over.
-    pub(super) fn note(&self, base: &Path) {
+    pub(super) fn note(&self, base: &Path, aside: &Aside) {
         let mut bases = self.0.bases();
         if !bases.contains_key(base) {
             bases.insert(base.to_owned(), None);
             drop(bases);
-            self.look_again();
+            self.look_again(aside);
         }
     }
 
@@ -42,16 +42,19 @@ impl Held {
         [("replaced", self.0.replaced.get()), ("maybe", self.0.maybe.get())]
     }
 
-    /// Looks at all of them on another thread, unless one is at it: a filesystem that hangs keeps
-    /// that one, and no other.
-    pub(super) fn look_again(&self) {
+    /// Looks at all of them, unless that is being done.
+    pub(super) fn look_again(&self, aside: &Aside) {
         if self.0.bases().is_empty() || self.0.looking.swap(true, Ordering::Relaxed) {
             return;
         }
-        let state = Arc::clone(&self.0);
-        spawn_blocking(move || {
-            state.look();
+        let (state, aside) = (Arc::clone(&self.0), aside.clone());
+        tokio::spawn(async move {
+            let looking = Arc::clone(&state);
+            let looked = aside.run(move || looking.look()).await;
             state.looking.store(false, Ordering::Relaxed);
+            if let Err(error) = looked {
+                tracing::warn!(%error, "base images aren't looked at");
+            }
         });
     }
 }

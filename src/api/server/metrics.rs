@@ -19,7 +19,7 @@
 //! | `overlay_pool_http_connections` | | connections of clients |
 //! | `overlay_pool_http_requests_total` | `code` | requests that were answered, by HTTP status |
 //!
-//! The last two of the filesystem are left out where it can't be told. Counters are those of the
+//! The last two of the filesystem are left out if it can't be told. Counters are those of the
 //! server's process: after a restart they begin at 0. In a `base` that isn't UTF-8 a byte that
 //! isn't is `\xNN`, and in each a backslash is doubled.
 
@@ -46,6 +46,7 @@ use super::state::Shared;
 use super::traffic::Traffic;
 use crate::api::wire::{BaseState, Problem};
 use crate::paths;
+use crate::pool::Stats;
 
 /// Gives the pool's figures in Prometheus' text format, version 0.0.4.
 #[utoipa::path(
@@ -84,9 +85,10 @@ struct Scrape(Shared);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
+        let stats = self.0.stats();
         self.overlays(encoder)?;
-        self.acquires(encoder)?;
-        self.creations(encoder)?;
+        self.acquires(encoder, &stats)?;
+        self.creations(encoder, &stats)?;
         self.space(encoder)?;
         self.traffic(encoder)
     }
@@ -109,8 +111,7 @@ impl Scrape {
         family("overlays_target", "Overlays that shall be ready.", |base| base.target)
     }
 
-    fn acquires(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let stats = self.0.stats();
+    fn acquires(&self, encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
         let by_source = [("pooled", stats.pooled), ("on-demand", stats.on_demand)];
         counters(
             encoder,
@@ -143,8 +144,7 @@ impl Scrape {
         )
     }
 
-    fn creations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let stats = self.0.stats();
+    fn creations(&self, encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
         let creator = ("creator", self.0.pool.creator().as_str());
         let by_result = [("success", stats.created), ("failure", stats.create_failed)];
         counters(

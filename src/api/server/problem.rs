@@ -40,6 +40,7 @@ fn title(error: &str) -> &'static str {
         "forbidden" => "The path is outside of what the server allows",
         "unknown-base" => "The pool has no such base image",
         "too-many-connections" => "There are too many connections",
+        "no-threads" => "The server has no thread for this",
         "timed-out" => "The request took too long",
         "not-found" => "There is nothing at this path",
         "method-not-allowed" => "This path doesn't take this method",

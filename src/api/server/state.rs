@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
 use super::access::Access;
+use super::aside::Aside;
 use super::held::Held;
 use super::open::OpenFiles;
 use super::traffic::Traffic;
@@ -21,8 +20,7 @@ pub(super) struct Shared {
     pub(super) access: Arc<Access>,
     pub(super) traffic: Traffic,
     pub(super) held: Held,
-    /// Held by who lists all base images.
-    listing: Arc<Semaphore>,
+    pub(super) aside: Aside,
     pub(super) open_files: Arc<OpenFiles>,
     ending: Arc<AtomicBool>,
 }
@@ -34,7 +32,7 @@ impl Shared {
             access,
             traffic: Traffic::default(),
             held: Held::default(),
-            listing: Arc::new(Semaphore::new(1)),
+            aside: Aside::default(),
             open_files: Arc::default(),
             ending: Arc::default(),
         }
@@ -47,23 +45,16 @@ impl Shared {
         stats
     }
 
-    /// Goes through all base images on another thread, one request at a time: there may be
-    /// thousands, each is looked at on disk, and clients that only want an overlay don't wait.
-    /// A filesystem that hangs keeps that one thread.
+    /// Goes through all base images, aside from the threads that serve.
     pub(super) async fn list<T: Send + 'static>(
         &self,
         list: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> Result<T, Problem> {
-        let failed =
-            |detail: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail);
-        let turn = Arc::clone(&self.listing).acquire_owned().await;
-        let turn = turn.map_err(|error| failed(error.to_string()))?;
         let shared = self.clone();
-        let listed = spawn_blocking(move || {
-            let _turn = turn;
-            list(&shared)
-        });
-        listed.await.map_err(|error| failed(error.to_string()))
+        self.aside.run(move || list(&shared)).await.map_err(|error| {
+            let detail = format!("can't look at the base images: {error}; try again");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-threads", detail)
+        })
     }
 
     /// Takes no more clients from now on.
