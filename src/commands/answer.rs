@@ -14,7 +14,7 @@ pub(crate) struct Answer {
     /// What is to be known of what was done, though it went well.
     pub(crate) warnings: Vec<String>,
     pub(crate) failures: Vec<Failure>,
-    /// The exit code of a program that was run, where nothing else failed.
+    /// The exit code of a program that was run, if nothing else failed.
     pub(crate) code: u8,
 }
 
@@ -34,7 +34,7 @@ impl Answer {
             let _ = writeln!(io::stderr(), "overlay-pool: warning: {}", escaped(warning));
         }
         for failure in &self.failures {
-            // Where standard error is closed too, the exit code is all that is left to tell.
+            // If standard error is closed too, the exit code is all that is left to tell.
             let _ = writeln!(io::stderr(), "overlay-pool: {failure}");
         }
         self.failures.first().map_or(self.code.into(), |failure| failure.exit().into())

@@ -21,7 +21,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Conformance {
-    /// Where to write them; made where it is missing, and files of the same name are replaced.
+    /// Where to write them. The directory is made if it is missing; files of the same name are
+    /// replaced.
     directory: PathBuf,
 }
 

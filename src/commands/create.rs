@@ -15,9 +15,9 @@ use super::{Answer, arguments, block_on};
 const AT_ONCE: usize = 8;
 
 const EXAMPLES: &str = "\
-Each target is made by itself: one that fails doesn't keep the others from being made, and its
-failure is a line on standard error. A target that exists is never overwritten, and no partial
-file is left. The overlay records the absolute, resolved path of its base image and the format.
+If one target fails, the others are still made, and its failure is a line on standard error. A
+target that exists is never overwritten, and no partial file is left. An overlay records the
+absolute, resolved path of its base image and the format.
 
 Examples:
   overlay-pool create base.qcow2 vm.qcow2

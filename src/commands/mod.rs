@@ -38,15 +38,15 @@ const LOG: &str = "OVERLAY_POOL_LOG";
 
 const ENVIRONMENT: &str = "\
 Exit codes:
-  0  everything that was asked for was done
+  0  everything was done
   1  something failed; standard error says what, and what to do
   2  the arguments can't be understood or don't fit the base image
   3  an image is missing, unreadable or refused
   4  a target already exists
   5  this machine lacks what the creator needs
   6  no server answers at the socket
-  125  exec: the code could not be run; else its exit code is the code's own
-Of several failures the first gives the code.
+  125  exec: the code could not be run; otherwise exec's exit code is the code's own
+If several things failed, the code is that of the first.
 
 Environment:
   OVERLAY_POOL_DIR     where pools make their directories

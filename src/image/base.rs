@@ -259,7 +259,7 @@ impl BaseImage {
     ///
     /// # Errors
     ///
-    /// [`BaseError::Overlay`] where the size is smaller than the base's or too large, or the
+    /// [`BaseError::Overlay`] if the size is smaller than the base's or too large, or the
     /// path too long.
     pub fn overlay(&self, options: OverlayOptions) -> Result<Overlay, BaseError> {
         let failed = |source| BaseError::Overlay { path: self.path.clone(), source };

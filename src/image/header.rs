@@ -1,7 +1,7 @@
 //! The qcow2 header: a bounded parse of untrusted bytes.
 //!
 //! [`Header::parse`] decodes, [`Header::check`] judges: `inspect` shows what was decoded even of
-//! an image that is refused. The checks are those of QEMU's `qcow2_do_open`, and stricter where
+//! an image that is refused. The checks are those of QEMU's `qcow2_do_open`, and stricter if
 //! an image refers to bytes outside its file. Source: QEMU `docs/interop/qcow2.rst`.
 
 use std::ffi::OsStr;
@@ -101,7 +101,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Decodes the header at the start of `bytes`, of which there are [`READ_LIMIT`] or, where
+    /// Decodes the header at the start of `bytes`, of which there are [`READ_LIMIT`] or, if
     /// the file is shorter, all.
     ///
     /// # Errors
@@ -219,7 +219,7 @@ impl Header {
             .collect()
     }
 
-    /// How compressed clusters are compressed, where the field is one that is known.
+    /// How compressed clusters are compressed, if the field is known.
     #[must_use]
     pub fn compression(&self) -> Option<CompressionType> {
         match self.compression_type {
@@ -331,7 +331,7 @@ fn be_u64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().copied().map(u64::from_be_bytes)
 }
 
-/// The bytes from `offset` on, where all of them lie before `limit` and within `bytes`.
+/// The bytes from `offset` on, if all of them lie before `limit` and within `bytes`.
 fn area<'a>(
     field: &'static str,
     bytes: &'a [u8],

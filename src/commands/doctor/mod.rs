@@ -1,4 +1,4 @@
-//! `doctor`: what this machine has, and what to do about what it hasn't.
+//! `doctor`: what a pool finds on this machine, and what to do about what is missing.
 
 mod place;
 mod programs;
@@ -14,21 +14,21 @@ use super::failure::Failure;
 use super::{Answer, block_on, text};
 
 const EXAMPLES: &str = "\
-Each line is `ok`; or `note` for what a pool can do without; or `bad` for what it can't. With a
-bad line the exit code is 1.
+Each line begins with `ok`, with `note` if a pool works without it, or with `bad` if it doesn't. If
+a line is bad, the exit code is 1.
 
 Examples:
   overlay-pool doctor
   overlay-pool doctor --dir /var/lib/vms/pool --targets /var/lib/vms/run";
 
-/// Show what this machine has for a pool, and what to do about what it hasn't.
+/// Show what a pool finds on this machine, and what to do about what is missing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Doctor {
     #[command(flatten)]
     dir: PoolDir,
-    /// A directory that overlays shall be handed over in: whether it goes with the pool's is
-    /// tried. Can be given again.
+    /// A directory for targets: doctor tries whether ready overlays can be moved there. Can be
+    /// given again.
     #[arg(long, value_name = "DIR")]
     targets: Vec<PathBuf>,
 }

@@ -8,7 +8,7 @@ use crate::commands::version::version;
 /// What boots VMs.
 const SYSTEM: &str = "qemu-system-x86_64";
 
-/// The programs, and what to do where one is missing.
+/// The programs, and what to do if one is missing.
 const PROGRAMS: [(&str, &str); 3] = [
     ("qemu-img", "install QEMU's tools (Debian: qemu-utils), or do without the qemu-img creator"),
     (

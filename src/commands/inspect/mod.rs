@@ -13,9 +13,9 @@ use super::{Answer, text};
 use report::Report;
 
 const EXAMPLES: &str = "\
-An image that is refused as a base is shown as far as it could be decoded, with the reason; that
-is no failure. An overlay's base image isn't opened: inspect only warns if it is younger than the
-overlay. In JSON, sizes are in bytes, a name that isn't UTF-8 is an array of its bytes, and
+An image that is refused as a base is shown as far as it could be decoded, with the reason; this is
+no failure. An overlay's base image isn't opened, but if it is younger than the overlay, inspect
+warns. In JSON, sizes are in bytes, a name that isn't UTF-8 is an array of its bytes, and
 `refused` is null for a good base image.
 
 Examples:

@@ -158,7 +158,7 @@ fn names(kind: &str, bits: u64, names: &[&str]) -> impl Iterator<Item = String> 
     })
 }
 
-/// Why an image is refused, without the image's name where that can be left out.
+/// Why an image is refused, without the image's name if that can be left out.
 fn reason(error: &BaseError) -> String {
     match error {
         BaseError::Header { source: source @ HeaderError::Magic(_), .. } => {
