@@ -207,6 +207,7 @@ impl Shelf {
             self.rules.counters.add(|counts| counts.discarded += count as u64);
             tracing::info!(base = %self.base.path.display(), count, reason, "discard");
         }
+        drop(entries);
         count
     }
 

@@ -56,7 +56,7 @@ impl Shelves {
     pub(super) fn take_new(&self, base: &Base, size: Option<u64>) -> Result<Taken, BaseError> {
         let image = base.judged(self.references).inspect_err(|_| {
             let known = self.names().get(&base.name()).cloned();
-            known.iter().for_each(|shelf| self.look_again(shelf));
+            let _ = known.map(|shelf| self.look_again(&shelf));
         })?;
         let shelf = self.shelve(base.name(), &image);
         if let Some(taken) = shelf.ok().and_then(|shelf| shelf.take(image.identity(), size)) {
