@@ -27,7 +27,6 @@ pub(crate) fn explained(path: &Path, named: &Path, error: io::Error) -> io::Erro
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
             (part != named).then(|| format!("{} is missing", part.display()))
         }
-        Err(_) => None,
         Ok(found) if found.is_symlink() && !part.exists() => {
             let to = std::fs::read_link(part).unwrap_or_default();
             Some(format!("{} is a link to {}, which is missing", part.display(), to.display()))
@@ -35,7 +34,7 @@ pub(crate) fn explained(path: &Path, named: &Path, error: io::Error) -> io::Erro
         Ok(_) if part != named && !part.is_dir() => {
             Some(format!("{} is not a directory", part.display()))
         }
-        Ok(_) => None,
+        _ => None,
     });
     match why {
         Some(why) => io::Error::new(error.kind(), why),

@@ -8,15 +8,15 @@ use super::layout::MAGIC;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// QEMU's own.
+    /// That of QEMU.
     Qcow2,
-    /// VMware's.
+    /// That of `VMware`.
     Vmdk,
-    /// VirtualBox'.
+    /// That of `VirtualBox`.
     Vdi,
-    /// Hyper-V's.
+    /// That of Hyper-V.
     Vhdx,
-    /// Virtual PC's.
+    /// That of Virtual PC.
     Vhd,
     /// A CD or DVD.
     Iso,

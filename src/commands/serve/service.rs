@@ -118,7 +118,9 @@ impl Service {
         }
         let (place, targets) = (self.pool.config().pool_dir.clone(), self.targets.clone());
         let tried = spawn_blocking(move || {
-            targets.iter().for_each(|targets| warn_of_misfit(&place, targets));
+            for targets in &targets {
+                warn_of_misfit(&place, targets);
+            }
         });
         let _ = tried.await;
     }
