@@ -3,12 +3,15 @@
 mod acceptor;
 mod access;
 mod acquire;
+mod aside;
 mod bases;
 mod connection;
 mod extract;
+mod held;
 mod metrics;
 mod open;
 mod openapi;
+mod overlooked;
 mod peers;
 mod problem;
 mod refusals;
@@ -37,7 +40,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_io_timeout::TimeoutWriter;
 use tower::ServiceExt;
 
@@ -55,6 +58,8 @@ use traffic::Traffic;
 use super::wire::Problem;
 use crate::pool::OverlayPool;
 
+/// How often base images under overlays that callers hold are looked at.
+const LOOK: Duration = Duration::from_secs(5);
 /// What hyper needs at least.
 const SMALLEST_HEAD: usize = 8192;
 /// A timer can't end after the end of time: what is longer than a server lives is as good as this.
@@ -140,10 +145,15 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let mut clients = JoinSet::new();
         let mut end = std::pin::pin!(end);
+        let mut look = interval(LOOK);
         loop {
             let stream = tokio::select! {
                 () = &mut end => break,
                 Some(_) = clients.join_next() => continue,
+                _ = look.tick() => {
+                    self.shared.held.look_again(&self.shared.aside);
+                    continue;
+                }
                 accepted = acceptor.accept() => accepted?,
             };
             let Ok(peer) = stream.peer_cred().map(Peer::from) else { continue };

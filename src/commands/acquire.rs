@@ -11,9 +11,9 @@ use super::failure::Failure;
 use super::{Answer, block_on, text};
 
 const EXAMPLES: &str = "\
-Relative paths are those of the working directory. A target that exists is never overwritten, and
-none appears that isn't complete. The server says which directories targets and base images may lie
-in.
+Relative paths are those of the working directory. A target that exists is never overwritten, and a
+new one appears only when it is complete. The server allows targets and base images in certain
+directories, which it names if it refuses one.
 
 Examples:
   overlay-pool acquire /var/lib/vms/images/python-3-base-x86_64.qcow2 disk.qcow2

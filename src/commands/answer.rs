@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 
 use super::exit::Exit;
 use super::failure::Failure;
-use super::text;
+use super::text::{self, escaped};
 
 /// What goes to standard output, and what went wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) text: String,
+    /// What is to be known of what was done, though it went well.
+    pub(crate) warnings: Vec<String>,
     pub(crate) failures: Vec<Failure>,
-    /// The exit code of a program that was run, where nothing else failed.
+    /// The exit code of a program that was run, if nothing else failed.
     pub(crate) code: u8,
 }
 
@@ -26,7 +28,7 @@ impl Answer {
         Self { text, failures, ..Self::default() }
     }
 
-    /// A program that asked for JSON gets a failure as that too, where there is nothing else.
+    /// A program that asked for JSON gets a failure as that too, if there is nothing else.
     pub(crate) fn or_failures_as_json(self) -> Self {
         if self.text.is_empty() && !self.failures.is_empty() {
             return Self { code: self.code, ..Self::json(json!({}), self.failures) };
@@ -34,7 +36,7 @@ impl Answer {
         self
     }
 
-    /// Prints the text, then each failure as a line on standard error.
+    /// Prints the text, then each warning and each failure as a line on standard error.
     pub(crate) fn print(mut self) -> ExitCode {
         let mut stdout = io::stdout().lock();
         let written = stdout.write_all(self.text.as_bytes()).and_then(|()| stdout.flush());
@@ -45,8 +47,11 @@ impl Answer {
             let cause = format!("can't write to standard output: {error}");
             self.failures.push(Failure::new(Exit::Failed, cause, "make room, or write elsewhere"));
         }
+        for warning in &self.warnings {
+            let _ = writeln!(io::stderr(), "overlay-pool: warning: {}", escaped(warning));
+        }
         for failure in &self.failures {
-            // Where standard error is closed too, the exit code is all that is left to tell.
+            // If standard error is closed too, the exit code is all that is left to tell.
             let _ = writeln!(io::stderr(), "overlay-pool: {failure}");
         }
         self.failures.first().map_or(self.code.into(), |failure| failure.exit().into())

@@ -41,7 +41,7 @@ impl Socket {
     }
 }
 
-/// Where pools make their directories by default: `OVERLAY_POOL_DIR` where it is set;
+/// Where pools make their directories by default: `OVERLAY_POOL_DIR` if it is set;
 /// /var/lib/overlay-pool for root; else overlay-pool in `XDG_STATE_HOME` or ~/.local/state.
 pub(super) fn pool_dir() -> PathBuf {
     if let Some(dir) = variable("OVERLAY_POOL_DIR") {

@@ -1,11 +1,11 @@
 //! `create`: overlays at given targets, as `qemu-img create -b` makes them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 
 use futures_util::{StreamExt, TryFutureExt, stream};
 use overlay_pool::creator::CreatorKind;
-use overlay_pool::image::{BaseRef, OverlayOptions, Profile, References};
+use overlay_pool::image::{BaseRef, Kind, OverlayOptions, Profile, References, read_start};
 use overlay_pool::{OverlayPool, PoolConfig};
 use serde_json::json;
 
@@ -18,9 +18,9 @@ use super::{Answer, arguments, block_on, text};
 const AT_ONCE: usize = 8;
 
 const EXAMPLES: &str = "\
-Each target is made by itself: one that fails doesn't keep the others from being made, and its
-failure is a line on standard error. A target that exists is never overwritten, and no partial
-file is left. The overlay records the absolute, resolved path of its base image and the format.
+If one target fails, the others are still made, and its failure is a line on standard error. A
+target that exists is never overwritten, and no partial file is left. An overlay records the
+absolute, resolved path of its base image and the format.
 
 Examples:
   overlay-pool create base.qcow2 vm.qcow2
@@ -70,6 +70,7 @@ impl Create {
             references: if self.allow_references { References::Allow } else { References::Deny },
             ..PoolConfig::default()
         })?;
+        let warnings = self.raw.then(|| doubt(&self.base)).flatten();
         let base = if self.raw { BaseRef::raw(self.base) } else { BaseRef::qcow2(self.base) };
         pool.start(Some(Vec::new())).await?;
         let (mut made, mut failures) = (Vec::new(), Vec::new());
@@ -99,9 +100,19 @@ impl Create {
         pool.stop().await;
         failures.dedup(); // a bad base image is one failure, whatever the targets
 
+        let warnings = warnings.into_iter().collect();
         if self.json {
-            return Ok(Answer::json(json!({ "made": made }), failures));
+            let facts = json!({ "made": made });
+            return Ok(Answer { warnings, ..Answer::json(facts, failures) });
         }
-        Ok(Answer { failures, ..Answer::default() })
+        Ok(Answer { warnings, failures, ..Answer::default() })
     }
+}
+
+/// Why a base image that is declared as raw may be something else. What can't be read is said when
+/// the overlays are made.
+fn doubt(base: &Path) -> Option<String> {
+    let (start, _) = read_start(base).ok()?;
+    let kind = Kind::of(&start)?;
+    Some(format!("base image {}: declared as raw, but it is {kind}", base.display()))
 }

@@ -13,10 +13,10 @@ use super::failure::Failure;
 use super::{Answer, arguments, block_on};
 
 const EXAMPLES: &str = "\
-The VM's disk comes from a pool, the VM has no network, and nothing is left of it afterwards.
-The first VM of a base image saves the booted machine's state, which later ones resume. The
-exit code is the program's: 128 and more where a signal ended it, 124 where its time was over;
-125 where the code could not be run, or not to its end; 130 after Ctrl-C.
+The VM's disk comes from a pool. The VM has no network, and nothing is left of it afterwards. The
+first VM of a base image saves the booted machine's state, and later ones resume it. The exit code
+is the program's own: 128 or more if a signal ended it, 124 if its time was over. It is 125 if the
+code could not be run, or not to its end; 130 after Ctrl-C.
 
 Examples:
   overlay-pool exec python -c \"print('hello from pool')\"
@@ -31,7 +31,7 @@ pub(super) struct Exec {
     /// What the code is written in, which chooses the base image.
     #[arg(value_parser = arguments::language())]
     language: Language,
-    /// The code's file; standard input where it is `-` or left out.
+    /// The code's file; standard input if it is `-` or left out.
     #[arg(conflicts_with = "code")]
     file: Option<PathBuf>,
     /// The code itself.
@@ -40,11 +40,11 @@ pub(super) struct Exec {
     /// How long the code may run, in seconds; `OVERLAY_POOL_EXECUTE_TIMEOUT`, or else 60.
     #[arg(long, value_parser = VmSettings::seconds, value_name = "SECONDS")]
     timeout: Option<Duration>,
-    /// What runs the guest's instructions; `OVERLAY_POOL_ACCEL`, or else auto: KVM where it is
+    /// What runs the guest's instructions; `OVERLAY_POOL_ACCEL`, or else auto: KVM if it is
     /// usable, never TCG.
     #[arg(long, value_parser = arguments::accelerator())]
     accel: Option<Accelerator>,
-    /// Boot, even where a saved state could be resumed, and save none.
+    /// Boot, even if a saved state could be resumed, and save none.
     #[arg(long)]
     no_resume: bool,
     /// Keep the VM's disk as this file, which must not exist.

@@ -21,7 +21,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure with its cause and what to do about it; no advice where the cause gives it.
+    /// A failure with its cause and what to do about it; no advice if the cause gives it.
     pub(crate) fn new(exit: Exit, cause: impl fmt::Display, advice: &str) -> Self {
         let separator = if advice.is_empty() { "" } else { "; " };
         // What is named may come from an image.
@@ -122,16 +122,26 @@ fn base(error: &BaseError) -> (Exit, &'static str) {
     match error {
         BaseError::Io { source, .. } => (Exit::BadImage, system(source)),
         BaseError::NotAFile { .. } => (Exit::BadImage, "name a regular file"),
-        BaseError::Reference { .. } => (Exit::BadImage, "that is --allow-references"),
-        BaseError::Header { source: HeaderError::Magic(_), .. } => {
-            (Exit::BadImage, "that is --raw")
-        }
-        BaseError::Overlay { .. }
-        | BaseError::Header {
-            source: HeaderError::Dirty | HeaderError::Corrupt | HeaderError::Encrypted(_),
-            ..
-        } => (Exit::BadImage, ""),
+        BaseError::Overlay { .. } => (Exit::BadImage, ""),
+        BaseError::Reference { .. } => (Exit::BadImage, "or add --allow-references"),
+        BaseError::Header { source, .. } => (Exit::BadImage, header(source)),
         _ => (Exit::BadImage, "see what it holds with overlay-pool inspect"),
+    }
+}
+
+/// What to do about an image that its header rules out.
+pub(super) fn header(error: &HeaderError) -> &'static str {
+    match error {
+        HeaderError::Magic(_) => "if it is a raw image, add --raw",
+        HeaderError::OutsideFile { .. } => {
+            "the file may be cut off: get or copy the image again, or see overlay-pool inspect"
+        }
+        HeaderError::Other(_)
+        | HeaderError::CutOff { .. }
+        | HeaderError::Dirty
+        | HeaderError::Corrupt
+        | HeaderError::Encrypted(_) => "",
+        _ => "see what it holds with overlay-pool inspect",
     }
 }
 

@@ -13,8 +13,8 @@ use super::failure::Failure;
 use super::{Answer, text};
 
 const EXAMPLES: &str = "\
-Only directories that a pool made and whose owner is dead are removed; a live owner holds a lock
-on its own. Pools do the same when they start.
+Only directories that a pool made, and whose owner is dead, are removed: a live owner holds a lock.
+Pools do the same when they start.
 
 Examples:
   overlay-pool gc --dry-run

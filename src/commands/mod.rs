@@ -42,17 +42,17 @@ const LOG: &str = "OVERLAY_POOL_LOG";
 
 const ENVIRONMENT: &str = "\
 Exit codes:
-  0  everything that was asked for was done
+  0  everything was done
   1  something failed; standard error says what, and what to do
   2  the arguments can't be understood
   3  an image is missing, unreadable or refused, or can't have a disk of that size
   4  a target already exists
   5  this machine lacks what the creator needs
   6  no server answers at the socket
-  125  exec: the code could not be run; else its exit code is the code's own
+  125  exec: the code could not be run; otherwise exec's exit code is the code's own
   130  Ctrl-C
-Of several failures the first gives the code. With --json they are in `failures` on standard output
-too, each with its `exit_code` and `message`.
+If several things failed, the code is that of the first. With --json they are in `failures` on
+standard output too, each with its `exit_code` and `message`.
 
 Environment, with what holds where a variable isn't set:
   OVERLAY_POOL_DIR     where pools make their directories: for root /var/lib/overlay-pool, else

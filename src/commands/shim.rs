@@ -64,7 +64,7 @@ enum Request {
         target: PathBuf,
         virtual_size: Option<u64>,
     },
-    /// Cancels the request with this id, where it isn't answered yet.
+    /// Cancels the request with this id, if it isn't answered yet.
     Cancel {
         request: u64,
     },

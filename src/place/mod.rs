@@ -11,6 +11,7 @@ mod names;
 mod rename;
 mod sweep;
 mod target;
+mod trial;
 
 pub(crate) use directory::Directory;
 pub(crate) use draft::Draft;
@@ -22,3 +23,4 @@ pub(crate) use target::Spot;
 
 pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};
 pub use target::Target;
+pub use trial::{Misfit, misfit};

@@ -135,11 +135,11 @@ fn move_ready(stock: &Stock, slot: Slot, entry: Entry, spot: &Spot) -> Result<bo
     }
     match errno {
         Errno::XDEV => stock.other_filesystem.call_once(|| {
-            let target = spot.path().display();
+            let (target, why) = (spot.path().display(), entry.why_apart(spot));
             tracing::warn!(
                 %target,
-                "on another filesystem than the pool directory, an overlay can't be moved there \
-                 but is made on demand; put the pool directory beside the targets"
+                "overlays can't be moved there from the pool directory, since it is {why}; each is \
+                 made on demand; put the pool directory beside the targets"
             );
         }),
         Errno::NOENT => stock.note_vanished(),

@@ -60,6 +60,7 @@ pub(super) async fn acquire(
     };
     let took = since.elapsed();
     shared.traffic.handed_over(acquired.source, took);
+    shared.held.note(&acquired.base, &shared.aside);
     tracing::debug!(%peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
     Ok(Json(AcquireAnswer {
         source: acquired.source.into(),
@@ -120,6 +121,7 @@ pub(super) async fn open(
     let opened = shared.open_files.acquire(&shared.pool, base, virtual_size).await?;
     let took = since.elapsed();
     shared.traffic.handed_over(opened.source, took);
+    shared.held.note(&opened.base, &shared.aside);
     tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
     descriptors.attach(opened.file.into());
     Ok(Json(OpenAnswer {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -38,10 +39,17 @@ pub(super) struct FormatQuery {
         Looking,
     )
 )]
-pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
+pub(super) async fn list(State(shared): State<Shared>) -> Result<Response, Problem> {
+    // Thousands of them take a while to write, too.
+    shared.list(|shared| Json(states(shared)).into_response()).await
+}
+
+/// All base images beside the files as they are now: a look at the disk for each that has ready
+/// overlays.
+pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
     let target = usize::try_from(shared.pool.pool_size()).unwrap_or(0);
     let bases = shared.pool.bases().into_iter();
-    Json(bases.map(|state| BaseState::of(state, target)).collect())
+    bases.map(|state| BaseState::of(state, target)).collect()
 }
 
 /// Keeps overlays of a base image ready from now on.

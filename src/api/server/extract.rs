@@ -1,4 +1,4 @@
-//! What handlers take from a request, with problems where it isn't there.
+//! What handlers take from a request, with problems if it isn't there.
 
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query};

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::http::StatusCode;
+
 use super::access::Access;
+use super::aside::Aside;
+use super::held::Held;
 use super::open::OpenFiles;
 use super::traffic::Traffic;
+use crate::api::wire::Problem;
 use crate::pool::{OverlayPool, Stats};
 
 /// The pool, who may name which files, and what the server is doing.
@@ -14,6 +19,8 @@ pub(super) struct Shared {
     pub(super) pool: Arc<OverlayPool>,
     pub(super) access: Arc<Access>,
     pub(super) traffic: Traffic,
+    pub(super) held: Held,
+    pub(super) aside: Aside,
     pub(super) open_files: Arc<OpenFiles>,
     ending: Arc<AtomicBool>,
 }
@@ -24,6 +31,8 @@ impl Shared {
             pool,
             access,
             traffic: Traffic::default(),
+            held: Held::default(),
+            aside: Aside::default(),
             open_files: Arc::default(),
             ending: Arc::default(),
         }
@@ -34,6 +43,18 @@ impl Shared {
         let mut stats = self.pool.stats();
         stats.failed += self.traffic.acquire_failures.get();
         stats
+    }
+
+    /// Goes through all base images, aside from the threads that serve.
+    pub(super) async fn list<T: Send + 'static>(
+        &self,
+        list: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let shared = self.clone();
+        self.aside.run(move || list(&shared)).await.map_err(|error| {
+            let detail = format!("can't look at the base images: {error}; try again");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-threads", detail)
+        })
     }
 
     /// Takes no more clients from now on.

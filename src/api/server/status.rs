@@ -37,7 +37,8 @@ pub(super) async fn live() -> &'static str {
 }
 
 /// Says whether overlays are kept ready: not before the shelves were filled first, not while the
-/// pool is drained, space is low, or the server is ending.
+/// pool is drained, space is low, or the server is ending. Files that aren't kept ready since their
+/// names don't fit are noted, a line each.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -49,12 +50,16 @@ pub(super) async fn live() -> &'static str {
         Readiness,
     )
 )]
-pub(super) async fn ready(State(shared): State<Shared>) -> Result<&'static str, Problem> {
+pub(super) async fn ready(State(shared): State<Shared>) -> Result<String, Problem> {
+    let well = || {
+        let notes = shared.access.notes().into_iter();
+        notes.fold("ok\n".to_owned(), |text, note| text + "note: " + &note + "\n")
+    };
     let detail = match Restocking::of(&shared.pool) {
         _ if shared.is_ending() => "the server is ending",
-        Restocking::On => return Ok("ok\n"),
+        Restocking::On => return Ok(well()),
         // Nothing is made ahead by configuration, or for want of a directory: on demand goes on.
-        Restocking::Off if shared.pool.is_started() => return Ok("ok\n"),
+        Restocking::Off if shared.pool.is_started() => return Ok(well()),
         Restocking::Off => "the pool isn't started yet",
         Restocking::Drained => "the pool is drained; rescan to have it make overlays ahead again",
         Restocking::LowSpace => {

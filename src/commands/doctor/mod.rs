@@ -1,4 +1,4 @@
-//! `doctor`: what this machine has, and what to do about what it hasn't.
+//! `doctor`: what a pool finds on this machine, and what to do about what is missing.
 
 mod guests;
 mod place;
@@ -17,23 +17,24 @@ use super::failure::Failure;
 use super::{Answer, block_on, text};
 
 const EXAMPLES: &str = "\
-Each line is `ok`; or `note` for what a pool can do without; or `bad` for what it can't. With a
-bad line the exit code is 1. With -v there are details below some.
+Each line begins with `ok`, with `note` if a pool works without it, or with `bad` if it doesn't. If
+a line is bad, the exit code is 1. With -v some lines have details below.
 
 Examples:
   overlay-pool doctor
   overlay-pool doctor -v
   overlay-pool doctor --dir /var/lib/vms/pool --targets /var/lib/vms/run";
 
-/// Show what this machine has for a pool, and what to do about what it hasn't.
+/// Show what a pool finds on this machine, and what to do about what is missing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Doctor {
     #[command(flatten)]
     dir: PoolDir,
-    /// A directory where targets shall lie, to be held against the pool's.
+    /// A directory for targets: doctor tries whether ready overlays can be moved there. Can be
+    /// given again.
     #[arg(long, value_name = "DIR")]
-    targets: Option<PathBuf>,
+    targets: Vec<PathBuf>,
     #[command(flatten)]
     socket: Socket,
     /// Print one JSON object.
@@ -49,7 +50,7 @@ impl Doctor {
         findings.push(kvm(kvm::probe()));
         findings.extend(guests::look());
         findings.extend(place::look(&dir));
-        findings.extend(self.targets.map(|targets| place::targets(&dir, &targets)));
+        findings.extend(self.targets.iter().map(|targets| place::targets(&dir, targets)));
         findings.push(block_on(server::look(self.socket))?);
 
         let mut failures = Vec::new();

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use indicatif::BinaryBytes;
 use overlay_pool::PREFIX;
-use overlay_pool::place::{PlaceError, Sweep, try_directory};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statvfs, statx};
+use overlay_pool::place::{Misfit, PlaceError, Sweep, misfit, try_directory};
+use rustix::fs::{CWD, Mode, OFlags, openat, statvfs};
 use rustix::io::Errno;
 
 use super::Finding;
@@ -33,31 +33,6 @@ fn existing(pool_dir: &Path) -> PathBuf {
     absolute.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Whether a rename goes from the pool to the targets.
-pub(super) fn targets(pool_dir: &Path, targets: &Path) -> Finding {
-    const WHAT: &str = "targets";
-    let shown = targets.display();
-    // A rename crosses no mount, even of one filesystem. Linux before 5.8 tells no mounts.
-    let mount = |path: &Path| {
-        let flags = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
-        let stat = statx(CWD, path, AtFlags::empty(), flags)?;
-        rustix::io::Result::Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id))
-    };
-    match (mount(targets), mount(&existing(pool_dir))) {
-        (Ok(one), Ok(other)) if one == other => {
-            Finding::ok(WHAT, format!("{shown}: on the mount of the pool directory"))
-        }
-        (Ok(_), Ok(_)) => Finding::note(
-            WHAT,
-            format!("{shown}: on another mount than the pool directory"),
-            "name a pool directory beside them with --dir: here every overlay is made on demand",
-        ),
-        (Err(errno), _) | (_, Err(errno)) => {
-            Finding::bad(WHAT, format!("{shown}: {errno}"), "make that directory, or name another")
-        }
-    }
-}
-
 fn leftovers(pool_dir: &Path) -> Finding {
     const WHAT: &str = "left-over directories";
     match leftovers_in(pool_dir, Sweep::Look) {
@@ -74,6 +49,26 @@ fn directory(pool_dir: &Path) -> Finding {
     match try_directory(pool_dir, PREFIX) {
         Ok(()) => Finding::ok(WHAT, format!("{}: can be made and locked", pool_dir.display())),
         Err(error) => bad_directory(WHAT, &error),
+    }
+}
+
+/// Looks whether overlays from a place for pool directories can be handed over in a directory.
+pub(super) fn targets(pool_dir: &Path, targets: &Path) -> Finding {
+    const WHAT: &str = "targets";
+    match misfit(pool_dir, PREFIX, targets) {
+        Ok(None) => {
+            Finding::ok(WHAT, format!("{}: goes with the pool directory", targets.display()))
+        }
+        Ok(Some(misfit)) => {
+            let advice = match misfit {
+                Misfit::Apart { .. } => "put the pool directory beside it",
+                _ => "give both the same with chattr",
+            };
+            Finding::note(WHAT, format!("{}: {misfit}", targets.display()), advice)
+        }
+        Err((path, error)) => {
+            Finding::bad(WHAT, format!("{}: {error}", path.display()), failure::system(&error))
+        }
     }
 }
 

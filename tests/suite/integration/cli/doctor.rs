@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use overlay_pool::vm::kvm;
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde_json::Value;
 
 use crate::harness::cli::{Answer, answer, assert_answer, overlay_pool, overlay_pool_after, run};
@@ -201,4 +202,68 @@ fn kvm_is_told_from_a_file_of_its_name(
     let (state, text) = line(&doctor, "kvm");
     assert!(state == "note" && text.starts_with(expected), "{doctor}");
     assert_eq!(doctor.code, Some(0), "{doctor}");
+}
+
+#[apply(test)]
+fn qemu_that_resumes_nothing_is_a_note(scratch: Scratch) {
+    let bin = scratch.join("bin");
+    fs::create_dir(&bin).expect("a directory");
+    let program = bin.join("qemu-system-x86_64");
+    for (version, expected) in [("8.2.1", "note"), ("9.0.0", "ok"), ("10.0.2", "ok")] {
+        let script = format!("#!/bin/sh\necho 'QEMU emulator version {version} (Debian)'\n");
+        fs::write(&program, script).expect("a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its permissions");
+        let doctor = run(overlay_pool(&scratch).arg("doctor").env("PATH", &bin));
+        let (state, text) = line(&doctor, "qemu-system-x86_64");
+        assert_eq!(state, expected, "{doctor}");
+        assert!(text.starts_with(version), "{doctor}");
+        assert_eq!(text.contains("QEMU 9.0 or later"), expected == "note", "{doctor}");
+    }
+}
+
+/// Whether overlays can be moved to the targets is tried, and the reason is the true one.
+#[apply(test)]
+#[needs(MountNamespace)]
+#[case::same("true", "ok", "goes with the pool directory")]
+#[case::tmpfs("mount -t tmpfs tmpfs run", "note", "on another filesystem or subvolume")]
+#[case::bind("mount --bind run run", "note", "on another mount of the same filesystem")]
+fn targets_that_nothing_can_be_moved_to_are_told(
+    scratch: Scratch,
+    #[case] setup: &str,
+    #[case] expected: &str,
+    #[case] why: &str,
+) {
+    fs::create_dir(scratch.join("run")).expect("a directory");
+    let mut doctor = overlay_pool_after(setup, &scratch);
+    let doctor = run(doctor.args(["doctor", "--targets", "run"]));
+    let (state, text) = line(&doctor, "targets");
+    assert!(state == expected && text.contains(why), "{doctor}");
+    assert_eq!(doctor.code, Some(0), "{doctor}");
+    let left: Vec<_> = fs::read_dir(scratch.join("run")).expect("it is there").collect();
+    assert!(left.is_empty() && !scratch.join("pool").exists(), "what was tried is gone: {left:?}");
+}
+
+/// As with `chattr +C`, which btrfs alone has.
+#[apply(test)]
+fn targets_whose_files_get_other_attributes_are_told(scratch: Scratch) {
+    let run = scratch.join("run");
+    fs::create_dir(&run).expect("a directory");
+    let directory = fs::File::open(&run).expect("it is there");
+    let flags = ioctl_getflags(&directory).expect("its attributes");
+    ioctl_setflags(&directory, flags | IFlags::NODUMP).expect("an attribute");
+    let doctor = answer(&scratch, ["doctor", "--targets", "run"]);
+    let (state, text) = line(&doctor, "targets");
+    assert!(
+        state == "note" && text.contains("file attributes d, those from the pool none"),
+        "{doctor}"
+    );
+    assert!(text.contains("; give both the same with chattr"), "{doctor}");
+}
+
+#[apply(test)]
+fn targets_that_are_missing_are_bad(scratch: Scratch) {
+    let doctor = answer(&scratch, ["doctor", "--targets", "not/there"]);
+    let (state, text) = line(&doctor, "targets");
+    assert!(state == "bad" && text.contains("not is missing"), "{doctor}");
+    assert_eq!(doctor.code, Some(1), "{doctor}");
 }

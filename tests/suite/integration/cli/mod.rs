@@ -5,6 +5,7 @@ mod conventions;
 mod create;
 mod create_failures;
 mod doctor;
+mod foreign;
 mod gc;
 mod general;
 mod images;

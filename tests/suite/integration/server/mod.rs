@@ -4,6 +4,7 @@ mod client;
 mod creator;
 mod crowd;
 mod examples;
+mod held;
 mod images;
 mod killed_clients;
 mod lifecycle;
