@@ -3,6 +3,8 @@
 #![expect(unsafe_code, reason = "nothing else can ask for these")]
 
 use std::io;
+#[cfg(feature = "server")]
+use std::os::fd::AsFd;
 #[cfg(feature = "vm")]
 use std::os::fd::OwnedFd;
 #[cfg(all(feature = "vm", target_arch = "x86_64"))]
@@ -43,6 +45,16 @@ pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
     // SAFETY: the closure makes one system call for each descriptor and neither allocates nor
     // takes a lock, so it may run in the child between fork and exec.
     unsafe { command.pre_exec(keep) };
+}
+
+/// How much of what was sent over a socket its other side hasn't received: 0 if it has all.
+#[cfg(feature = "server")]
+pub(crate) fn unreceived(socket: impl AsFd) -> io::Result<i32> {
+    use rustix::ioctl::{Getter, ioctl};
+
+    const SIOCOUTQ: u32 = 0x5411;
+    // SAFETY: this call writes one int, which is what the getter has room for.
+    Ok(unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) }?)
 }
 
 /// The size of a [`Page`] in bytes.

@@ -195,7 +195,8 @@ impl Client {
         self.get("/v1/bases").await
     }
 
-    /// Has overlays of `base` kept ready from now on. Gives its resolved path.
+    /// Has overlays of `base` kept ready from now on. Gives its resolved path. For root and the
+    /// server's own user.
     ///
     /// # Errors
     ///
@@ -209,7 +210,7 @@ impl Client {
     }
 
     /// Has the overlays of `base` given up, until it is asked for again. Says how many were ready;
-    /// none if the pool doesn't know it.
+    /// none if the pool doesn't know it. For root and the server's own user.
     ///
     /// # Errors
     ///
@@ -228,7 +229,7 @@ impl Client {
     }
 
     /// Has all ready overlays given up and none made ahead, until a [`rescan`](Self::rescan).
-    /// Says how many were ready.
+    /// Says how many were ready. For root and the server's own user.
     ///
     /// # Errors
     ///
@@ -239,7 +240,7 @@ impl Client {
         Ok(removed)
     }
 
-    /// Has base images looked for again, and ends a drain.
+    /// Has base images looked for again, and ends a drain. For root and the server's own user.
     ///
     /// # Errors
     ///

@@ -22,6 +22,16 @@ pub(super) fn send(stream: &UnixStream, bytes: &[u8], descriptor: &OwnedFd) -> i
     Ok(sendmsg(stream, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
+/// Whether the other side of a socket is closed, and not only says nothing more.
+#[cfg(feature = "server")]
+pub(super) fn is_hung_up(stream: &UnixStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    let mut looked_at = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut looked_at, Some(&now)).is_ok() && looked_at[0].revents().contains(PollFlags::HUP)
+}
+
 /// Receives what there is of bytes, and what came with them: one descriptor at most, since the
 /// system closes what has no room, and answers bring one at most.
 #[cfg(feature = "client")]

@@ -20,6 +20,9 @@ mod roots;
 mod state;
 mod status;
 mod traffic;
+mod trusted;
+mod unreceived;
+mod verdicts;
 
 use std::convert::Infallible;
 use std::io;
@@ -50,7 +53,7 @@ pub use open::PREFIX;
 pub use openapi::openapi;
 
 use acceptor::Acceptor;
-use connection::{Connection, Descriptors};
+use connection::{Channel, Connection};
 use peers::{Full, Peer, Peers, Room};
 use state::Shared;
 use traffic::Traffic;
@@ -170,7 +173,7 @@ impl Server {
                     continue;
                 }
             };
-            tracing::info!(%peer, "connection");
+            tracing::debug!(%peer, "connection");
             let connection = self.connection(stream, peer, router.clone(), &graceful);
             clients.spawn(async move {
                 if let Err(error) = connection.await {
@@ -213,13 +216,14 @@ impl Server {
         router: Router,
         graceful: &GracefulShutdown,
     ) -> impl Future<Output = hyper::Result<()>> + Send + use<> {
-        let (connection, descriptors) = Connection::new(stream);
+        let (connection, channel) = Connection::new(stream);
+        let (unreceived, to) = (self.shared.unreceived.clone(), Arc::clone(channel.stream()));
         let traffic = self.shared.traffic.clone();
         let open = traffic.connection();
         let mut connection = TimeoutWriter::new(connection);
         connection.set_timeout(Some(self.limits.client_timeout));
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            answer(router.clone(), request, peer, descriptors.clone(), traffic.clone())
+            answer(router.clone(), request, peer, channel.clone(), traffic.clone())
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -229,7 +233,9 @@ impl Server {
         let connection = graceful.watch(connection);
         async move {
             let _open = open;
-            connection.await
+            let ended = connection.await;
+            unreceived.received(peer, &to).await;
+            ended
         }
     }
 }
@@ -238,12 +244,12 @@ async fn answer(
     router: Router,
     request: hyper::Request<hyper::body::Incoming>,
     peer: Peer,
-    descriptors: Descriptors,
+    channel: Channel,
     traffic: Traffic,
 ) -> Result<Response, Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(peer);
-    request.extensions_mut().insert(descriptors);
+    request.extensions_mut().insert(channel);
     let answer = router.oneshot(request).await?;
     traffic.answered(answer.status());
     Ok(answer)

@@ -1,9 +1,10 @@
 //! `exec`: code in a VM of its own.
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use overlay_pool::place::open_trusted;
 use overlay_pool::vm::{Accelerator, Execution, Language, Vm, VmError, VmManager, VmSettings};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,6 +70,9 @@ impl Exec {
         settings.max_concurrent_vms = 2; // one overlay is made ready
         settings.accelerator = self.accel.unwrap_or(settings.accelerator);
         settings.resume &= !self.no_resume;
+        for directory in [&settings.base_images_dir, &settings.states()] {
+            expect_trusted(directory)?;
+        }
         let manager = VmManager::new(settings);
         let done = block_on(async {
             let done = tokio::select! {
@@ -134,6 +138,18 @@ impl Exec {
             }
         }
         Ok(())
+    }
+}
+
+/// Who may write to saved states or images decides what a VM runs. What isn't there is made, or
+/// missed later.
+fn expect_trusted(directory: &Path) -> Result<(), Failure> {
+    match open_trusted(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let cause = format!("{}: {error}", directory.display());
+            Err(Failure::new(Exit::NotRun, cause, ""))
+        }
+        _ => Ok(()),
     }
 }
 

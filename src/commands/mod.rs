@@ -25,13 +25,17 @@ mod text;
 mod version;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::future::Future;
 use std::io;
 
 use anstream::{AutoStream, ColorChoice};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 pub(crate) use answer::Answer;
 use exit::Exit;
@@ -193,8 +197,17 @@ fn start_log(default: &str, format: LogFormat) -> Result<(), Failure> {
     };
     let filter = EnvFilter::try_new(wanted)
         .map_err(|error| Failure::new(Exit::Usage, format!("{LOG}: {error}"), LOG_ADVICE))?;
+    // What clients and images name may hold anything.
+    let escaped = |writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug| {
+        let value = text::escaped(&format!("{value:?}"));
+        match field.name() {
+            "message" => write!(writer, "{value}"),
+            name => write!(writer, "{name}={value}"),
+        }
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .fmt_fields(debug_fn(escaped).delimited(" "))
         .with_writer(io::stderr)
         // By NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM too.
         .with_ansi(AutoStream::choice(&io::stderr()) != ColorChoice::Never)

@@ -5,28 +5,25 @@
 //! left; the kernel gives it up however the owner ends. All work inside goes through the open
 //! directory, so that nobody can put another one in its place.
 
-use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, chmodat, fchown,
-    flock, fstat, fstatvfs, mkdirat, openat, openat2, readlinkat, statat, unlinkat,
+    AtFlags, Dir, FlockOperation, Mode, OFlags, ResolveFlags, Stat, chmodat, fchown, flock, fstat,
+    fstatvfs, mkdirat, openat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::names::new_name;
+use super::trust::open_trusted;
 
 /// How often a new directory is tried for if a sweep takes it away before it is locked.
 const ATTEMPTS: usize = 16;
-/// How many symbolic links are followed, as by the kernel.
-const MAX_LINKS: usize = 40;
 
 /// A directory that this process owns. Dropped, it is removed.
 #[derive(Debug)]
@@ -60,7 +57,7 @@ impl Directory {
     ) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
             *made_parent |= make_parent(parent)?;
-            let parent_fd = open_parent(parent)?;
+            let parent_fd = open_trusted(parent)?;
             let name = new_name(prefix);
             let made = mkdirat(&parent_fd, &name, Mode::RWXU)
                 // The umask may have taken something away, a default ACL added something.
@@ -172,38 +169,6 @@ fn make_parent(parent: &Path) -> io::Result<bool> {
     // The umask may have taken something away.
     let private = std::fs::set_permissions(parent, Permissions::from_mode(0o700));
     private.map(|()| true).inspect_err(|_| drop(std::fs::remove_dir(parent)))
-}
-
-/// Opens the directory that owned ones are made in, which nobody else may change (rule D3).
-pub(super) fn open_parent(parent: &Path) -> io::Result<OwnedFd> {
-    let refused = || {
-        let why =
-            "another user may change this directory; let it belong to the pool's user, mode 0700";
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
-    };
-    // Without a slash at its end, which would follow a link.
-    let mut path: PathBuf = parent.components().collect();
-    for _ in 0..MAX_LINKS {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let found = openat(CWD, &path, flags, Mode::empty())?;
-        let stat = fstat(&found)?;
-        if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
-            return refused();
-        }
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            let to = readlinkat(&found, "", Vec::new())?;
-            let to = OsString::from_vec(to.into_bytes());
-            path = path.parent().unwrap_or(&path).join(to);
-            continue;
-        }
-        let mode = Mode::from_raw_mode(stat.st_mode);
-        if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) {
-            return refused();
-        }
-        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        return Ok(openat(&found, ".", flags, Mode::empty())?);
-    }
-    Err(Errno::LOOP.into())
 }
 
 /// Opens and locks a directory of this user; none if another holds it or it is gone.

@@ -12,6 +12,7 @@ mod rename;
 mod sweep;
 mod target;
 mod trial;
+mod trust;
 
 pub(crate) use directory::Directory;
 pub(crate) use draft::Draft;
@@ -20,7 +21,10 @@ pub(crate) use entry::Entry;
 pub(crate) use names::leads_through;
 pub(crate) use sweep::remove_leftovers;
 pub(crate) use target::Spot;
+#[cfg(feature = "server")]
+pub(crate) use trust::{MAX_LINKS, is_anothers, is_shared, others_may_change};
 
 pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};
 pub use target::Target;
 pub use trial::{Misfit, misfit};
+pub use trust::{can_confine, open_trusted};

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Dir;
 
-use super::directory::{Directory, open_parent, own, remove};
+use super::directory::{Directory, own, remove};
 use super::names::is_named;
+use super::trust::open_trusted;
 
 /// What to do with the directories that dead owners left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub fn sweep(place: &Path, prefix: &str, what: Sweep) -> Result<Vec<Leftover>, P
 }
 
 fn find(place: &Path, prefix: &str, what: Sweep) -> io::Result<Vec<Leftover>> {
-    let parent = match open_parent(place) {
+    let parent = match open_trusted(place) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         result => result?,
     };

@@ -154,9 +154,10 @@ impl OverlayPool {
             let restock = stock.keep_filled(self.config.restock_interval, due);
             *lifecycle = Some(tokio::spawn(restock));
         }
+        let directory = stock.directory();
         tracing::info!(
             creator = kind.as_str(),
-            directory = ?stock.directory().map(|directory| directory.path().to_owned()),
+            directory = directory.as_ref().map(|directory| display(directory.path().display())),
             bases = bases.len(),
             size = self.pool_size(),
             "start"

@@ -185,12 +185,14 @@ impl Shelf {
         std::mem::take(&mut self.state().ready)
     }
 
-    /// Gives up what nobody uses.
-    pub(super) fn give_up_idle(&self) {
+    /// Gives up what nobody uses; says whether nobody does.
+    pub(super) fn give_up_idle(&self) -> bool {
         let idle_at = self.state().idle_at(self.rules.idle);
-        if idle_at.is_some_and(|at| at <= Instant::now()) {
+        let is_idle = idle_at.is_some_and(|at| at <= Instant::now());
+        if is_idle {
             self.clear("idle");
         }
+        is_idle
     }
 
     /// Gives up what somebody removed, and what isn't in this directory.
@@ -239,7 +241,7 @@ impl Shelf {
     }
 
     /// When this shelf wants to be looked at again by itself: to try again what failed, or to
-    /// give up what nobody uses. A base image that can't be used is no reason.
+    /// give up what nobody uses. A base image that can't be used is no reason, but one that is gone.
     pub(super) fn due(&self) -> Option<Instant> {
         let (state, now) = (self.state(), Instant::now());
         let idle_at = state.idle_at(self.rules.idle);
@@ -248,7 +250,7 @@ impl Shelf {
             && !self.rules.is_paused()
             && idle_at.is_none_or(|at| now < at);
         let retry = state.retry_at.filter(|_| wanted);
-        let give_up = idle_at.filter(|_| !state.ready.is_empty());
+        let give_up = idle_at.filter(|_| !state.ready.is_empty() || state.seen.is_none());
         retry.into_iter().chain(give_up).min()
     }
 }

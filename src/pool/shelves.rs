@@ -116,15 +116,13 @@ impl Shelves {
 
     /// Gives up a base image's overlays and its shelf; says how many were ready.
     pub(super) fn forget(&self, base: &BaseRef) -> Option<usize> {
-        let shelf = {
-            let mut names = self.names_mut();
-            let shelf = names.get(base).cloned().or_else(|| {
-                let path = base.path.canonicalize().ok()?;
-                names.get(&BaseRef { path, ..*base }).cloned()
-            })?;
-            names.retain(|_, named| !Arc::ptr_eq(named, &shelf));
-            shelf
-        };
+        // Looked up without the lock: a disk may not answer.
+        let named = |name: &BaseRef| self.names().get(name).cloned();
+        let shelf = named(base).or_else(|| {
+            let path = base.path.canonicalize().ok()?;
+            named(&BaseRef { path, ..*base })
+        })?;
+        self.names_mut().retain(|_, named| !Arc::ptr_eq(named, &shelf));
         // What is being made for it is given up when it is done.
         Some(shelf.refuse(None))
     }

@@ -148,7 +148,10 @@ impl Stock {
         let shelves = self.shelves.all();
         let vanished = self.vanished.swap(false, Ordering::Relaxed);
         for shelf in &shelves {
-            shelf.give_up_idle();
+            // Without an image that is there, nothing is left of it.
+            if shelf.give_up_idle() && !shelf.changed(None) {
+                self.shelves.forget(&shelf.base);
+            }
             if vanished {
                 shelf.give_up_vanished(directory.as_ref());
             }

@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, OFlags, statat};
 
 use super::roots::{RootError, Roots};
+use super::trusted::{self, Distrust, path_of};
+use super::verdicts::Verdicts;
 use super::{open, overlooked};
-use crate::image::{BaseRef, discover};
+use crate::image::{BaseError, BaseImage, BaseRef, References, discover};
 use crate::paths::explained;
 use crate::place::leads_through;
 
@@ -52,6 +54,22 @@ pub enum AccessError {
         /// Where it may lie.
         allowed: String,
     },
+    /// Others decide what the path of a base image leads to, today or later.
+    #[error(
+        "base image {}: others may write to {}, and so put another file in its place; let that \
+         directory belong to root or to the server's user, and take from others the right to write \
+         to it (chmod go-w)",
+        path.display(), directory.display()
+    )]
+    Untrusted {
+        /// The base image.
+        path: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// What is there can't be a base image.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// The path can't be opened.
     #[error("{what} {}: {source}", path.display())]
     Io {
@@ -84,13 +102,23 @@ impl AccessError {
             RootError::Io(source) => Self::Io { what, path, source },
         }
     }
+
+    fn distrust(path: &Path, distrust: Distrust) -> Self {
+        let path = path.to_owned();
+        match distrust {
+            Distrust::Directory(directory) => Self::Untrusted { path, directory },
+            Distrust::Io(source) => Self::Io { what: BASE, path, source },
+        }
+    }
 }
 
 /// Which files a client may name: targets below given directories; base images below others, and
 /// those that the administrator named or linked to there.
 ///
 /// A path is resolved by the kernel from the directory down and can't lead out of it, whoever
-/// renames or links what meanwhile.
+/// renames or links what meanwhile. What was opened so is what is judged and used; and since
+/// overlays record the path of their base image, nobody but root and this process' user may write
+/// to the directories from that one down to the image.
 #[derive(Debug)]
 pub struct Access {
     targets: Roots,
@@ -99,6 +127,7 @@ pub struct Access {
     /// Base images that may be named wherever they lie: as they are written, and resolved.
     known: RwLock<HashSet<PathBuf>>,
     notes: RwLock<Vec<String>>,
+    verdicts: Verdicts,
 }
 
 impl Access {
@@ -125,23 +154,40 @@ impl Access {
             Err(source) => Err(AccessError::io(BASE, &path, source)),
         };
         let named = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
-        let access =
-            Self { targets, images, named, known: RwLock::default(), notes: RwLock::default() };
-        access.bases();
+        let (known, notes) = (RwLock::default(), RwLock::default());
+        let access = Self { targets, images, named, known, notes, verdicts: Verdicts::default() };
+        access.look();
         Ok(access)
     }
 
     /// The base images to keep ready: those that were named, and those that are in the directories
     /// of images now by the convention of their names. From now on clients may name these, also
-    /// where a symbolic link in such a directory leads out of it.
+    /// where a symbolic link in such a directory leads out of it. What was written as a link leads
+    /// where it leads now. Those that others may replace are left out, with a warning.
     pub fn bases(&self) -> Vec<BaseRef> {
-        let found = self.images.paths().flat_map(discover);
+        self.targets.resolve_again();
+        self.images.resolve_again();
+        let is_trusted = |base: &BaseRef| match trusted::named(&base.path) {
+            Err(distrust @ Distrust::Directory(_)) => {
+                let error = AccessError::distrust(&base.path, distrust);
+                tracing::warn!(%error, "base image not kept ready");
+                false
+            }
+            Ok(_) | Err(Distrust::Io(_)) => true,
+        };
+        self.look().into_iter().filter(is_trusted).collect()
+    }
+
+    /// Finds base images, and lets clients name them and no others outside of the directories.
+    fn look(&self) -> Vec<BaseRef> {
+        let found = self.images.paths().flat_map(|path| discover(&path));
         let bases: Vec<_> = self.named.iter().cloned().chain(found).collect();
         let both = |base: &BaseRef| [base.path.canonicalize().ok(), Some(base.path.clone())];
         let known = bases.iter().flat_map(both).flatten().collect();
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         let notes = overlooked::notes(bases.len(), self.images.paths());
         *self.notes.write().unwrap_or_else(PoisonError::into_inner) = notes;
+        self.verdicts.forget();
         bases
     }
 
@@ -149,6 +195,12 @@ impl Access {
     /// or which files in the directories of images aren't kept ready.
     pub fn notes(&self) -> Vec<String> {
         self.notes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a base image may still be named: one that isn't there only if it was named by the
+    /// administrator, or discovered, at the last look.
+    pub(super) fn still_allows(&self, base: &BaseRef) -> bool {
+        self.knows(&base.path) || self.images.open_below(&base.path, OFlags::empty()).is_ok()
     }
 
     /// Opens the directory that a target is in.
@@ -165,7 +217,7 @@ impl Access {
             (Some(directory), Some(name)) if named => (directory, name.as_encoded_bytes()),
             _ => return Err(AccessError::NoName { what: TARGET, path: path.to_owned() }),
         };
-        let directory = self
+        let (_, directory) = self
             .targets
             .open_below(directory, OFlags::DIRECTORY)
             .map_err(|error| AccessError::of(TARGET, path, &self.targets, error))?;
@@ -179,33 +231,38 @@ impl Access {
         Ok(directory)
     }
 
-    /// Resolves the path of a base image.
+    /// Opens a base image and judges it.
     ///
     /// # Errors
     ///
     /// All that an [`AccessError`] can be.
-    pub fn base(&self, path: &Path) -> Result<PathBuf, AccessError> {
-        if self.knows(path) {
-            return Ok(path.to_owned());
-        }
-        match self.images.open_below(path, OFlags::empty()) {
-            Ok(file) => path_of(&file).map_err(|source| AccessError::io(BASE, path, source)),
-            Err(error) => {
-                // The resolved path is what is handed on: the link may be another by then.
-                let linked = matches!(error, RootError::Outside) && self.images.hold(path);
-                let resolved = linked.then(|| path.canonicalize().ok()).flatten();
-                resolved
-                    .filter(|resolved| self.knows(resolved))
-                    .ok_or_else(|| AccessError::of(BASE, path, &self.images, error))
+    pub fn base(&self, base: &BaseRef, references: References) -> Result<BaseImage, AccessError> {
+        let distrust = |error| AccessError::distrust(&base.path, error);
+        if self.knows(&base.path) {
+            if let Some(image) = self.verdicts.known(base) {
+                return Ok(image);
             }
+            let found = trusted::named(&base.path).map_err(distrust)?;
+            let image = self.verdicts.judge(found, base.format, references)?;
+            self.verdicts.remember(base.clone(), &image);
+            return Ok(image);
         }
+        let found = match self.images.open_below(&base.path, OFlags::empty()) {
+            Ok((root, file)) => trusted::below(&root, file).map_err(distrust)?,
+            Err(error) => {
+                let linked = matches!(error, RootError::Outside) && self.images.hold(&base.path);
+                let refused = AccessError::of(BASE, &base.path, &self.images, error);
+                match linked.then(|| trusted::named(&base.path)) {
+                    Some(Ok(found)) if self.knows(&found.path) => found,
+                    Some(Err(error @ Distrust::Directory(_))) => return Err(distrust(error)),
+                    _ => return Err(refused),
+                }
+            }
+        };
+        Ok(self.verdicts.judge(found, base.format, references)?)
     }
 
     fn knows(&self, path: &Path) -> bool {
         self.known.read().unwrap_or_else(PoisonError::into_inner).contains(path)
     }
-}
-
-fn path_of(file: &OwnedFd) -> io::Result<PathBuf> {
-    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

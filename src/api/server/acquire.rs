@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 
 use super::access::AccessError;
-use super::connection::Descriptors;
+use super::connection::Channel;
 use super::extract::Body;
 use super::peers::Peer;
 use super::refusals::{Acquiring, Opening};
@@ -34,6 +35,7 @@ use crate::place::{Spot, Target};
 pub(super) async fn acquire(
     State(shared): State<Shared>,
     Extension(peer): Extension<Peer>,
+    Extension(channel): Extension<Channel>,
     Body(request): Body<AcquireRequest>,
 ) -> Result<Json<AcquireAnswer>, Problem> {
     let AcquireRequest { base, format, target, virtual_size } = request;
@@ -42,8 +44,8 @@ pub(super) async fn acquire(
         Ok(directory) => Target::within(directory, target),
         Err(error) => return Err(refused(&shared, &base, error)),
     };
-    let base = match shared.access.base(&base) {
-        Ok(path) => BaseRef { path, format },
+    let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
+        Ok(image) => image,
         Err(error) => {
             // Which comes before anything else (rule A1).
             let in_the_way = target.open().ok().filter(Spot::exists);
@@ -53,6 +55,7 @@ pub(super) async fn acquire(
             });
         }
     };
+    expect_listening(&channel)?;
     let pool = &shared.pool;
     let acquired = match virtual_size {
         Some(size) => pool.acquire_sized(base, target, size).await?,
@@ -70,6 +73,14 @@ pub(super) async fn acquire(
     }))
 }
 
+/// Nothing is handed over to a client that hung up, perhaps before its request was read.
+fn expect_listening(channel: &Channel) -> Result<(), Problem> {
+    if channel.is_hung_up() {
+        return Err(Problem::bad_request("the client has hung up"));
+    }
+    Ok(())
+}
+
 /// A path that can't be resolved fails as in the pool, and counts; to refuse one that isn't allowed
 /// is up to the server alone.
 fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
@@ -78,6 +89,7 @@ fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
             Error::Target { base: base.to_owned(), target: path, source }
         }
         AccessError::Io { path, source, .. } => BaseError::Io { path, source }.into(),
+        AccessError::Base(error) => error.into(),
         denied => return denied.into(),
     };
     failed(shared, error)
@@ -85,10 +97,15 @@ fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
 
 /// An acquire that didn't come as far as the pool.
 fn failed(shared: &Shared, error: Error) -> Problem {
-    if shared.pool.is_started() {
-        shared.traffic.acquire_failures.inc();
+    match error {
+        error if shared.pool.is_started() => {
+            shared.traffic.acquire_failures.inc();
+            error.into()
+        }
+        in_the_way @ Error::AlreadyExists { .. } => in_the_way.into(),
+        // Which comes before all that is wrong with a path (rule L1).
+        _ => Error::NotStarted.into(),
     }
-    error.into()
 }
 
 /// Hands one overlay over as an open descriptor.
@@ -109,21 +126,26 @@ fn failed(shared: &Shared, error: Error) -> Problem {
 pub(super) async fn open(
     State(shared): State<Shared>,
     Extension(peer): Extension<Peer>,
-    Extension(descriptors): Extension<Descriptors>,
+    Extension(channel): Extension<Channel>,
     Body(request): Body<OpenRequest>,
 ) -> Result<Json<OpenAnswer>, Problem> {
     let OpenRequest { base, format, virtual_size } = request;
     let since = Instant::now();
-    let base = match shared.access.base(&base) {
-        Ok(path) => BaseRef { path, format },
+    let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
+        Ok(image) => image,
         Err(error) => return Err(refused(&shared, &base, error)),
     };
+    expect_listening(&channel)?;
+    let counted = shared.unreceived.count(peer, channel.stream()).map_err(|too_many| {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Problem::new(status, "too-many-descriptors", too_many.to_string())
+    })?;
     let opened = shared.open_files.acquire(&shared.pool, base, virtual_size).await?;
     let took = since.elapsed();
     shared.traffic.handed_over(opened.source, took);
     shared.held.note(&opened.base, &shared.aside);
     tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
-    descriptors.attach(opened.file.into());
+    channel.attach(opened.file.into(), counted);
     Ok(Json(OpenAnswer {
         source: opened.source.into(),
         base: opened.base,

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::access::Access;
-use super::extract::{Body, InPath, InQuery};
+use super::extract::{Administrator, Body, InPath, InQuery};
 use super::refusals::{Adding, Changing, Looking, Removing};
 use super::state::Shared;
 use crate::api::wire::{BaseAdded, BaseRequest, BaseState, Problem, Removed};
@@ -52,7 +52,7 @@ pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
     bases.map(|state| BaseState::of(state, target)).collect()
 }
 
-/// Keeps overlays of a base image ready from now on.
+/// Keeps overlays of a base image ready from now on. For root and the server's own user.
 #[utoipa::path(
     post,
     path = "/v1/bases",
@@ -65,15 +65,17 @@ pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
     )
 )]
 pub(super) async fn add(
+    _: Administrator,
     State(shared): State<Shared>,
     Body(request): Body<BaseRequest>,
 ) -> Result<(StatusCode, Json<BaseAdded>), Problem> {
-    let path = shared.access.base(&request.path)?;
-    let path = shared.pool.add_base(BaseRef { path, format: request.format })?;
+    let image = shared.judged(&request.into())?;
+    let path = shared.pool.add_base(image)?;
     Ok((StatusCode::CREATED, Json(BaseAdded { path })))
 }
 
-/// Gives up the overlays of a base image, until it is asked for again.
+/// Gives up the overlays of a base image, until it is asked for again. For root and the server's
+/// own user.
 #[utoipa::path(
     delete,
     path = "/v1/bases/{path}",
@@ -91,6 +93,7 @@ pub(super) async fn add(
     )
 )]
 pub(super) async fn remove(
+    _: Administrator,
     State(shared): State<Shared>,
     InPath(path): InPath<PathBuf>,
     InQuery(FormatQuery { format }): InQuery<FormatQuery>,
@@ -107,7 +110,7 @@ pub(super) async fn remove(
 }
 
 /// Gives up all ready overlays and makes none ahead, until a rescan or a restart. Acquires go on,
-/// on demand.
+/// on demand. For root and the server's own user.
 #[utoipa::path(
     post,
     path = "/v1/drain",
@@ -117,12 +120,15 @@ pub(super) async fn remove(
         Changing,
     )
 )]
-pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>, Problem> {
+pub(super) async fn drain(
+    _: Administrator,
+    State(shared): State<Shared>,
+) -> Result<Json<Removed>, Problem> {
     let removed = shared.pool.pause().await?;
     Ok(Json(Removed { removed: removed as u64 }))
 }
 
-/// Looks for base images again, and ends a drain.
+/// Looks for base images again, and ends a drain. For root and the server's own user.
 #[utoipa::path(
     post,
     path = "/v1/rescan",
@@ -132,18 +138,28 @@ pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>,
         Changing,
     )
 )]
-pub(super) async fn rescan(State(shared): State<Shared>) -> Result<StatusCode, Problem> {
+pub(super) async fn rescan(
+    _: Administrator,
+    State(shared): State<Shared>,
+) -> Result<StatusCode, Problem> {
     look_again(&shared.pool, &shared.access)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Has a shelf for each base image that is to be kept ready now, and ends a pause.
+/// Has a shelf for each base image that is to be kept ready now, gives up those that are gone or
+/// may no more be named, and ends a pause.
 ///
 /// # Errors
 ///
 /// [`Error::NotStarted`].
 pub fn look_again(pool: &OverlayPool, access: &Access) -> Result<(), Error> {
-    for base in access.bases() {
+    let wanted = access.bases();
+    for kept in pool.bases() {
+        if !access.still_allows(&kept.base) {
+            pool.remove_base(kept.base)?;
+        }
+    }
+    for base in wanted {
         pool.await_base(base)?;
     }
     pool.resume()

@@ -10,102 +10,133 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
+use super::unreceived::Counted;
 use crate::api::descriptors;
 
-/// Descriptors that go out with the next bytes.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Descriptors(Arc<Mutex<VecDeque<OwnedFd>>>);
+/// What handlers have of a client's connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Channel {
+    stream: Arc<UnixStream>,
+    /// Descriptors that go out with the next bytes.
+    queue: Arc<Mutex<VecDeque<(OwnedFd, Counted)>>>,
+}
 
-impl Descriptors {
+impl Channel {
     /// Has `descriptor` go out with the first byte that is written from now on.
-    pub(crate) fn attach(&self, descriptor: OwnedFd) {
-        self.queue().push_back(descriptor);
+    pub(crate) fn attach(&self, descriptor: OwnedFd, counted: Counted) {
+        self.queue().push_back((descriptor, counted));
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<OwnedFd>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the client has hung up, and so hears no answer. One that only says nothing more
+    /// still listens.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        descriptors::is_hung_up(&self.stream)
+    }
+
+    pub(super) fn stream(&self) -> &Arc<UnixStream> {
+        &self.stream
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<(OwnedFd, Counted)>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A Unix socket that sends descriptors (`SCM_RIGHTS`) with the bytes that are written to it.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    stream: UnixStream,
-    descriptors: Descriptors,
-}
+pub(crate) struct Connection(Channel);
 
 impl Connection {
-    pub(crate) fn new(stream: UnixStream) -> (Self, Descriptors) {
-        let descriptors = Descriptors::default();
-        (Self { stream, descriptors: descriptors.clone() }, descriptors)
+    pub(crate) fn new(stream: UnixStream) -> (Self, Channel) {
+        let channel = Channel { stream: Arc::new(stream), queue: Arc::default() };
+        (Self(channel.clone()), channel)
+    }
+
+    /// Tries a write until it is done, or there is no room for it.
+    fn poll_try(
+        &self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(&UnixStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match write(&self.0.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
     }
 
     /// Sends what it can of `bytes`, and the first waiting descriptor with it; none where no
     /// descriptor waits.
     fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Option<io::Result<usize>>> {
         // Held for a system call that doesn't block.
-        let mut queue = self.descriptors.queue();
-        let Some(descriptor) = queue.front() else { return Poll::Ready(None) };
+        let mut queue = self.0.queue();
+        let Some((descriptor, _)) = queue.front() else { return Poll::Ready(None) };
+        let sent = ready!(self.poll_try(cx, |stream| {
+            stream.try_io(Interest::WRITABLE, || descriptors::send(stream, bytes, descriptor))
+        }));
+        if sent.is_ok() {
+            queue.pop_front();
+        }
+        Poll::Ready(Some(sent))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
-            if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
-                return Poll::Ready(Some(Err(error)));
-            }
-            let send = || descriptors::send(&self.stream, bytes, descriptor);
-            match self.stream.try_io(Interest::WRITABLE, send) {
+            ready!(self.0.stream.poll_read_ready(cx))?;
+            match self.0.stream.try_read(buffer.initialize_unfilled()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Some(Err(error))),
-                Ok(sent) => {
-                    queue.pop_front();
-                    return Poll::Ready(Some(Ok(sent)));
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(count) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
                 }
             }
         }
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
 impl AsyncWrite for Connection {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match ready!(self.poll_send(cx, bytes)) {
             Some(sent) => Poll::Ready(sent),
-            None => Pin::new(&mut self.stream).poll_write(cx, bytes),
+            None => self.poll_try(cx, |stream| stream.try_write(bytes)),
         }
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let first = slices.iter().find(|slice| !slice.is_empty());
         match ready!(self.poll_send(cx, first.map_or(&[], |slice| slice))) {
             Some(sent) => Poll::Ready(sent),
-            None => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+            None => self.poll_try(cx, |stream| stream.try_write_vectored(slices)),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = rustix::net::shutdown(&*self.0.stream, rustix::net::Shutdown::Write);
+        Poll::Ready(done.map_err(Into::into))
     }
 }

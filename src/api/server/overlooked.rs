@@ -1,6 +1,6 @@
 //! What an administrator may have meant otherwise: directories of images without base images.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::image::overlooked;
 use crate::paths;
@@ -10,13 +10,13 @@ const TOLD: usize = 3;
 
 /// Of `count` base images to keep ready, and the directories that they were looked for in: what is
 /// to be known, a sentence each.
-pub(super) fn notes<'a>(count: usize, images: impl Iterator<Item = &'a Path>) -> Vec<String> {
+pub(super) fn notes(count: usize, images: impl Iterator<Item = PathBuf>) -> Vec<String> {
     let mut notes = Vec::new();
     if count == 0 {
         notes.push("there is no base image to keep overlays ready of".to_owned());
     }
     for directory in images {
-        let names = overlooked(directory);
+        let names = overlooked(&directory);
         if names.is_empty() {
             continue;
         }
@@ -27,7 +27,7 @@ pub(super) fn notes<'a>(count: usize, images: impl Iterator<Item = &'a Path>) ->
             "not kept ready, since their names don't fit *-base-*.qcow2: {}{more} in {}; rename \
              them, or name them with --base",
             told.join(", "),
-            shown(directory),
+            shown(&directory),
         ));
     }
     notes

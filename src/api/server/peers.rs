@@ -17,6 +17,15 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    pub(super) fn uid(self) -> u32 {
+        self.uid
+    }
+
+    /// Whether it may have the pool do what concerns all: root and this process' own user.
+    pub(super) fn is_administrator(self) -> bool {
+        self.uid == 0 || self.uid == geteuid().as_raw()
+    }
+
     /// Whether it is this process.
     fn is_own(self) -> bool {
         self.pid == Some(getpid().as_raw_nonzero().get())
@@ -137,6 +146,14 @@ mod tests {
 
     fn peers(all: usize, of_one: usize) -> Peers {
         Peers::new(Room { all, of_one })
+    }
+
+    #[test]
+    fn root_and_the_own_user_administrate_and_nobody_else() {
+        let own = geteuid().as_raw();
+        let is_administrator = |uid| Peer { uid, gid: 0, pid: Some(1) }.is_administrator();
+        assert!(is_administrator(0) && is_administrator(own));
+        assert!(!is_administrator(own + 1));
     }
 
     #[test]

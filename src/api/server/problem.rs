@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use rustix::io::Errno;
 
 use super::access::AccessError;
 use crate::api::wire::Problem;
@@ -37,10 +38,11 @@ fn title(error: &str) -> &'static str {
         "bad-target" => "The target can't be made",
         "create-failed" => "The overlay can't be made",
         "not-started" => "The pool isn't started",
-        "forbidden" => "The path is outside of what the server allows",
+        "forbidden" => "The server doesn't allow it",
         "unknown-base" => "The pool has no such base image",
         "too-many-connections" => "There are too many connections",
         "no-threads" => "The server has no thread for this",
+        "too-many-descriptors" => "Too many descriptors weren't received",
         "timed-out" => "The request took too long",
         "not-found" => "There is nothing at this path",
         "method-not-allowed" => "This path doesn't take this method",
@@ -68,6 +70,9 @@ impl From<Error> for Problem {
             Error::Base(BaseError::Io { source, .. }) if is_missing(source) => {
                 StatusCode::NOT_FOUND
             }
+            Error::Base(BaseError::Io { source, .. }) if is_exhausted(source) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Error::Base(_) | Error::Path { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Error::Target { source, .. }
             | Error::Create { source: CreatorError::Write(source), .. } => of_system(source),
@@ -93,7 +98,10 @@ impl From<AccessError> for Problem {
             AccessError::Relative { .. } | AccessError::NoName { .. } => {
                 return Self::bad_request(detail);
             }
-            AccessError::Denied { .. } => ("forbidden", StatusCode::FORBIDDEN),
+            AccessError::Denied { .. } | AccessError::Untrusted { .. } => {
+                ("forbidden", StatusCode::FORBIDDEN)
+            }
+            AccessError::Base(error) => return Error::Base(error).into(),
             AccessError::Io { what: "target", source, .. } => ("bad-target", of_system(&source)),
             AccessError::Io { source, .. } => ("bad-base", of_system(&source)),
         };
@@ -105,6 +113,7 @@ impl From<AccessError> for Problem {
 fn of_system(error: &io::Error) -> StatusCode {
     match error.kind() {
         _ if is_missing(error) => StatusCode::NOT_FOUND,
+        _ if is_exhausted(error) => StatusCode::SERVICE_UNAVAILABLE,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             StatusCode::FORBIDDEN
         }
@@ -120,6 +129,11 @@ fn of_system(error: &io::Error) -> StatusCode {
 
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// The server can open no more files now.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 impl From<JsonRejection> for Problem {

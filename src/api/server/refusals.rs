@@ -25,10 +25,16 @@ const BAD_REQUEST: Refusal = Refusal {
 };
 const FORBIDDEN: Refusal = Refusal {
     status: StatusCode::FORBIDDEN,
-    description: "The server doesn't allow this path, or the system denies it.",
+    description: "The server doesn't allow this path, others may write where the base image is, or \
+                  the system denies it.",
     error: "forbidden",
     detail: "target /etc/disk.qcow2: outside of the directories that the server allows: \
              /var/lib/vms/run",
+};
+const NOT_YOURS: Refusal = Refusal {
+    description: "The client is neither root nor the server's own user.",
+    detail: "only root and the user that the server runs as may do this",
+    ..FORBIDDEN
 };
 const NO_BASE: Refusal = Refusal {
     status: StatusCode::NOT_FOUND,
@@ -77,7 +83,8 @@ const FAILED: Refusal = Refusal {
 };
 const BUSY: Refusal = Refusal {
     status: StatusCode::SERVICE_UNAVAILABLE,
-    description: "The client has too many connections, or the pool isn't started.",
+    description: "The client has too many connections, or didn't receive the descriptors that were \
+                  sent to it; the server can open no more files, or its pool isn't started.",
     error: "too-many-connections",
     detail: "close some, or use them for more than one request",
 };
@@ -131,15 +138,20 @@ impl IntoResponses for Readiness {
 
 impl IntoResponses for Changing {
     fn responses() -> Responses {
-        problems([BUSY, TIMED_OUT])
+        problems([NOT_YOURS, BUSY, TIMED_OUT])
     }
 }
 
 impl IntoResponses for Adding {
     fn responses() -> Responses {
+        let forbidden = Refusal {
+            description: "The client is neither root nor the server's own user, or the server \
+                          doesn't allow this path.",
+            ..FORBIDDEN
+        };
         problems([
             BAD_REQUEST,
-            FORBIDDEN,
+            forbidden,
             NO_BASE,
             TOO_LARGE,
             NOT_JSON,
@@ -153,7 +165,7 @@ impl IntoResponses for Adding {
 
 impl IntoResponses for Removing {
     fn responses() -> Responses {
-        problems([BAD_REQUEST, UNKNOWN_BASE, BUSY, TIMED_OUT])
+        problems([BAD_REQUEST, NOT_YOURS, UNKNOWN_BASE, BUSY, TIMED_OUT])
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat};
 use rustix::io::Errno;
 
 /// How often a look-up is tried again that met a rename somewhere on the way.
@@ -28,10 +28,17 @@ pub(super) struct Roots(Vec<Root>);
 
 #[derive(Debug)]
 struct Root {
+    /// As the administrator wrote it.
     written: PathBuf,
-    resolved: PathBuf,
-    /// The directory itself, whatever is later at its path.
-    open: RwLock<Arc<OwnedFd>>,
+    held: RwLock<Arc<Held>>,
+}
+
+/// A directory, and the resolved path at which it was found.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) path: PathBuf,
+    pub(super) fd: OwnedFd,
+    identity: (u64, u64),
 }
 
 impl Roots {
@@ -41,24 +48,49 @@ impl Roots {
         Ok(Self(paths.iter().map(open).collect::<Result<_, _>>()?))
     }
 
+    /// Resolves again what the administrator wrote. What leads nowhere stays what it was.
+    pub(super) fn resolve_again(&self) {
+        for root in &self.0 {
+            match Held::resolve(&root.written) {
+                Ok(held) => root.hold(held),
+                Err(error) => {
+                    let directory = root.written.display();
+                    tracing::warn!(%directory, %error, "can't be resolved again");
+                    continue;
+                }
+            };
+        }
+    }
+
     /// Their resolved paths.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().map(|root| root.resolved.as_path())
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.0.iter().map(|root| root.held().path.clone())
     }
 
     /// Whether a path, as it is written, begins with that of a root.
     pub(super) fn hold(&self, path: &Path) -> bool {
-        self.0.iter().any(|root| root.rest(path).is_some())
+        self.0.iter().any(|root| root.rest(&root.held(), path).is_some())
     }
 
     /// Opens `path` below the root that it is in.
-    pub(super) fn open_below(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, RootError> {
+    pub(super) fn open_below(
+        &self,
+        path: &Path,
+        flags: OFlags,
+    ) -> Result<(Arc<Held>, OwnedFd), RootError> {
         if path.is_relative() {
             return Err(RootError::Relative);
         }
-        let below = |root: &'_ Root| Some(root.open_below(root.rest(path)?, flags));
+        let below = |root: &'_ Root| {
+            let rest = root.rest(&root.held(), path)?;
+            let opened = root.current().and_then(|held| {
+                let file = held.open_below(rest, flags)?;
+                Ok((held, file))
+            });
+            Some(opened)
+        };
         match self.0.iter().find_map(below) {
-            Some(Ok(file)) => Ok(file),
+            Some(Ok(opened)) => Ok(opened),
             None | Some(Err(Errno::XDEV | Errno::LOOP)) => Err(RootError::Outside),
             Some(Err(errno)) => Err(RootError::Io(errno.into())),
         }
@@ -67,56 +99,69 @@ impl Roots {
 
 impl Root {
     fn open(path: &Path) -> io::Result<Self> {
-        let (written, resolved) = (std::path::absolute(path)?, path.canonicalize()?);
-        let open = RwLock::new(Arc::new(open_directory(&resolved)?));
-        Ok(Self { written, resolved, open })
+        let written = std::path::absolute(path)?;
+        let held = RwLock::new(Arc::new(Held::resolve(&written)?));
+        Ok(Self { written, held })
+    }
+
+    fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn hold(&self, held: Held) -> Arc<Held> {
+        let held = Arc::new(held);
+        self.held.write().unwrap_or_else(PoisonError::into_inner).clone_from(&held);
+        held
     }
 
     /// What of a path comes after this root's own, written or resolved.
-    fn rest<'a>(&self, path: &'a Path) -> Option<&'a Path> {
-        let roots = [&self.resolved, &self.written];
-        roots.into_iter().find_map(|root| path.strip_prefix(root).ok())
+    fn rest<'a>(&self, held: &Held, path: &'a Path) -> Option<&'a Path> {
+        [&held.path, &self.written].into_iter().find_map(|root| path.strip_prefix(root).ok())
+    }
+
+    /// The directory that its path names now: not one that was moved away or mounted over since.
+    fn current(&self) -> Result<Arc<Held>, Errno> {
+        let held = self.held();
+        let named = statat(CWD, &held.path, AtFlags::SYMLINK_NOFOLLOW);
+        if named.is_ok_and(|named| identity(&named) == held.identity) {
+            return Ok(held);
+        }
+        Ok(self.hold(Held::open(held.path.clone())?))
+    }
+}
+
+impl Held {
+    fn resolve(written: &Path) -> io::Result<Self> {
+        Ok(Self::open(written.canonicalize()?)?)
+    }
+
+    /// Opens a directory by its resolved path, which no symbolic link is in.
+    pub(super) fn open(path: PathBuf) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        let identity = identity(&fstat(&fd)?);
+        Ok(Self { path, fd, identity })
     }
 
     fn open_below(&self, rest: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-        open_beneath(&*self.directory()?, rest, flags)
-    }
-
-    /// The directory, or that which was made in its place since it was removed.
-    fn directory(&self) -> Result<Arc<OwnedFd>, Errno> {
-        let open = Arc::clone(&self.open.read().unwrap_or_else(PoisonError::into_inner));
-        if !is_removed(&open) {
-            return Ok(open);
-        }
-        let new = Arc::new(open_directory(&self.resolved)?);
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
-        Ok(new)
-    }
-}
-
-/// Opens a directory by its resolved path, which no symbolic link is in.
-fn open_directory(resolved: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat2(CWD, resolved, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
-}
-
-fn is_removed(directory: &OwnedFd) -> bool {
-    fstat(directory).is_ok_and(|stat| stat.st_nlink == 0)
-}
-
-fn open_beneath(root: &OwnedFd, rest: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let rest = if rest.components().next().is_none() {
-        Path::new(Component::CurDir.as_os_str())
-    } else {
-        rest
-    };
-    let mut attempts = 1;
-    loop {
-        match openat2(root, rest, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) if attempts < ATTEMPTS => attempts += 1,
-            result => return result,
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let rest = if rest.components().next().is_none() {
+            Path::new(Component::CurDir.as_os_str())
+        } else {
+            rest
+        };
+        let mut attempts = 1;
+        loop {
+            match openat2(&self.fd, rest, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN) if attempts < ATTEMPTS => attempts += 1,
+                result => return result,
+            }
         }
     }
+}
+
+/// What tells one file from another.
+pub(super) fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
 }

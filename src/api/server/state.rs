@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
 
-use super::access::Access;
+use super::access::{Access, AccessError};
 use super::aside::Aside;
 use super::held::Held;
 use super::open::OpenFiles;
 use super::traffic::Traffic;
+use super::unreceived::Unreceived;
 use crate::api::wire::Problem;
+use crate::image::{BaseImage, BaseRef};
 use crate::pool::{OverlayPool, Stats};
 
 /// The pool, who may name which files, and what the server is doing.
@@ -22,6 +24,7 @@ pub(super) struct Shared {
     pub(super) held: Held,
     pub(super) aside: Aside,
     pub(super) open_files: Arc<OpenFiles>,
+    pub(super) unreceived: Unreceived,
     ending: Arc<AtomicBool>,
 }
 
@@ -34,8 +37,14 @@ impl Shared {
             held: Held::default(),
             aside: Aside::default(),
             open_files: Arc::default(),
+            unreceived: Unreceived::default(),
             ending: Arc::default(),
         }
+    }
+
+    /// Opens and judges a base image that a client names.
+    pub(super) fn judged(&self, base: &BaseRef) -> Result<BaseImage, AccessError> {
+        self.access.base(base, self.pool.config().references)
     }
 
     /// What the pool counts, with what the server refused in its place.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use indicatif::BinaryBytes;
 use overlay_pool::PREFIX;
-use overlay_pool::place::{Misfit, PlaceError, Sweep, misfit, try_directory};
+use overlay_pool::place::{Misfit, PlaceError, Sweep, can_confine, misfit, try_directory};
 use rustix::fs::{CWD, Mode, OFlags, openat, statvfs};
 use rustix::io::Errno;
 
@@ -24,6 +24,7 @@ pub(super) fn look(pool_dir: &Path) -> Vec<Finding> {
         filesystem(&existing),
         unnamed_files(&existing),
         free_space(&existing),
+        confinement(),
     ]
 }
 
@@ -103,6 +104,15 @@ fn unnamed_files(directory: &Path) -> Finding {
         ),
         Err(errno) => Finding::note(WHAT, errno, "let this user write there"),
     }
+}
+
+fn confinement() -> Finding {
+    const WHAT: &str = "openat2";
+    if can_confine() {
+        return Finding::ok(WHAT, "supported");
+    }
+    let advice = "serve needs Linux 5.6 or later, and a sandbox (seccomp) that allows openat2";
+    Finding::note(WHAT, "not supported", advice)
 }
 
 fn free_space(directory: &Path) -> Finding {

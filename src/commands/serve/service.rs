@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overlay_pool::api::{Access, AccessError, Limits, Server, look_again};
-use overlay_pool::place::misfit;
+use overlay_pool::place::{can_confine, misfit};
 use overlay_pool::{OverlayPool, PREFIX};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tracing::field::display;
 
 use super::manager;
 use super::options::Settings;
@@ -31,6 +32,11 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn new(settings: Settings) -> Result<Self, Failure> {
+        if !can_confine() {
+            let cause = "without openat2 no path can be kept below its directory";
+            let advice = "run it on Linux 5.6 or later, in a sandbox (seccomp) that allows openat2";
+            return Err(Failure::new(Exit::Failed, cause, advice));
+        }
         let Settings { pool, limits, mut targets, images, bases, .. } = settings;
         if targets.is_empty() {
             make_place(&pool.pool_dir)?;
@@ -53,6 +59,8 @@ impl Service {
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = UnixListener::from_std(listener).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let socket = address.as_pathname().map(|socket| display(socket.display()));
+        tracing::info!(socket, "listening");
 
         let (pool, access) = (Arc::clone(&self.pool), Arc::clone(&self.access));
         let end = Arc::new(Notify::new());
@@ -103,8 +111,14 @@ impl Service {
             }
             tracing::info!("rescan");
             manager::reloading();
-            if let Err(error) = look_again(&self.pool, &self.access) {
-                tracing::warn!(%error, "no rescan");
+            let (pool, access) = (Arc::clone(&self.pool), Arc::clone(&self.access));
+            // A disk that doesn't answer is in nobody else's way.
+            let mut looking = tokio::task::spawn_blocking(move || look_again(&pool, &access));
+            tokio::select! {
+                looked = &mut looking => if let Ok(Err(error)) = looked {
+                    tracing::warn!(%error, "no rescan");
+                },
+                () = signals.end() => return Ok(()),
             }
             self.warn_of_images();
             manager::ready(&self.status());
@@ -151,11 +165,15 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    /// Caught, so that a file over its limit (`RLIMIT_FSIZE`) is an error and not the end.
+    _file_size: Signal,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
+        let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
         Ok(Self {
+            _file_size: signal(file_size)?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,

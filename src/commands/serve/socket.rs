@@ -1,23 +1,29 @@
 //! The socket: made here, or by a service manager.
 //!
 //! Whether a socket that is there belongs to a server that lives is asked of the socket: one that
-//! is dead refuses connections. Between the asking and the making of a new one the directory is
-//! locked, so that of two servers that start at once one sees the other's. The lock is not kept:
-//! others may need the directory, and the kernel knows for how long a socket is listened to.
+//! is dead refuses connections. Between the asking and the making of a new one a file beside it is
+//! locked, so that of two servers that start at once one sees the other's; not the directory, which
+//! whoever may read it can lock. The lock is not kept: the kernel knows for how long a socket is
+//! listened to.
 
+use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown,
+};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
 use nix::unistd::Group;
-use rustix::fs::{FlockOperation, Mode, flock};
+use overlay_pool::place::open_trusted;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::umask;
+use rustix::process::{geteuid, umask};
 
 use crate::commands::exit::Exit;
 use crate::commands::failure::{self, Failure};
@@ -36,7 +42,7 @@ pub(super) struct Name {
 
 impl Drop for Name {
     fn drop(&mut self) {
-        let Ok(_locked) = lock(parent(&self.path)) else { return };
+        let Ok(_locked) = Lock::of(&self.path) else { return };
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -89,7 +95,10 @@ fn group_id(name: &str) -> Result<u32, Failure> {
 
 fn make(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Name)> {
     make_directory(parent(path), group)?;
-    let _locked = lock(parent(path))?;
+    open_trusted(parent(path)).map_err(|error| {
+        io::Error::new(error.kind(), format!("{}: {error}", parent(path).display()))
+    })?;
+    let _locked = Lock::of(path)?;
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -128,29 +137,73 @@ fn make_directory(path: &Path, group: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives what was made here to a group too.
+/// Gives what was made here to a group too, and nothing that a link at its path leads to.
 fn admit(path: &Path, group: u32, mode: u32) -> io::Result<()> {
-    // A sandbox may forbid to change owners, where there is nothing to change.
-    if std::fs::symlink_metadata(path)?.gid() != group {
-        chown(path, None, Some(group))?;
+    let made = options(OFlags::PATH).open(path)?;
+    if made.metadata()?.file_type().is_symlink() {
+        return Err(io::Error::other("a link was put in its place"));
     }
-    std::fs::set_permissions(path, Permissions::from_mode(mode))
+    // The file itself, which is open without the right to do anything else with it.
+    let made_itself = format!("/proc/self/fd/{}", made.as_raw_fd());
+    // A sandbox may forbid to change owners, where there is nothing to change.
+    if made.metadata()?.gid() != group {
+        chown(&made_itself, None, Some(group))?;
+    }
+    std::fs::set_permissions(made_itself, Permissions::from_mode(mode))
 }
 
-/// Locks a directory until the file is closed.
-fn lock(directory: &Path) -> io::Result<File> {
-    let file = File::open(directory)?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(RETRY),
-            Err(Errno::WOULDBLOCK) => {
-                let cause = "another program keeps the directory locked; end it, or name another";
+/// To open a file and not what a link leads to.
+fn options(flags: OFlags) -> std::fs::OpenOptions {
+    let mut options = File::options();
+    let flags = (flags | OFlags::NOFOLLOW).bits();
+    options.read(true).custom_flags(i32::try_from(flags).unwrap_or(0));
+    options
+}
+
+/// A file beside a socket, which whoever makes or removes that one has locked. Dropped, it is
+/// removed.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    fn of(socket: &Path) -> io::Result<Self> {
+        let mut path = OsString::from(socket);
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let file = options(OFlags::empty()).write(true).create(true).mode(0o600).open(&path)?;
+            let found = file.metadata()?;
+            if found.uid() != geteuid().as_raw() || !found.is_file() {
+                let cause = format!("{} is another user's; remove it", path.display());
                 return Err(io::Error::other(cause));
             }
-            result => return Ok(result.map(|()| file)?),
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // Whoever had it may have removed it.
+                Ok(()) if is_at(&found, &path) => return Ok(Self { path, _file: file }),
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(RETRY),
+                Err(Errno::WOULDBLOCK) => {
+                    let cause = "another program keeps it locked; end it, or name another";
+                    return Err(io::Error::other(cause));
+                }
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn is_at(file: &std::fs::Metadata, path: &Path) -> bool {
+    identity(path).is_ok_and(|found| found == (file.dev(), file.ino()))
 }
 
 /// Whether anybody listens.

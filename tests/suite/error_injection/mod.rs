@@ -1,6 +1,7 @@
 //! Failures that can't be had otherwise: made by fake tools that are real programs, and by the
 //! kernel.
 
+mod attacks;
 mod chaos;
 mod clock;
 mod creators;

@@ -20,6 +20,7 @@ pub(crate) mod qemu;
 pub(crate) mod requirements;
 pub(crate) mod scratch;
 pub(crate) mod server;
+pub(crate) mod somebody;
 pub(crate) mod stage;
 pub(crate) mod vms;
 pub(crate) mod wait;

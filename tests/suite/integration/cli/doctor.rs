@@ -12,7 +12,7 @@ use crate::harness::owner::Owner;
 use crate::harness::prelude::*;
 use crate::harness::server::Server;
 
-const LOOKED_AT: [&str; 13] = [
+const LOOKED_AT: [&str; 14] = [
     "qemu-img",
     "qemu-storage-daemon",
     "qemu-system-x86_64",
@@ -25,6 +25,7 @@ const LOOKED_AT: [&str; 13] = [
     "filesystem",
     "unnamed files",
     "free space",
+    "openat2",
     "server",
 ];
 

@@ -1,36 +1,21 @@
 //! Other users of the machine.
 
-use std::fs::{File, Permissions};
+use std::fs::Permissions;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-
-use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::requirements::SOMEBODY;
 use crate::harness::server::{self, Server};
+use crate::harness::somebody::as_somebody;
 
 const NEEDS: &[Need] = &[Need::Root];
 const FRIENDS: u32 = 64321;
 
-/// What another user gets at `/livez`, through an open directory: only the socket's own mode
-/// is in the way.
+/// What another user gets at `/livez`.
 fn as_other(directory: &Path, groups: &'static [u32]) -> io::Result<u16> {
-    let open = File::open(directory)?;
-    let socket = format!("/proc/self/fd/{}/pool.sock", open.as_raw_fd());
-    let ask = move || {
-        let gid = Gid::from_raw(SOMEBODY);
-        let groups: Vec<_> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
-        set_thread_groups(&groups)?;
-        set_thread_res_gid(gid, gid, gid)?;
-        let uid = Uid::from_raw(SOMEBODY);
-        set_thread_res_uid(uid, uid, uid)?;
-        Client::connect(Path::new(&socket))?.get("/livez").map(|answer| answer.status)
-    };
-    std::thread::spawn(ask).join().expect("a thread")
+    as_somebody(directory, groups, |client| Ok(client.get("/livez")?.status))
 }
 
 fn refused(answer: io::Result<u16>) -> bool {

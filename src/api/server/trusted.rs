@@ -1,0 +1,125 @@
+//! Files that are opened, and the paths by which nobody but who is trusted can have others found.
+//!
+//! An overlay records a path, which QEMU looks up later. So each directory that the path leads
+//! through belongs to root or to the server's user, and nobody else can write to it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+use super::roots::{Held, identity};
+use crate::place::{MAX_LINKS, is_anothers, is_shared, others_may_change};
+
+/// A file that is open (`O_PATH`), and the resolved path at which it is found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+}
+
+/// Why a path can't be relied on.
+#[derive(Debug)]
+pub(super) enum Distrust {
+    /// Others may change what this directory's names lead to.
+    Directory(PathBuf),
+    Io(io::Error),
+}
+
+impl From<Errno> for Distrust {
+    fn from(errno: Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
+/// Says where a file is that was opened below a root.
+pub(super) fn below(root: &Held, file: OwnedFd) -> Result<Found, Distrust> {
+    let opened = fstat(&file)?;
+    // A directory is refused for what it is.
+    if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
+        return Ok(Found { path: path_of(&file).map_err(Distrust::Io)?, file: file.into() });
+    }
+    let [top, path] = [&root.fd, &file].map(path_of);
+    let (top, path) = (top.map_err(Distrust::Io)?, path.map_err(Distrust::Io)?);
+    let rest = path.strip_prefix(&top).map_err(|_| replaced())?;
+    let (folders, name) = (rest.parent().unwrap_or(Path::new("")), rest.file_name());
+    let name = name.ok_or_else(replaced)?;
+
+    let mut at = openat(&root.fd, ".", DIRECTORY, Mode::empty())?;
+    let mut walked = top;
+    expect_trusted(&at, &walked)?;
+    for folder in folders {
+        at = openat(&at, folder, DIRECTORY, Mode::empty())?;
+        walked.push(folder);
+        expect_trusted(&at, &walked)?;
+    }
+    expect_same(&at, &walked, name, &opened)?;
+    Ok(Found { path, file: file.into() })
+}
+
+/// Opens what an administrator's path leads to, link by link.
+pub(super) fn named(path: &Path) -> Result<Found, Distrust> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::ISDIR.into());
+        };
+        // Those above are the administrator's.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let at = openat(rustix::fs::CWD, parent, flags, Mode::empty())?;
+        let file =
+            openat(&at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let opened = fstat(&file)?;
+        let real = path_of(&at).map_err(Distrust::Io)?;
+        expect_trusted(&at, &real)?;
+        expect_same(&at, &real, name, &opened)?;
+        if FileType::from_raw_mode(opened.st_mode) != FileType::Symlink {
+            return Ok(Found { path: real.join(name), file: file.into() });
+        }
+        let to = readlinkat(&file, "", Vec::new())?;
+        path = real.join(OsString::from_vec(to.into_bytes()));
+        if matches!(path.components().next_back(), Some(std::path::Component::ParentDir)) {
+            return Err(Errno::ISDIR.into());
+        }
+    }
+    Err(Errno::LOOP.into())
+}
+
+const DIRECTORY: OFlags =
+    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+fn expect_trusted(directory: &OwnedFd, path: &Path) -> Result<(), Distrust> {
+    if others_may_change(&fstat(directory)?) {
+        return Err(Distrust::Directory(path.to_owned()));
+    }
+    Ok(())
+}
+
+/// That a directory's name leads to the file that was opened. Where others may put files, each may
+/// rename those of their own.
+fn expect_same(at: &OwnedFd, path: &Path, name: &OsStr, opened: &Stat) -> Result<(), Distrust> {
+    if is_shared(&fstat(at)?) && is_anothers(opened) {
+        return Err(Distrust::Directory(path.to_owned()));
+    }
+    let found = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if identity(&found) == identity(opened) { Ok(()) } else { Err(replaced()) }
+}
+
+fn replaced() -> Distrust {
+    Distrust::Io(io::Error::other("it was replaced while it was looked at; try again"))
+}
+
+/// Where an open file is.
+pub(super) fn path_of(file: impl AsFd) -> io::Result<PathBuf> {
+    std::fs::read_link(link_to(file))
+}
+
+/// A path at which an open file can be opened again, whatever its name is now.
+pub(super) fn link_to(file: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
+}

@@ -1,0 +1,78 @@
+//! What the kernel, a sandbox or a limit takes away is said in one clear line, or an error of one
+//! request.
+
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use serde_json::json;
+
+use crate::harness::faults::descriptors;
+use crate::harness::prelude::*;
+use crate::harness::server::{self, Server};
+
+/// The program under strace, which has each call fail.
+fn without(call: &str, errno: &str) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    command.args(["-e", &format!("inject={call}:error={errno}")]);
+    command.arg(env!("CARGO_BIN_EXE_overlay-pool"));
+    command
+}
+
+/// Old kernels don't know `openat2`, and containers' sandboxes forbid it.
+#[apply(test)]
+#[needs(Strace)]
+fn without_openat2_the_server_says_so(scratch: Scratch, #[values("ENOSYS", "EPERM")] errno: &str) {
+    server::one_base(&scratch);
+    let mut command = without("openat2", errno);
+    command.arg("serve").args(server::one_base_args(&scratch));
+    command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    let server = Server::launch(&scratch, &mut command);
+    assert_eq!(server.wait().code(), Some(1));
+    let log = std::fs::read_to_string(scratch.join("server.log")).expect("a log");
+    let line = log.lines().last().unwrap_or_default();
+    assert!(line.contains("openat2") && line.contains("Linux 5.6"), "{log}");
+
+    let mut command = without("openat2", errno);
+    let doctor =
+        command.arg("doctor").env("OVERLAY_POOL_DIR", &*scratch).output().expect("it runs");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let line = said.lines().find(|line| line.contains("openat2")).unwrap_or_default();
+    assert!(line.starts_with("note") && line.contains("not supported"), "{said}");
+}
+
+/// A limit of the size of files ends no server: an overlay over it can't be made.
+#[apply(test)]
+fn a7_a_limit_of_file_sizes_is_an_error(scratch: Scratch) {
+    server::one_base(&scratch);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 128; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_overlay-pool")]);
+    command.args(["serve", "--max-vms", "0", "--base"]).arg(server::base(&scratch));
+    command.arg("--targets").arg(server::vms(&scratch));
+    command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    let target = server::vms(&scratch).join("vm");
+    let answer = server.acquire(&server::base(&scratch), &target);
+    assert_eq!(answer.problem(500), "create-failed", "{answer:?}");
+    assert!(answer.body.contains("File too large"), "{answer:?}");
+    assert!(!target.exists() && server.is_running());
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+}
+
+/// A server that can open no more files says that it is busy.
+#[apply(test)]
+fn a7_no_descriptors_left_is_a_503(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    let mut client = server.client();
+    assert_eq!(client.get("/livez").expect("an answer").status, 200);
+    descriptors::limit(server.pid(), Some(0)).expect("a limit");
+    let target = server::vms(&scratch).join("vm");
+    let request = json!({ "base": server::base(&scratch), "target": target });
+    let answer = client.post("/v1/acquire", &request).expect("an answer");
+    descriptors::limit(server.pid(), None).expect("no limit");
+    assert_eq!(answer.problem(503), "bad-target", "{answer:?}");
+    assert_eq!(client.post("/v1/acquire", &request).expect("an answer").status, 200);
+}

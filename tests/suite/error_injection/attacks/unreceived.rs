@@ -1,0 +1,77 @@
+//! Descriptors that a client doesn't receive are its own trouble.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::harness::http::Client;
+use crate::harness::prelude::*;
+use crate::harness::server::{self, Server};
+use crate::harness::somebody::as_somebody;
+
+const FRIENDS: u32 = 64321;
+/// More than a user may have that it didn't receive.
+const OPENS: usize = 80;
+
+/// A client that asks for one open file after the other and receives none.
+fn hostile(server: &Server, scratch: &Path, end: &str) -> Client {
+    let body = json!({ "base": server::base(scratch) }).to_string();
+    let mut client = server.client();
+    for number in 0..OPENS {
+        let last = if number + 1 == OPENS { end } else { "" };
+        let head = "POST /v1/open HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
+        let request = format!("{head}\r\n{last}content-length: {}\r\n\r\n{body}", body.len());
+        client.send(request.as_bytes()).expect("sent");
+    }
+    client
+}
+
+#[apply(test)]
+#[needs(Root)]
+#[case::and_stays("")]
+#[needs(Root)]
+#[case::and_has_it_closed("connection: close\r\n")]
+fn others_open_files_while_one_receives_none(scratch: Scratch, #[case] end: &'static str) {
+    server::one_base(&scratch);
+    let run = scratch.join("run");
+    let mut command = Server::command(&scratch);
+    command.args(server::one_base_args(&scratch));
+    command.args(["--socket-group", &FRIENDS.to_string()]);
+    let mut server = Server::launch_at(&scratch, run.join("pool.sock"), &mut command);
+    server.await_ready();
+    let mut client = hostile(&server, &scratch, end);
+    let base = server::base(&scratch);
+    let open = move |client: &mut Client| client.post("/v1/open", &json!({ "base": base }));
+    // All of one user count together.
+    server.await_that("it has had enough", |server| {
+        open(&mut server.client()).expect("an answer").status == 503
+    });
+    let refused = open(&mut server.client()).expect("an answer");
+    assert_eq!(refused.problem(503), "too-many-descriptors");
+    let others = open.clone();
+    let answers = as_somebody(&run, &[FRIENDS], move |client| {
+        (0..10).map(|_| others(client)).collect::<Result<Vec<_>, _>>()
+    });
+    for answer in answers.expect("answers") {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    // What was answered is all there, and once it is received there is room again.
+    let statuses: Vec<_> = (0..OPENS).map(|_| client.answer().expect("an answer").status).collect();
+    assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
+    server.await_that("there is room again", |server| {
+        open(&mut server.client()).expect("an answer").status == 200
+    });
+}
+
+#[apply(test)]
+fn what_nobody_can_receive_any_more_counts_no_more(scratch: Scratch) {
+    let mut server = Server::of_one_base(&scratch);
+    let client = hostile(&server, &scratch, "");
+    let request = json!({ "base": server::base(&scratch) });
+    server
+        .await_that("it has had enough", |server| server.post("/v1/open", &request).status == 503);
+    drop(client);
+    server.await_that("there is room again", |server| {
+        server.post("/v1/open", &request).status == 200
+    });
+}

@@ -1,0 +1,32 @@
+//! Another user of the machine, as a client.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::http::Client;
+use super::requirements::SOMEBODY;
+
+/// Asks as another user with these groups, through an open directory, in which the socket is
+/// `pool.sock`: only the socket's own mode is in the way. It takes root.
+pub(crate) fn as_somebody<T: Send + 'static>(
+    directory: &Path,
+    groups: &'static [u32],
+    ask: impl FnOnce(&mut Client) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let open = File::open(directory)?;
+    let socket = format!("/proc/self/fd/{}/pool.sock", open.as_raw_fd());
+    let ask = move || {
+        let gid = Gid::from_raw(SOMEBODY);
+        let groups: Vec<_> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        let uid = Uid::from_raw(SOMEBODY);
+        set_thread_res_uid(uid, uid, uid)?;
+        ask(&mut Client::connect(Path::new(&socket))?)
+    };
+    std::thread::spawn(ask).join().expect("a thread")
+}
