@@ -26,6 +26,14 @@ fn hostile(server: &Server, scratch: &Path, end: &str) -> Client {
     client
 }
 
+/// Waits until it was refused. What others open meanwhile would count too.
+#[track_caller]
+fn await_enough(server: &mut Server) {
+    server.await_that("it has had enough", |server| {
+        server.get("/metrics").body.contains("http_requests_total{code=\"503\"}")
+    });
+}
+
 #[apply(test)]
 #[needs(Root)]
 #[case::and_stays("")]
@@ -40,12 +48,10 @@ fn others_open_files_while_one_receives_none(scratch: Scratch, #[case] end: &'st
     let mut server = Server::launch_at(&scratch, run.join("pool.sock"), &mut command);
     server.await_ready();
     let mut client = hostile(&server, &scratch, end);
+    await_enough(&mut server);
     let base = server::base(&scratch);
     let open = move |client: &mut Client| client.post("/v1/open", &json!({ "base": base }));
     // All of one user count together.
-    server.await_that("it has had enough", |server| {
-        open(&mut server.client()).expect("an answer").status == 503
-    });
     let refused = open(&mut server.client()).expect("an answer");
     assert_eq!(refused.problem(503), "too-many-descriptors");
     let others = open.clone();
