@@ -83,7 +83,10 @@ impl Shelves {
                 names.retain(|name, shelf| *name == shelf.base);
             }
             let new = || Arc::new(Shelf::new(own.clone(), None, Arc::clone(&self.rules)));
-            let shelf = Arc::clone(names.entry(own.clone()).or_insert_with(new));
+            // Its name may have led elsewhere, while there was a link.
+            let known = names.get(&own).filter(|shelf| shelf.base == own).cloned();
+            let shelf = known.unwrap_or_else(new);
+            names.insert(own.clone(), Arc::clone(&shelf));
             names.insert(name, Arc::clone(&shelf));
             shelf
         };
