@@ -12,7 +12,10 @@ use kvm_bindings::kvm_userspace_memory_region;
 #[cfg(target_arch = "x86_64")]
 use kvm_ioctls::VmFd;
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal,
+    setrlimit,
+};
 use tokio::process::Command;
 
 /// Has the kernel kill the child when the thread that starts it ends.
@@ -40,6 +43,28 @@ pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
     // SAFETY: the closure makes one system call for each descriptor and neither allocates nor
     // takes a lock, so it may run in the child between fork and exec.
     unsafe { command.pre_exec(keep) };
+}
+
+/// Has the kernel refuse the child to write past `bytes` of any file, with an error and no signal.
+pub(crate) fn limit_files(command: &mut Command, bytes: u64) {
+    // Ours may be lower already, and can't be raised.
+    let most = getrlimit(Resource::Fsize).maximum.map_or(bytes, |most| most.min(bytes));
+    let limit = move || -> io::Result<()> {
+        setrlimit(Resource::Fsize, Rlimit { current: Some(most), maximum: Some(most) })?;
+        Ok(())
+    };
+    // SAFETY: the closures make one system call each and neither allocates nor takes a lock, so
+    // they may run in the child between fork and exec; what is ignored stays so after the exec.
+    unsafe {
+        command.pre_exec(limit);
+        command.pre_exec(ignore_file_size_signal);
+    }
+}
+
+fn ignore_file_size_signal() -> io::Result<()> {
+    // SAFETY: no handler of ours is replaced, and none is installed.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The size of a [`Page`] in bytes.

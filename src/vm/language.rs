@@ -47,15 +47,6 @@ impl Language {
         }
     }
 
-    /// The program in the guest that takes code on its standard input.
-    pub(super) fn command(self) -> &'static [&'static str] {
-        match self {
-            Self::Python => &["python3", "-"],
-            Self::Javascript => &["node", "-"],
-            Self::Raw => &["/bin/sh", "-s"],
-        }
-    }
-
     /// How much memory the guest has where the settings don't say, in MiB.
     pub(super) fn memory_mib(self) -> u32 {
         match self {
