@@ -65,7 +65,12 @@ impl World<'_> {
     }
 
     /// Sends an acquire; gives its request and its target.
-    fn begin(&mut self, base: &str, target: &str, number: usize) -> Checked<(u64, PathBuf)> {
+    pub(super) fn begin(
+        &mut self,
+        base: &str,
+        target: &str,
+        number: usize,
+    ) -> Checked<(u64, PathBuf)> {
         let target = target.replace("{}", &number.to_string());
         let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
         let id = self.shim()?.send("acquire", fields(request))?;
@@ -146,13 +151,13 @@ impl World<'_> {
         self.compare_with_answers(&before, &done)
     }
 
-    fn expect_cancel(&mut self, cancel: u64) -> Checked {
+    pub(super) fn expect_cancel(&mut self, cancel: u64) -> Checked {
         let answer = self.answer(cancel)?;
         answer.map(drop).map_err(|error| unfit(format!("cancel: {}", told_error(&error))))
     }
 
     /// Where the overlay came from, if it was done before it was cancelled; else nothing is there.
-    fn check_cancelled(
+    pub(super) fn check_cancelled(
         &mut self,
         acquire: u64,
         base: &str,
@@ -171,7 +176,7 @@ impl World<'_> {
         }
     }
 
-    fn expect_nothing(&self, left: &str, target: &Path) -> Checked {
+    pub(super) fn expect_nothing(&self, left: &str, target: &Path) -> Checked {
         match self.outside(target).symlink_metadata() {
             Ok(_) => broken!("{left} {}", target.display()),
             Err(_) => Ok(()),
@@ -179,7 +184,7 @@ impl World<'_> {
     }
 
     /// Shelves and counters are what follows from the sources of all that was handed over.
-    fn compare_with_answers(&mut self, before: &Figures, sources: &[Value]) -> Checked {
+    pub(super) fn compare_with_answers(&mut self, before: &Figures, sources: &[Value]) -> Checked {
         let after = self.stats()?;
         let count = |source| sources.iter().map(|found| i64::from(*found == source)).sum::<i64>();
         let (pooled, on_demand) = (count("pooled"), count("on-demand"));
@@ -285,7 +290,7 @@ impl World<'_> {
     }
 
     /// What the pool has started.
-    fn aids(&mut self) -> Checked<Vec<Pid>> {
+    pub(super) fn aids(&mut self) -> Checked<Vec<Pid>> {
         let shim = self.shim()?;
         let (own, mut aids) = (command(shim.pid()), shim.started());
         // One that is stopped before it became another program stops its parent too.

@@ -3,11 +3,12 @@
 use crate::harness::shim::Answer;
 
 /// The errors of the contract, and that of a request which was cancelled.
-pub(super) const ERRORS: [&str; 8] = [
+pub(super) const ERRORS: [&str; 9] = [
     "not-started",
     "already-started",
     "already-exists",
     "bad-base",
+    "bad-path",
     "bad-target",
     "create-failed",
     "creator-unavailable",

@@ -38,6 +38,8 @@ pub(crate) struct Case {
     /// The shim has none of root's powers: the modes of files hold for it.
     #[serde(default)]
     pub(crate) unprivileged: bool,
+    /// The bits of a mode that new files of the shim don't get, instead of those of the runner.
+    pub(crate) umask: Option<u32>,
     /// What is done and expected, in this order.
     #[schemars(with = "Vec<Step>", length(min = 1))]
     pub(crate) steps: Vec<Spanned<Step>>,
@@ -60,6 +62,13 @@ impl Case {
     /// Whether there is such a step.
     pub(crate) fn has(&self, is_such: impl Fn(&Step) -> bool) -> bool {
         self.steps.iter().any(|step| is_such(step.get_ref()))
+    }
+
+    /// How many shelves a base image may have: one for each format that the steps declare it in.
+    pub(crate) fn shelves(&self, is_it: impl Fn(&str) -> bool) -> usize {
+        let formats = [Format::Qcow2, Format::Raw];
+        let declared = |format: &&Format| self.has(|step| step.declares(**format, &is_it));
+        formats.iter().filter(declared).count().max(1)
     }
 
     /// Whether the shim gets a mount namespace of its own.

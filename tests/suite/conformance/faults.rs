@@ -18,8 +18,12 @@ impl World<'_> {
         match step {
             Step::Signal { signal } => self.signal_aids(*signal).map(drop),
             Step::Write { path, text } => std::fs::write(self.file(path)?, text).map_err(unfit),
-            Step::Symlink { path, to } => {
-                std::os::unix::fs::symlink(self.path(to)?, self.file(path)?).map_err(unfit)
+            Step::Symlink { path, to, relative } => {
+                let mut to = self.path(to)?;
+                if *relative {
+                    to = to.strip_prefix(self.folder).map_err(unfit)?.to_owned();
+                }
+                std::os::unix::fs::symlink(to, self.file(path)?).map_err(unfit)
             }
             Step::Remove { path } => {
                 let path = self.file(path)?;
@@ -44,11 +48,11 @@ impl World<'_> {
                 let permissions = Permissions::from_mode(*mode);
                 std::fs::set_permissions(self.file(path)?, permissions).map_err(unfit)
             }
-            Step::Chown { path, uid } => {
-                std::os::unix::fs::chown(self.file(path)?, Some(*uid), None).map_err(unfit)
+            Step::Chown { path, uid, gid } => {
+                std::os::unix::fs::lchown(self.file(path)?, *uid, *gid).map_err(unfit)
             }
-            Step::Image { path, image, keeps_time } => {
-                self.replace_image(path, *image, *keeps_time)
+            Step::Image { path, image, keeps_time, in_place } => {
+                self.replace_image(path, *image, *keeps_time, *in_place)
             }
             Step::Touch { path, seconds } => {
                 let by = Duration::from_secs(seconds.unsigned_abs());
@@ -109,10 +113,22 @@ impl World<'_> {
         }
     }
 
-    fn replace_image(&mut self, path: &str, image: Image, keeps_time: bool) -> Checked {
+    fn replace_image(
+        &mut self,
+        path: &str,
+        image: Image,
+        keeps_time: bool,
+        in_place: bool,
+    ) -> Checked {
         let file = self.file(path)?;
         let before = file.metadata().and_then(|before| before.modified()).ok();
-        self.make_image(path, image)?;
+        if in_place {
+            let new = self.new_image(image)?;
+            std::fs::copy(&new, &file).and_then(|_| std::fs::remove_file(&new)).map_err(unfit)?;
+            self.remember(&file)?;
+        } else {
+            self.make_image(path, image)?;
+        }
         match before.filter(|_| keeps_time) {
             Some(before) => set_modified(&file, before),
             None => Ok(()),
@@ -120,7 +136,7 @@ impl World<'_> {
     }
 }
 
-fn set_modified(path: &Path, time: SystemTime) -> Checked {
+pub(super) fn set_modified(path: &Path, time: SystemTime) -> Checked {
     let file = File::options().append(true).open(path).map_err(unfit)?;
     file.set_times(FileTimes::new().set_modified(time)).map_err(unfit)
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::answers::told_error;
 use super::step::Step;
-use super::world::{World, broken, names, unfit};
+use super::world::{World, broken, check_owner, names, unfit};
 use crate::harness::shim::{Checked, until};
 
 /// The pool's figures, as the shim gives them.
@@ -51,9 +51,14 @@ impl World<'_> {
         let value = answer.map_err(|error| unfit(format!("stats: {}", told_error(&error))))?;
         let figures: Figures = serde_path_to_error::deserialize(value)
             .map_err(|error| unfit(format!("stats: {error}")))?;
-        let size = self.size();
-        if let Some((base, ready)) = figures.ready.iter().find(|(_, ready)| **ready > size) {
-            broken!("R1: {} has {ready} ready overlays, over its size of {size}", base.display());
+        for (base, ready) in &figures.ready {
+            let is_it =
+                |path: &str| self.folder.join(path).canonicalize().ok().as_ref() == Some(base);
+            let shelves = self.case.shelves(is_it);
+            let most = self.size() * i64::try_from(shelves).unwrap_or(i64::MAX);
+            if *ready > most {
+                broken!("R1: {} has {ready} ready overlays, more than {most}", base.display());
+            }
         }
         Ok(figures)
     }
@@ -78,7 +83,7 @@ impl World<'_> {
                     Some(difference) => broken!("T1: {difference}"),
                 }
             }
-            Step::Sound { overlay, base, format, virtual_size_mib } => {
+            Step::Sound { overlay, base, format, virtual_size_mib, virtual_size } => {
                 let overlay = self.file(overlay)?;
                 let base = self.path(base)?.canonicalize().map_err(unfit)?;
                 let info = oracle([ostr("info"), ostr("--output=json"), overlay.as_ref()])?;
@@ -99,7 +104,7 @@ impl World<'_> {
                     base,
                     base,
                     format.as_str(),
-                    virtual_size_mib << 20,
+                    virtual_size.unwrap_or(virtual_size_mib << 20),
                     131_072,
                     true,
                     true,
@@ -182,6 +187,7 @@ impl World<'_> {
             if !found.is_file() || found.permissions().mode() & 0o7777 != 0o600 {
                 broken!("A11: {} is not a file of mode 600", file.display());
             }
+            check_owner(&file, &found)?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod ports;
 mod protocol;
 mod run;
 mod step;
+mod under_way;
 mod world;
 
 use std::path::PathBuf;

@@ -91,6 +91,10 @@ impl Port {
             let without_powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
             argv.splice(0..0, without_powers.map(str::to_owned));
         }
+        if let Some(umask) = case.umask {
+            let script = format!("umask {umask:04o}; exec \"$@\"");
+            argv.splice(0..0, ["sh", "-ec", &script, "sh"].map(str::to_owned));
+        }
         if case.mounts_anything() {
             let mut script = "cd \"$0\"\n".to_owned();
             for (point, Mount { kib, read_only }) in &case.mounts {

@@ -102,12 +102,16 @@ impl World<'_> {
             Step::AcquireSteadily { count, base, target, sooner_than_ms } => {
                 self.acquire_steadily(*count, base, target, Duration::from_millis(*sooner_than_ms))
             }
-            Step::AcquireCancelled { count, base, target, while_stopped: false } => {
+            Step::AcquireCancelled { count, base, target, spread_ms: Some(ms), .. } => {
+                self.acquire_cancelled_apart(*count, base, target, *ms)
+            }
+            Step::AcquireCancelled { count, base, target, while_stopped: false, .. } => {
                 self.acquire_cancelled(*count, base, target)
             }
-            Step::AcquireCancelled { count, base, target, while_stopped: true } => {
+            Step::AcquireCancelled { count, base, target, while_stopped: true, .. } => {
                 self.acquire_cancelled_while_stopped(*count, base, target)
             }
+            Step::ChangeWhileMade { base, target } => self.change_while_made(base, target),
             Step::AcquireKilled { count, base, target } => {
                 self.acquire_killed(*count, base, target)
             }
@@ -141,6 +145,7 @@ impl World<'_> {
             target,
             format,
             virtual_size_mib,
+            virtual_size,
             relative,
             source,
             error,
@@ -151,8 +156,8 @@ impl World<'_> {
             return Err(unfit("no acquire"));
         };
         let mut request = self.acquire_request(base, *format, target, *relative)?;
-        if let Some(mib) = virtual_size_mib {
-            request["virtual_size"] = (mib << 20).into();
+        if let Some(size) = virtual_size.or(virtual_size_mib.map(|mib| mib << 20)) {
+            request["virtual_size"] = size.into();
         }
         let target = self.path(target)?;
         let before = there(&self.outside(&target));

@@ -59,6 +59,8 @@ pub(crate) enum Step {
         #[serde(default)]
         format: Format,
         virtual_size_mib: Option<u64>,
+        /// In bytes, instead.
+        virtual_size: Option<u64>,
         #[serde(default)]
         relative: bool,
         /// Where it must come from.
@@ -106,6 +108,18 @@ pub(crate) enum Step {
         /// it wasn't done before.
         #[serde(default)]
         while_stopped: bool,
+        /// One after the other, each a little later after it was sent than the one before, at last
+        /// after so long. In the end no more files are open and no more processes run than before.
+        spread_ms: Option<u64>,
+    },
+    /// Acquires one overlay after the other until one is seen being made ahead, by a process that
+    /// the shim has started: that is stopped, the base image gets another modification time, an
+    /// overlay is acquired, and the process goes on. What was never ready isn't discarded. Shelves
+    /// hold one.
+    ChangeWhileMade {
+        #[serde(default = "base")]
+        base: String,
+        target: String,
     },
     /// Acquires at the same time; stops the first process that the shim has started for it, and
     /// kills the shim. Nothing that it has started may outlive it.
@@ -155,7 +169,13 @@ pub(crate) enum Step {
     /// Writes a small file.
     Write { path: String, text: String },
     /// Makes a symbolic link.
-    Symlink { path: String, to: String },
+    Symlink {
+        path: String,
+        to: String,
+        /// It holds a path from the case's own folder, in which it lies itself.
+        #[serde(default)]
+        relative: bool,
+    },
     /// Removes a file or a directory with all that it holds.
     Remove { path: String },
     /// Moves a file or a directory.
@@ -164,8 +184,8 @@ pub(crate) enum Step {
     Mkdir { path: String },
     /// Sets the mode of a file or a directory.
     Chmod { path: String, mode: u32 },
-    /// Gives a file or a directory to another user.
-    Chown { path: String, uid: u32 },
+    /// Gives a file, a directory or a symbolic link itself to another user or group.
+    Chown { path: String, uid: Option<u32>, gid: Option<u32> },
     /// Makes a base image; one that is there is replaced by another file.
     Image {
         path: String,
@@ -174,6 +194,9 @@ pub(crate) enum Step {
         /// The new file has the modification time of the one before.
         #[serde(default)]
         keeps_time: bool,
+        /// It is written over the one before.
+        #[serde(default)]
+        in_place: bool,
     },
     /// Sets another modification time: that many seconds from now.
     Touch {
@@ -208,6 +231,8 @@ pub(crate) enum Step {
         format: Format,
         #[serde(default = "mib")]
         virtual_size_mib: u64,
+        /// In bytes, instead.
+        virtual_size: Option<u64>,
     },
     /// The file has this text and nothing else.
     File { path: String, text: String },
@@ -230,6 +255,17 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// Whether it gives the pool a base image of this format.
+    pub(crate) fn declares(&self, declared: Format, is_it: impl Fn(&str) -> bool) -> bool {
+        match self {
+            Self::Start { bases: Some(bases), format, .. } => {
+                *format == declared && bases.iter().any(|base| is_it(base))
+            }
+            Self::Acquire { base, format, .. } => *format == declared && is_it(base),
+            _ => false,
+        }
+    }
+
     /// Whether it looks at files alone.
     pub(crate) fn is_look(&self) -> bool {
         use Step::{Absent, Directory, Empty, File, OnlyAcquired, Pool, Sound};

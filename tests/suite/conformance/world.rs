@@ -1,11 +1,12 @@
 //! What a case has around it: its folder, the shims that run, and what they were given.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{getegid, geteuid};
 use serde_json::{Map, Value, json};
 
 use super::answers::told_error;
@@ -126,10 +127,12 @@ impl<'a> World<'a> {
         let mut overlays = Vec::new();
         for directory in self.pool_directories() {
             let outside = self.outside(&directory);
-            let mode = std::fs::metadata(&outside).map_err(unfit)?.permissions().mode() & 0o7777;
+            let metadata = std::fs::metadata(&outside).map_err(unfit)?;
+            let mode = metadata.permissions().mode() & 0o7777;
             if mode != 0o700 {
                 broken!("A11: the pool directory has mode {mode:o}, not 700");
             }
+            check_owner(&directory, &metadata)?;
             let files = names(&outside).into_iter().map(|name| directory.join(name));
             overlays.extend(files.filter(|path| path.extension() == Some("qcow2".as_ref())));
         }
@@ -215,6 +218,12 @@ impl<'a> World<'a> {
     pub(super) fn make_image(&mut self, path: &str, image: Image) -> Checked {
         let path = self.folder.join(path);
         std::fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(unfit)?;
+        std::fs::rename(self.new_image(image)?, &path).map_err(unfit)?;
+        self.remember(&path)
+    }
+
+    /// Makes a base image that has no name of its own yet.
+    pub(super) fn new_image(&self, image: Image) -> Checked<PathBuf> {
         let new = self.folder.join("image.new");
         match image.format {
             Format::Raw => make_raw(&new, image.mib)?,
@@ -226,8 +235,7 @@ impl<'a> World<'a> {
                 std::fs::remove_file(&raw).expect("it was just made");
             }),
         }
-        std::fs::rename(&new, &path).map_err(unfit)?;
-        self.remember(&path)
+        Ok(new)
     }
 
     /// Takes note of a base image's bytes after they were changed on purpose.
@@ -253,12 +261,23 @@ impl<'a> World<'a> {
             let mode = metadata.mode() & 0o7777;
             broken!("A11: {} has mode {mode:o}, not 600", target.display());
         }
+        check_owner(target, &metadata)?;
         let id = (metadata.dev(), metadata.ino());
         if let Some(other) = self.acquired.insert(id, target.to_owned()) {
             broken!("A4: {} was handed out at {} before", target.display(), other.display());
         }
         Ok(())
     }
+}
+
+/// What a pool makes belongs to the user and the group that it runs as, which are the runner's.
+pub(super) fn check_owner(path: &Path, metadata: &Metadata) -> Checked {
+    let found = (metadata.uid(), metadata.gid());
+    let wanted = (geteuid().as_raw(), getegid().as_raw());
+    if found != wanted {
+        broken!("A11: {} has owner and group {found:?}, not {wanted:?}", path.display());
+    }
+    Ok(())
 }
 
 /// A pattern, and nothing else.

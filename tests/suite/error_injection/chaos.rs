@@ -15,18 +15,14 @@ use crate::harness::pool_process::{PoolProcess, Setting, base, directories};
 use crate::harness::prelude::*;
 use crate::harness::properties::{number, seed};
 
-const NEEDS: &[Need] = &[Need::StorageDaemon, Need::QemuImg];
-
 const ACQUIRES: u64 = 12;
 const ROUNDS: u64 = 300;
 
 /// After each next start nothing is left over, no acquired overlay is damaged, no daemon survives.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(each_creator)]
 fn c1_a2_killed_at_random(
     #[from(scratch_in_memory)] scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
+    #[case] creator: CreatorKind,
 ) {
     let rounds = number("OVERLAY_POOL_CHAOS_ROUNDS").unwrap_or(ROUNDS);
     let seed = seed();

@@ -10,17 +10,12 @@ use crate::harness::pool_process::{PoolProcess, SIZE, Setting};
 use crate::harness::pools::NOT_DUE;
 use crate::harness::prelude::*;
 
-const NEEDS: &[Need] = &[Need::Faketime, Need::QemuImg, Need::StorageDaemon];
+const NEEDS: &[Need] = &[Need::Faketime];
 
 const YEAR: i64 = 365 * 24 * 3600;
 
-#[rstest]
-#[test_attr(apply(case))]
-fn r1_restocks_though_the_clock_jumps(
-    scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
-) {
+#[apply(each_creator)]
+fn r1_restocks_though_the_clock_jumps(scratch: Scratch, #[case] creator: CreatorKind) {
     let ground = Ground::new(&scratch);
     let (clock, prefix) = Clock::new(&scratch);
     let setting = Setting { restock_interval: Duration::from_millis(200), ..Setting::new(creator) };
@@ -40,8 +35,7 @@ fn r1_restocks_though_the_clock_jumps(
 }
 
 /// A clock that is put forward makes nothing due.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn r1_not_before_though_the_clock_jumps(scratch: Scratch) {
     let ground = Ground::new(&scratch);
     let (clock, prefix) = Clock::new(&scratch);

@@ -10,8 +10,6 @@ use crate::harness::pool_process::{PoolProcess, SIZE, Setting, base, directories
 use crate::harness::prelude::*;
 use crate::harness::shim::Answer;
 
-const NEEDS: &[Need] = &[Need::QemuImg, Need::StorageDaemon];
-
 /// More than any call here opens at once.
 const MOST: usize = 14;
 
@@ -40,12 +38,14 @@ fn judge(answer: Answer, free: usize) -> bool {
     }
 }
 
-#[rstest]
+#[apply(test)]
 #[case::native(CreatorKind::Native, false)]
+#[needs(QemuImg)]
 #[case::qemu_img(CreatorKind::QemuImg, false)]
+#[needs(StorageDaemon)]
 #[case::storage_daemon(CreatorKind::StorageDaemon, false)]
+#[needs(StorageDaemon)]
 #[case::in_the_daemon(CreatorKind::StorageDaemon, true)]
-#[test_attr(apply(case))]
 fn a7_r3_acquires_without_descriptors(
     scratch: Scratch,
     #[case] creator: CreatorKind,
@@ -83,13 +83,8 @@ fn a7_r3_acquires_without_descriptors(
     assert!(refused > 0, "descriptors never ran out");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-fn l7_l8_starts_without_descriptors(
-    scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
-) {
+#[apply(each_creator)]
+fn l7_l8_starts_without_descriptors(scratch: Scratch, #[case] creator: CreatorKind) {
     for free in 0..MOST {
         let ground = Ground::new(&scratch.join(free.to_string()));
         let mut pool = PoolProcess::launch(&ground.folder, Setting::new(creator));

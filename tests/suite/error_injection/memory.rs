@@ -13,13 +13,11 @@ use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 use crate::harness::qemu;
 
-const NEEDS: &[Need] = &[Need::MemoryCgroup, Need::QemuImg, Need::StorageDaemon];
-
 /// Too little for QEMU's tools to start with, in bytes.
 const TOO_LITTLE: u64 = 256 << 10;
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+#[needs(MemoryCgroup, QemuImg, StorageDaemon)]
 async fn a7_c2_r3_creator_killed_for_want_of_memory(
     // Of what was written to a disk the kernel takes memory back, and kills nobody.
     #[from(scratch_in_memory)] scratch: Scratch,

@@ -13,8 +13,6 @@ use crate::harness::pool_process::{PATIENCE, PoolProcess, Setting};
 use crate::harness::prelude::*;
 use crate::harness::shim::until;
 
-const NEEDS: &[Need] = &[Need::Fuse, Need::MountNamespace];
-
 /// Has one of the ready overlays open between these two files' appearance; `opened` tells.
 const HOLD: &str = r#"
     until [ -e open ]; do sleep 0.01; done
@@ -24,8 +22,8 @@ const HOLD: &str = r#"
     until [ -e close ]; do sleep 0.01; done
 "#;
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+#[needs(Fuse, MountNamespace)]
 fn l11_what_is_still_open_goes_when_it_is_closed(scratch: Scratch) {
     let ground = Ground::new(&scratch);
     let in_folder = |name: &str| ground.folder.join(name);

@@ -17,7 +17,7 @@ use crate::harness::pool_process::{PoolProcess, Setting, directories};
 use crate::harness::prelude::*;
 use crate::harness::shim::{Checked, Failure};
 
-const NEEDS: &[Need] = &[Need::Strace, Need::QemuImg, Need::StorageDaemon];
+const NEEDS: &[Need] = &[Need::Strace];
 
 const ERRORS: [&str; 4] = ["ENOSPC", "EIO", "EACCES", "EMFILE"];
 
@@ -55,12 +55,10 @@ fn for_each(
     assert!(missed <= allowed, "{missed} of {lives} faults weren't made");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(each_creator)]
 fn a7_l7_l8_l11_r3_each_operation_fails(
     #[from(scratch_in_memory)] scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
+    #[case] creator: CreatorKind,
 ) {
     let faults = |number: usize, at: Operation| {
         let errors =
@@ -74,11 +72,13 @@ fn a7_l7_l8_l11_r3_each_operation_fails(
     });
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+#[case::native(CreatorKind::Native)]
+#[needs(StorageDaemon)]
+#[case::storage_daemon(CreatorKind::StorageDaemon)]
 fn c1_a2_killed_at_each_operation(
     #[from(scratch_in_memory)] scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon)] creator: CreatorKind,
+    #[case] creator: CreatorKind,
 ) {
     let faults = |_, at| vec![Fault::Kill { at }];
     for_each(&scratch, creator, faults, |ground, creator, fault| {

@@ -11,8 +11,6 @@ use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
 /// To trace a process that is not a child takes root.
-const NEEDS: &[Need] = &[Need::Strace, Need::Root];
-
 /// More creations than the server has threads.
 const BURST: usize = 8;
 
@@ -47,8 +45,8 @@ fn is_traced(pid: Pid) -> bool {
     tasks.expect("its threads").flatten().all(is_traced)
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+#[needs(Strace, Root)]
 fn a2_r3_ready_overlays_are_handed_over_while_others_are_made(scratch: Scratch) {
     server::one_base(&scratch);
     let mut command = Server::command(&scratch);

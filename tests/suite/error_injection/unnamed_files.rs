@@ -10,10 +10,9 @@ use std::process::{Command, Output};
 use overlay_pool::creator::CreatorKind;
 
 use crate::harness::prelude::*;
-use crate::harness::qcow2::Image;
 use crate::harness::qemu;
 
-const NEEDS: &[Need] = &[Need::Strace, Need::QemuImg, Need::StorageDaemon];
+const NEEDS: &[Need] = &[Need::Strace];
 
 /// `overlay-pool create` where opening the target's folder for an unnamed file isn't supported.
 fn create(scratch: &Path, creator: &str, base: &Path, target: &Path) -> Output {
@@ -28,18 +27,13 @@ fn create(scratch: &Path, creator: &str, base: &Path, target: &Path) -> Output {
     output
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-fn a1_a3_a11_overlays_have_a_hidden_name_first(
-    scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
-) {
-    let (base, folder) = (scratch.join("base.qcow2"), scratch.join("vm"));
-    Image::new(1 << 20).write(&base);
+#[apply(each_creator)]
+#[needs(QemuImg)]
+fn a1_a3_a11_overlays_have_a_hidden_name_first(stage: Stage, #[case] creator: CreatorKind) {
+    let folder = stage.join("vm");
     std::fs::create_dir(&folder).expect("a folder");
     let target = folder.join("vm.qcow2");
-    let output = create(&scratch, creator.as_str(), &base, &target);
+    let output = create(&stage, creator.as_str(), &stage.base, &target);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     qemu::check(&target);
     let mode = target.metadata().expect("the target").permissions().mode();
@@ -49,23 +43,22 @@ fn a1_a3_a11_overlays_have_a_hidden_name_first(
     let before = std::fs::read(&target).expect("the overlay");
     let again = Command::new(env!("CARGO_BIN_EXE_overlay-pool"))
         .args(["create", "--creator", creator.as_str()])
-        .args([&base, &target])
+        .args([&stage.base, &target])
         .output();
     assert!(!again.expect("it runs").status.success(), "it exists");
     assert!(std::fs::read(&target).expect("the overlay") == before, "it was overwritten");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-fn a7_what_fails_loses_its_name(scratch: Scratch) {
-    let (base, folder) = (scratch.join("base.qcow2"), scratch.join("vm"));
-    Image::new(1 << 20).write(&base);
+#[apply(test)]
+#[needs(StorageDaemon)]
+fn a7_what_fails_loses_its_name(stage: Stage) {
+    let folder = stage.join("vm");
     std::fs::create_dir(&folder).expect("a folder");
     let target = folder.join("vm.qcow2");
     // A path that QMP can't carry fails after the file was made.
-    let odd = scratch.join(OsStr::from_bytes(b"caf\xe9.qcow2"));
-    std::fs::rename(&base, &odd).expect("renamed");
-    let output = create(&scratch, "storage-daemon", &odd, &target);
+    let odd = stage.join(OsStr::from_bytes(b"caf\xe9.qcow2"));
+    std::fs::rename(&stage.base, &odd).expect("renamed");
+    let output = create(&stage, "storage-daemon", &odd, &target);
     assert!(!output.status.success());
     let left = folder.read_dir().expect("the folder").count();
     assert_eq!(left, 0, "a partial file is left");

@@ -1,15 +1,22 @@
 //! A test, what it needs, and how it is listed and run.
 //!
-//! A test file declares `const NEEDS: &[Need]`, and each of its tests is written as
+//! A test is written as
 //!
 //! ```ignore
-//! #[rstest]
-//! #[test_attr(apply(case))]
-//! async fn a1_existing_target_is_kept(scratch: Scratch) { /* … */ }
+//! /// What it is about.
+//! #[apply(test)]
+//! #[needs(QemuImg, Root)]
+//! #[case::small(4)]
+//! #[needs(Fuse)]
+//! #[case::large(400)]
+//! async fn a1_existing_target_is_kept(scratch: Scratch, #[case] size: i64) { /* … */ }
 //! ```
 //!
-//! so that cases, values and fixtures work as everywhere. In this binary a bare `#[test]` would
-//! be compiled out; `unit::house` fails where one stands.
+//! with the cases, values and fixtures of rstest. What `needs` names right below `apply` the whole
+//! test needs, what it names above a further case that case needs as well, and what a file's
+//! `const NEEDS: &[Need]` names all tests of the file need. Where nothing is needed, nothing is
+//! written. In this binary a bare `#[test]` would be compiled out; `unit::house` fails where one
+//! stands.
 
 use std::process::ExitCode;
 
@@ -21,7 +28,10 @@ use super::requirements::{self, Need};
 /// A registered test.
 pub(crate) struct Case {
     pub(crate) path: &'static str,
-    pub(crate) needs: &'static [Need],
+    /// The file and the line where it is declared.
+    pub(crate) place: &'static str,
+    /// Those of all tests of its file, and its own.
+    pub(crate) needs: [&'static [Need]; 2],
     pub(crate) run: fn(),
 }
 
@@ -34,8 +44,12 @@ impl Case {
         self.path.split_once("::").map_or(self.path, |(_, name)| name)
     }
 
+    pub(crate) fn needs(&self) -> Vec<Need> {
+        self.needs.concat()
+    }
+
     fn trial(&self) -> Trial {
-        Trial::new(self.name().to_owned(), self.needs.to_vec(), false, self.run)
+        Trial::new(self.name().to_owned(), self.needs(), false, self.run)
     }
 }
 
@@ -104,29 +118,79 @@ pub(crate) fn main(mut trials: Vec<Trial>) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Registers a test function. Asynchronous ones get a runtime of two threads.
+/// Declares a test.
+macro_rules! test {
+    (@[$($need:ident),*] $(#[$($attribute:tt)+])* $keyword:ident $($rest:tt)+) => {
+        #[rstest::rstest]
+        $(#[$($attribute)+])*
+        // Above a case, rstest would take these for that case's own.
+        #[$crate::harness::case::attribute::test($crate::harness::case::case)]
+        #[needs($($need),*)]
+        $keyword $($rest)+
+    };
+    ($(#[doc = $doc:literal])* #[needs($($need:ident),+ $(,)?)] $($rest:tt)+) => {
+        $crate::harness::case::test! { @[$($need),+] $(#[doc = $doc])* $($rest)+ }
+    };
+    ($($item:tt)+) => {
+        $crate::harness::case::test! { @[] $($item)+ }
+    };
+}
+pub(crate) use test;
+
+/// Declares a test of each creator, which is its argument `#[case] creator: CreatorKind`.
+macro_rules! each_creator {
+    ($(#[doc = $doc:literal])* $(#[needs($($need:ident),+)])? $keyword:ident $($rest:tt)+) => {
+        $crate::harness::case::test! {
+            @[$($($need),+)?]
+            $(#[doc = $doc])*
+            #[case::native(::overlay_pool::creator::CreatorKind::Native)]
+            #[needs(StorageDaemon)]
+            #[case::storage_daemon(::overlay_pool::creator::CreatorKind::StorageDaemon)]
+            #[needs(QemuImg)]
+            #[case::qemu_img(::overlay_pool::creator::CreatorKind::QemuImg)]
+            $keyword $($rest)+
+        }
+    };
+}
+pub(crate) use each_creator;
+
+/// To rstest, an attribute of this name is the one that makes a function a test.
+pub(crate) mod attribute {
+    pub(crate) use macro_rules_attribute::apply as test;
+}
+
+/// Registers a function that rstest made. Asynchronous ones get a runtime of two threads.
 macro_rules! case {
-    ($(#[$attr:meta])* $vis:vis async fn $name:ident() $(-> $out:ty)? $body:block) => {
+    (@[$($need:ident)*] [$($kept:tt)*] #[needs($($more:ident),*)] $($rest:tt)+) => {
+        $crate::harness::case::case! { @[$($need)* $($more)*] [$($kept)*] $($rest)+ }
+    };
+    (@[$($need:ident)*] [$($kept:tt)*] #[$($attribute:tt)+] $($rest:tt)+) => {
+        $crate::harness::case::case! { @[$($need)*] [$($kept)* #[$($attribute)+]] $($rest)+ }
+    };
+    (@$needs:tt $kept:tt async fn $name:ident() $(-> $out:ty)? $body:block) => {
         $crate::harness::case::case! {
-            $(#[$attr])*
-            $vis fn $name() $(-> $out)? {
+            @$needs $kept fn $name() $(-> $out)? {
                 $crate::harness::case::block_on(async $body)
             }
         }
     };
-    ($(#[$attr:meta])* $vis:vis fn $name:ident() $(-> $out:ty)? $body:block) => {
-        $(#[$attr])*
-        $vis fn $name() {
+    (@[$($need:ident)*] [$($kept:tt)*] fn $name:ident() $(-> $out:ty)? $body:block) => {
+        $($kept)*
+        fn $name() {
             #[expect(unsafe_code, reason = "linkme has the linker gather the tests")]
             #[linkme::distributed_slice($crate::harness::case::CASES)]
             static CASE: $crate::harness::case::Case = $crate::harness::case::Case {
                 path: concat!(module_path!(), "::", stringify!($name)),
-                needs: NEEDS,
+                place: concat!(file!(), ":", line!()),
+                needs: [NEEDS, &[$($crate::harness::requirements::Need::$need),*]],
                 run: $name,
             };
             let run = || $(-> $out)? $body;
             $crate::harness::case::Outcome::check(run());
         }
+    };
+    ($($item:tt)+) => {
+        $crate::harness::case::case! { @[] [] $($item)+ }
     };
 }
 pub(crate) use case;

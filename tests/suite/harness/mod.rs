@@ -19,6 +19,7 @@ pub(crate) mod requirements;
 pub(crate) mod scratch;
 pub(crate) mod server;
 pub(crate) mod shim;
+pub(crate) mod stage;
 pub(crate) mod transcript;
 pub(crate) mod vms;
 pub(crate) mod wait;
@@ -29,9 +30,10 @@ pub(crate) mod prelude {
     pub(crate) use macro_rules_attribute::apply;
     pub(crate) use rstest::rstest;
 
-    pub(crate) use super::case::case;
+    pub(crate) use super::case::{case, each_creator, test};
     pub(crate) use super::properties::properties;
-    pub(crate) use super::requirements::Need;
+    pub(crate) use super::requirements::{NEEDS, Need};
     pub(crate) use super::scratch::{Scratch, scratch, scratch_in_memory};
+    pub(crate) use super::stage::{Stage, stage};
     pub(crate) use super::wait::eventually;
 }

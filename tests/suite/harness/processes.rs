@@ -71,6 +71,11 @@ pub(crate) fn is_stopped(pid: Pid) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.state == "T")
 }
 
+/// How many files a process has open.
+pub(crate) fn open_files(pid: Pid) -> std::io::Result<usize> {
+    std::fs::read_dir(folder(pid).join("fd")).map(Iterator::count)
+}
+
 /// The words of a process' command.
 pub(crate) fn command(pid: Pid) -> Vec<u8> {
     std::fs::read(folder(pid).join("cmdline")).unwrap_or_default()

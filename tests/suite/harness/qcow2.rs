@@ -29,17 +29,22 @@ pub(crate) mod field {
 }
 
 pub(crate) const CLUSTER: usize = 1 << 16;
+/// What [`Image::with_data`] holds.
+pub(crate) const PATTERN: u8 = 0x5a;
 
 impl Image {
-    /// A disk of `size` bytes, at most 512 MiB (one L1 entry).
+    /// A disk of `size` bytes.
     pub(crate) fn new(size: u64) -> Self {
-        let mut image = Self(vec![0; 3 * CLUSTER + 8]);
+        // Each entry of the L1 table is about a cluster of references to clusters.
+        let l1_entries = size.div_ceil((CLUSTER * CLUSTER / 8) as u64).max(1);
+        let l1_size = u32::try_from(l1_entries).expect("a small image");
+        let mut image = Self(vec![0; 3 * CLUSTER + 8 * l1_size as usize]);
         image.0[..4].copy_from_slice(b"QFI\xfb");
         image
             .u32(field::VERSION, 3)
             .u32(field::CLUSTER_BITS, 16)
             .u64(field::SIZE, size)
-            .u32(field::L1_SIZE, 1)
+            .u32(field::L1_SIZE, l1_size)
             .u64(field::L1_TABLE_OFFSET, 3 * CLUSTER as u64)
             .u64(field::REFCOUNT_TABLE_OFFSET, CLUSTER as u64)
             .u32(field::REFCOUNT_TABLE_CLUSTERS, 1)
@@ -47,6 +52,19 @@ impl Image {
             .u32(field::HEADER_LENGTH, 112)
             .u64(CLUSTER, 2 * CLUSTER as u64)
             .u64(2 * CLUSTER, 0x0001_0001_0001_0001);
+        image
+    }
+
+    /// A disk of `size` bytes that holds data: [`PATTERN`] in its first cluster.
+    pub(crate) fn with_data(size: u64) -> Self {
+        const COPIED: u64 = 1 << 63;
+        let mut image = Self::new(size);
+        image.0.resize(5 * CLUSTER, 0);
+        image.0.resize(6 * CLUSTER, PATTERN);
+        image
+            .u64(3 * CLUSTER, COPIED | (4 * CLUSTER as u64))
+            .u64(4 * CLUSTER, COPIED | (5 * CLUSTER as u64))
+            .u32(2 * CLUSTER + 8, 0x0001_0001);
         image
     }
 

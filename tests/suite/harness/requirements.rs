@@ -85,6 +85,9 @@ import importlib.metadata, prometheus_client.parser
 print('prometheus_client', importlib.metadata.version('prometheus_client'))";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
+/// What the tests of a file need that declares nothing of this name.
+pub(crate) const NEEDS: &[Need] = &[];
+
 impl Need {
     pub(crate) const ALL: [Self; 22] = [
         Self::QemuImg,

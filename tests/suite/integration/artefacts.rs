@@ -10,15 +10,13 @@ use crate::harness::pools::{config, started};
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 
-const NEEDS: &[Need] = &[Need::StorageDaemon];
-
 const FAILS: &str = "OVERLAY_POOL_TEST_FAILS";
 
 /// Runs itself in a child process, where it fails.
-#[rstest]
+#[apply(test)]
+#[needs(StorageDaemon)]
 #[case::on_disk("case_1_on_disk", scratch())]
 #[case::in_memory("case_2_in_memory", scratch_in_memory())]
-#[test_attr(apply(case))]
 async fn a_failed_test_keeps_its_folder(#[case] name: &str, #[case] scratch: Scratch) {
     if std::env::var_os(FAILS).is_some() {
         return fail(scratch).await;

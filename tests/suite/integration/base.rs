@@ -29,7 +29,7 @@ fn open(path: &Path) -> Result<BaseImage, BaseError> {
     BaseImage::open(&path.into(), References::Deny)
 }
 
-#[rstest]
+#[apply(test)]
 #[case::version_2(&["-o", "compat=0.10"])]
 #[case::version_3(&["-o", "compat=1.1"])]
 #[case::zstd(&["-o", "compression_type=zstd"])]
@@ -39,7 +39,6 @@ fn open(path: &Path) -> Result<BaseImage, BaseError> {
 #[case::one_bit_refcounts(&["-o", "refcount_bits=1"])]
 #[case::lazy_refcounts(&["-o", "lazy_refcounts=on"])]
 #[case::preallocated(&["-o", "preallocation=metadata"])]
-#[test_attr(apply(case))]
 fn a9_good_bases(scratch: Scratch, #[case] options: &[&str]) {
     let path = create(&scratch.join("base.qcow2"), options, "64M");
     let base = open(&path).expect("a good base");
@@ -49,24 +48,21 @@ fn a9_good_bases(scratch: Scratch, #[case] options: &[&str]) {
     );
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a9_good_base_with_snapshots(scratch: Scratch) {
     let path = create(&scratch.join("base.qcow2"), &[], "64M");
     qemu::run("qemu-img", ["snapshot", "-c", "first", path.to_str().expect("a plain path")]);
     open(&path).expect("a good base");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a9_good_base_with_bitmaps(scratch: Scratch) {
     let path = create(&scratch.join("base.qcow2"), &[], "64M");
     qemu::run("qemu-img", ["bitmap", "--add", path.to_str().expect("a plain path"), "first"]);
     open(&path).expect("a good base");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn raw_only_where_declared(scratch: Scratch) {
     let path = scratch.join("disk.img");
     std::fs::write(&path, vec![0; 1000]).expect("a raw image");
@@ -77,8 +73,7 @@ fn raw_only_where_declared(scratch: Scratch) {
     assert_eq!(base.overlay(OverlayOptions::default()).expect("an overlay").virtual_size(), 1024);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn refused_unless_references_are_allowed(scratch: Scratch) {
     let below = create(&scratch.join("below.qcow2"), &[], "64M");
     let below = below.to_str().expect("a plain path");
@@ -98,10 +93,9 @@ fn refused_unless_references_are_allowed(scratch: Scratch) {
 }
 
 /// The feature bit and the name each say that there is such a file.
-#[rstest]
+#[apply(test)]
 #[case::bit(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 2); })]
 #[case::name(|i: &mut Image| { i.u32(field::EXTENSIONS, 0x4441_5441).u32(field::EXTENSIONS + 4, 1).bytes(field::EXTENSIONS + 8, b"d"); })]
-#[test_attr(apply(case))]
 fn refused_half_of_a_data_file(scratch: Scratch, #[case] refer: fn(&mut Image)) {
     let (path, mut image) = (scratch.join("base.qcow2"), Image::new(1 << 20));
     refer(&mut image);
@@ -110,8 +104,7 @@ fn refused_half_of_a_data_file(scratch: Scratch, #[case] refer: fn(&mut Image)) 
     assert!(matches!(error, BaseError::Reference { what: "external data file", .. }), "{error}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn refused_encrypted(scratch: Scratch) {
     let options = [
         "--object",
@@ -127,8 +120,7 @@ fn refused_encrypted(scratch: Scratch) {
     );
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn refused_not_closed_properly(scratch: Scratch) {
     let path = create(&scratch.join("base.qcow2"), &["-o", "lazy_refcounts=on"], "1M");
     // Aborted after a write, qemu-io leaves the image dirty.
@@ -141,8 +133,7 @@ fn refused_not_closed_properly(scratch: Scratch) {
     open(&path).expect("repaired as the message says, it is good");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn refused_no_regular_file(scratch: Scratch) {
     assert!(matches!(open(&scratch), Err(BaseError::NotAFile { .. })));
     let fifo = scratch.join("fifo");
@@ -170,8 +161,7 @@ fn refused_no_regular_file(scratch: Scratch) {
     );
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a8_path_is_resolved(scratch: Scratch) {
     let path = create(&scratch.join("base.qcow2"), &[], "1M");
     std::fs::create_dir(scratch.join("sub")).expect("a folder");
@@ -179,8 +169,7 @@ fn a8_path_is_resolved(scratch: Scratch) {
     assert_eq!(open(&scratch.join("sub/../sub/link")).expect("a good base").path(), path);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a9_smaller_than_the_base_is_refused(scratch: Scratch) {
     let base = open(&create(&scratch.join("base.qcow2"), &[], "64M")).expect("a good base");
     let sized = |size| OverlayOptions { virtual_size: Some(size), ..OverlayOptions::default() };
@@ -193,8 +182,7 @@ fn a9_smaller_than_the_base_is_refused(scratch: Scratch) {
 }
 
 /// Whatever header we accept, `qemu-img info` accepts too, with the same size and backing name.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn what_we_accept_qemu_accepts(scratch: Scratch) {
     let path = scratch.join("image.qcow2");
     let accepted = Cell::new(0);

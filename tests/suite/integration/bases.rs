@@ -14,8 +14,7 @@ use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a8_one_shelf_for_all_names_of_a_base(scratch: Scratch) {
     let base = scratch.join("base.qcow2");
     qemu::base_image(&base, "64M");
@@ -33,8 +32,7 @@ async fn a8_one_shelf_for_all_names_of_a_base(scratch: Scratch) {
     assert_eq!(pool.stats().ready, [(base, 2)].into());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a8_link_to_another_base_is_followed(scratch: Scratch) {
     let (one, other, link) =
         (scratch.join("1.qcow2"), scratch.join("2.qcow2"), scratch.join("link"));
@@ -50,8 +48,7 @@ async fn a8_link_to_another_base_is_followed(scratch: Scratch) {
     assert_eq!(acquired.source, Source::Pooled, "the first base's overlays are still good");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a9_larger_on_request(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -79,8 +76,7 @@ async fn a9_larger_on_request(
     assert_eq!(acquired.expect("a ready one").source, Source::Pooled);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a9_raw_base(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -117,8 +113,7 @@ enum Change {
     Vanished,
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a10_changed_base_invalidates_its_overlays(
     scratch: Scratch,
     #[values(
@@ -163,8 +158,7 @@ async fn a10_changed_base_invalidates_its_overlays(
     assert_eq!((ready(&pool), pool.stats().discarded, ready_files(&pool).len()), (0, 2, 0));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a13_relative_paths_are_those_of_the_call(scratch: Scratch) {
     std::fs::create_dir(scratch.join("later")).expect("a folder");
     qemu::base_image(&scratch.join("base.qcow2"), "64M");
@@ -185,8 +179,7 @@ async fn a13_relative_paths_are_those_of_the_call(scratch: Scratch) {
     assert!(pool.directory().expect("a directory").starts_with(scratch.join("pool")));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn paths_that_are_not_text(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]

@@ -41,8 +41,7 @@ fn assert_same(one: &Path, other: &Path, what: &str) {
     assert!(read(one) == read(other), "{what}: {} and {} differ", one.display(), other.display());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a9_same_bytes_as_qemu_img(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -64,7 +63,7 @@ async fn a9_same_bytes_as_qemu_img(
     creator.stop().await;
 }
 
-#[rstest]
+#[apply(test)]
 #[case::one_byte("b")]
 #[case::space("/images/my base.qcow2")]
 #[case::comma("/images/a,b,,c=d.qcow2")]
@@ -72,7 +71,6 @@ async fn a9_same_bytes_as_qemu_img(
 #[case::unicode("/images/базовый-образ-基本.qcow2")]
 #[case::quote("/images/\"quoted\"\\'.qcow2")]
 #[case::newline("/images/two\nlines.qcow2")]
-#[test_attr(apply(case))]
 async fn a9_same_bytes_for_every_name(
     scratch: Scratch,
     #[case] name: &str,
@@ -82,8 +80,7 @@ async fn a9_same_bytes_for_every_name(
     same_bytes_for_name(&scratch, name, kind).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a9_same_bytes_for_long_names(
     scratch: Scratch,
     #[values(100, 511, 1022, 1023)] length: usize,
@@ -108,10 +105,9 @@ async fn same_bytes_for_name(scratch: &Scratch, name: &str, kind: CreatorKind) {
     creator.stop().await;
 }
 
-#[rstest]
+#[apply(test)]
 #[case(1 << 30)]
 #[case(4 << 50)]
-#[test_attr(apply(case))]
 async fn a9_native_overlays_are_sparse(scratch: Scratch, #[case] size: u64) {
     let overlay = Overlay::new("/b".as_ref(), Format::Qcow2, size, Profile::Qemu);
     let path = scratch.join("overlay.qcow2");

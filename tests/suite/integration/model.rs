@@ -12,8 +12,6 @@ use crate::harness::pools::{config, pool};
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 
-const NEEDS: &[Need] = &[];
-
 const BASES: usize = 3;
 
 /// Something that a caller, or somebody outside, does.
@@ -205,8 +203,7 @@ async fn agree(operations: &[Operation], max_concurrent_vms: i64) -> Result<(), 
     Ok(())
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn pool_agrees_with_the_model() {
     proptest!(properties(150), |(
         operations in proptest::collection::vec(operation(), 1..40),

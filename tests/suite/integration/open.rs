@@ -28,8 +28,7 @@ fn base(scratch: &Path) -> PathBuf {
     base
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a2_a3_a9_open_files_are_sound_and_have_no_name(
     scratch: Scratch,
     #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
@@ -56,8 +55,7 @@ async fn a2_a3_a9_open_files_are_sound_and_have_no_name(
     assert_eq!((stats.pooled, stats.on_demand, stats.failed), (1, 1, 0));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a4_no_overlay_is_opened_twice(scratch: Scratch) {
     let base = base(&scratch);
     let pool = started(config(CreatorKind::Native, &scratch, 20), &base).await;
@@ -69,8 +67,7 @@ async fn a4_no_overlay_is_opened_twice(scratch: Scratch) {
     assert_eq!((pooled, inodes.len()), (10, 16));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a5_one_that_vanished_is_made_on_demand(scratch: Scratch) {
     let base = base(&scratch);
     let pool = started(config(CreatorKind::Native, &scratch, 4), &base).await;
@@ -82,8 +79,7 @@ async fn a5_one_that_vanished_is_made_on_demand(scratch: Scratch) {
     assert_eq!((pool.stats().discarded, ready(&pool)), (1, 1));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a7_a9_what_is_refused(scratch: Scratch) {
     let base = base(&scratch);
     let pool = pool(config(CreatorKind::Native, &scratch, 4));
@@ -99,8 +95,7 @@ async fn a7_a9_what_is_refused(scratch: Scratch) {
     assert_eq!((ready(&pool), pool.stats().failed), (2, 2));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l2_without_a_pool_directory(scratch: Scratch) {
     let base = base(&scratch);
     let pool = started(config(CreatorKind::Native, &scratch, 0), &base).await;
@@ -113,8 +108,7 @@ async fn l2_without_a_pool_directory(scratch: Scratch) {
     assert_eq!(scratch.join("pool").read_dir().expect("the folder").count(), 0);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn l12_without_the_pool_directory_that_was_there(scratch: Scratch) {
     let base = base(&scratch);
     let pool = started(config(CreatorKind::Native, &scratch, 4), &base).await;
@@ -126,8 +120,7 @@ async fn l12_without_the_pool_directory_that_was_there(scratch: Scratch) {
     assert!(!scratch.join("pool").exists());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a1_a2_a3_a_name_in_an_open_directory(scratch: Scratch) {
     let base = base(&scratch);
     let (run, moved) = (scratch.join("run"), scratch.join("moved"));
@@ -152,10 +145,9 @@ async fn a1_a2_a3_a_name_in_an_open_directory(scratch: Scratch) {
     assert_eq!(scratch.join("trap").read_dir().expect("the trap").count(), 0);
 }
 
-#[rstest]
+#[apply(test)]
 #[case::the_root("/")]
 #[case::a_parent("..")]
-#[test_attr(apply(case))]
 async fn a7_a_target_without_a_name(scratch: Scratch, #[case] path: &str) {
     let base = base(&scratch);
     let pool = pool(PoolConfig { ..config(CreatorKind::Native, &scratch, 2) });

@@ -14,23 +14,18 @@ use crate::harness::pools::{
 use crate::harness::prelude::*;
 use crate::harness::qemu;
 
-const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo];
-
 fn at_once(scratch: &Path, max_concurrent_vms: i64) -> PoolConfig {
     let restock_interval = Duration::ZERO;
     PoolConfig { restock_interval, ..config(CreatorKind::Native, scratch, max_concurrent_vms) }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-async fn l12_directory_that_was_swapped_is_not_ours(scratch: Scratch) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "64M");
-    let pool = started(at_once(&scratch, 4), &base).await;
+#[apply(test)]
+async fn l12_directory_that_was_swapped_is_not_ours(stage: Stage) {
+    let pool = started(at_once(&stage, 4), &stage.base).await;
     let ours = pool.directory().expect("a pool directory");
-    std::fs::rename(&ours, scratch.join("moved")).expect("moved away");
+    std::fs::rename(&ours, stage.join("moved")).expect("moved away");
     std::fs::create_dir(&ours).expect("another in its place");
-    pool.acquire(&base, scratch.join("vm.qcow2")).await.expect("an overlay");
+    pool.acquire(&stage.base, stage.join("vm.qcow2")).await.expect("an overlay");
     eventually("there is a new one", || pool.directory().is_some_and(|now| now != ours)).await;
     eventually_ready(&pool, 2).await;
     assert_eq!(ready_files(&pool).len(), 2);
@@ -39,28 +34,22 @@ async fn l12_directory_that_was_swapped_is_not_ours(scratch: Scratch) {
 }
 
 /// The folder that the pool made goes with it, also where the pool directory was made twice.
-#[rstest]
-#[test_attr(apply(case))]
-async fn l11_l12_parent_that_was_made_is_removed(scratch: Scratch) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "64M");
-    let pool = started(at_once(&scratch, 4), &base).await;
+#[apply(test)]
+async fn l11_l12_parent_that_was_made_is_removed(stage: Stage) {
+    let pool = started(at_once(&stage, 4), &stage.base).await;
     let first = pool.directory().expect("a pool directory");
     std::fs::remove_dir_all(&first).expect("removed from outside");
-    pool.acquire(&base, scratch.join("vm.qcow2")).await.expect("on demand");
+    pool.acquire(&stage.base, stage.join("vm.qcow2")).await.expect("on demand");
     eventually("there is a new one", || pool.directory().is_some_and(|now| now != first)).await;
     pool.stop().await;
-    assert_nothing_left(&scratch).await;
+    assert_nothing_left(&stage).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-async fn l12_only_what_was_removed_is_replaced(scratch: Scratch) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "64M");
+#[apply(test)]
+async fn l12_only_what_was_removed_is_replaced(stage: Stage) {
     let restock_interval = Duration::from_millis(200);
-    let config = PoolConfig { restock_interval, ..config(CreatorKind::Native, &scratch, 12) };
-    let pool = started(config, &base).await;
+    let config = PoolConfig { restock_interval, ..config(CreatorKind::Native, &stage, 12) };
+    let pool = started(config, &stage.base).await;
     let inode = |path: &Path| path.metadata().expect("an overlay").ino();
     let files = ready_files(&pool);
     let (go, stay) = files.split_at(3);
@@ -70,8 +59,8 @@ async fn l12_only_what_was_removed_is_replaced(scratch: Scratch) {
     }
     for number in 0.. {
         assert!(number < 100, "the pool never noticed");
-        let target = scratch.join(format!("vm-{number}.qcow2"));
-        let acquired = pool.acquire(&base, &target).await.expect("an overlay");
+        let target = stage.join(format!("vm-{number}.qcow2"));
+        let acquired = pool.acquire(&stage.base, &target).await.expect("an overlay");
         if acquired.source == Source::OnDemand {
             break;
         }
@@ -84,38 +73,35 @@ async fn l12_only_what_was_removed_is_replaced(scratch: Scratch) {
 }
 
 /// Restocking looks at every base image, not only at the one that was asked for.
-#[rstest]
-#[test_attr(apply(case))]
-async fn a10_base_that_nobody_asks_for_is_judged_again(scratch: Scratch) {
-    let [one, other] = ["1.qcow2", "2.qcow2"].map(|name| scratch.join(name));
-    qemu::base_image(&one, "64M");
-    qemu::base_image(&other, "64M");
-    let pool = pool(at_once(&scratch, 6));
-    pool.start(Some(vec![(&one).into(), (&other).into()])).await.expect("the pool starts");
+#[apply(test)]
+#[needs(QemuImg)]
+async fn a10_base_that_nobody_asks_for_is_judged_again(stage: Stage) {
+    let other = stage.another("other.qcow2", 64);
+    let pool = pool(at_once(&stage, 6));
+    pool.start(Some(vec![(&stage.base).into(), (&other).into()])).await.expect("the pool starts");
     assert_eq!(ready(&pool), 6);
     std::fs::remove_file(&other).expect("removed");
-    qemu::base_image(&other, "128M");
-    pool.acquire(&one, scratch.join("vm-1.qcow2")).await.expect("a ready one");
+    stage.another("other.qcow2", 128);
+    pool.acquire(&stage.base, stage.join("vm-1.qcow2")).await.expect("a ready one");
     eventually("the other's are discarded", || pool.stats().discarded == 3).await;
     eventually_ready(&pool, 6).await;
-    let target = scratch.join("vm-2.qcow2");
+    let target = stage.join("vm-2.qcow2");
     let acquired = pool.acquire(&other, &target).await.expect("a ready one");
     assert_eq!(acquired.source, Source::Pooled);
     assert_eq!(qemu::info(&target)["virtual-size"], 128_u64 << 20);
 }
 
 /// A base image that moved is the same file, but its overlays name a path where nothing is.
-#[rstest]
-#[test_attr(apply(case))]
-async fn a8_base_that_moves_under_a_link(scratch: Scratch) {
-    let [old, new, link] = ["old.qcow2", "new.qcow2", "link"].map(|name| scratch.join(name));
-    qemu::base_image(&old, "64M");
-    symlink(&old, &link).expect("a link");
-    let pool = started(config(CreatorKind::Native, &scratch, 4), &link).await;
-    std::fs::rename(&old, &new).expect("moved");
+#[apply(test)]
+#[needs(QemuImg)]
+async fn a8_base_that_moves_under_a_link(stage: Stage) {
+    let [new, link] = ["new.qcow2", "link"].map(|name| stage.join(name));
+    symlink(&stage.base, &link).expect("a link");
+    let pool = started(config(CreatorKind::Native, &stage, 4), &link).await;
+    std::fs::rename(&stage.base, &new).expect("moved");
     std::fs::remove_file(&link).expect("unlinked");
     symlink(&new, &link).expect("a link");
-    let target = scratch.join("vm.qcow2");
+    let target = stage.join("vm.qcow2");
     let acquired = pool.acquire(&link, &target).await.expect("an overlay");
     assert_eq!(acquired.base, new);
     qemu::compare(&new, &target);

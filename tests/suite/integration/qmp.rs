@@ -45,8 +45,7 @@ async fn left_in_daemon(scratch: &Path) -> String {
 
 const NOTHING: &str = r#"left {"query-jobs": [], "query-named-block-nodes": []}"#;
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn exchange(scratch: Scratch) {
     let pool = behind_proxy(&scratch).await;
     pool.acquire(scratch.join("base.qcow2"), scratch.join("vm.qcow2")).await.expect("an overlay");
@@ -67,16 +66,18 @@ async fn exchange(scratch: Scratch) {
     assert_nothing_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a12_cancelled_acquires_leave_neither_job_nor_node(scratch: Scratch) {
     let pool = Arc::new(behind_proxy(&scratch).await);
+    let mut cancelled = 0;
     for number in 0..200_u64 {
         let (base, target) =
             (scratch.join("base.qcow2"), scratch.join(format!("vm-{number}.qcow2")));
         let patience = Duration::from_micros(number * 71 % 5000);
-        let _ = tokio::time::timeout(patience, pool.acquire(base, target)).await;
+        let acquired = tokio::time::timeout(patience, pool.acquire(base, target)).await;
+        cancelled += usize::from(acquired.is_err());
     }
+    assert!(cancelled > 0, "none was cancelled");
     pool.acquire(scratch.join("base.qcow2"), scratch.join("last.qcow2")).await.expect("an overlay");
     for attempt in 0.. {
         let left = left_in_daemon(&scratch).await;
@@ -88,8 +89,7 @@ async fn a12_cancelled_acquires_leave_neither_job_nor_node(scratch: Scratch) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a7_failed_creation_leaves_neither_job_nor_node(scratch: Scratch) {
     let pool = behind_proxy(&scratch).await;
     // 200 bytes of file size limit are too few for any overlay.

@@ -7,11 +7,8 @@ use crate::harness::case::CASES;
 use crate::harness::prelude::*;
 use crate::harness::requirements;
 
-const NEEDS: &[Need] = &[];
-
 /// Prints what is there and what is missing and why; nextest shows it in every run.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn table() {
     let required = requirements::required().expect("known names");
     for need in Need::ALL {
@@ -31,8 +28,8 @@ fn bare(scratch: &Path, required: &str, args: &[&str]) -> Output {
 }
 
 /// A test that needs `qemu-img`.
-fn needy() -> &'static str {
-    let needs = |case: &&crate::harness::case::Case| case.needs.contains(&Need::QemuImg);
+fn one_that_is_needy() -> &'static str {
+    let needs = |case: &&crate::harness::case::Case| case.needs().contains(&Need::QemuImg);
     CASES.iter().find(needs).expect("some test needs qemu-img").name()
 }
 
@@ -43,38 +40,44 @@ fn listed(scratch: &Path, required: &str, args: &[&str]) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_suffix(": test").map(str::to_owned)).collect()
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn unmet_needs_are_listed_as_ignored(scratch: Scratch) {
     let ignored = listed(&scratch, "", &["--ignored"]);
     let contains = |name: &str| ignored.iter().any(|ignored| ignored == name);
-    for case in CASES.iter().filter(|case| case.needs.contains(&Need::QemuImg)) {
-        assert!(contains(case.name()), "{} isn't ignored", case.name());
+    let (mut needy, mut frugal) = (0, 0);
+    for case in CASES {
+        if case.needs().contains(&Need::QemuImg) {
+            needy += 1;
+            assert!(contains(case.name()), "{} isn't ignored", case.name());
+        } else if case.needs().is_empty() {
+            frugal += 1;
+            assert!(!contains(case.name()), "{} is ignored", case.name());
+        }
     }
-    for case in CASES.iter().filter(|case| case.needs.is_empty()) {
-        assert!(!contains(case.name()), "{} is ignored", case.name());
-    }
+    assert!(needy > 10 && frugal > 10, "{needy} need qemu-img, {frugal} nothing");
     assert!(contains("conformance::qemu-img::a2-pooled"), "those from files too");
-    let output = bare(&scratch, "", &["--exact", needy()]);
+    let output = bare(&scratch, "", &["--exact", one_that_is_needy()]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("0 passed; 0 failed; 1 ignored"), "{said}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn required_needs_make_it_fail(scratch: Scratch) {
     let ignored = listed(&scratch, "qemu-img", &["--ignored"]);
-    assert!(!ignored.iter().any(|name| name == needy()), "{} is ignored", needy());
-    expect_failure(&bare(&scratch, "python3, qemu-img", &["--exact", needy()]));
+    assert!(
+        !ignored.iter().any(|name| name == one_that_is_needy()),
+        "{} is ignored",
+        one_that_is_needy()
+    );
+    expect_failure(&bare(&scratch, "python3, qemu-img", &["--exact", one_that_is_needy()]));
 }
 
 /// As `cargo nextest run --run-ignored all` runs it.
-#[rstest]
+#[apply(test)]
 #[case::all("--include-ignored")]
 #[case::only("--ignored")]
-#[test_attr(apply(case))]
 fn forced_without_its_need_it_fails_with_the_reason(scratch: Scratch, #[case] force: &str) {
-    expect_failure(&bare(&scratch, "", &["--exact", needy(), force]));
+    expect_failure(&bare(&scratch, "", &["--exact", one_that_is_needy(), force]));
 }
 
 #[track_caller]
@@ -85,10 +88,9 @@ fn expect_failure(output: &Output) {
     assert!(said.contains("install qemu-utils"), "no advice: {said}");
 }
 
-#[rstest]
+#[apply(test)]
 #[case::list(&["--list", "--format", "terse"])]
 #[case::run(&["--exact", "integration::requirements::table"])]
-#[test_attr(apply(case))]
 fn an_unknown_name_is_an_error(scratch: Scratch, #[case] args: &[&str]) {
     let output = bare(&scratch, "qemu-img,kmv", args);
     assert!(!output.status.success());

@@ -46,8 +46,7 @@ impl<'a> Gate<'a> {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a6_an_added_base_is_stocked(scratch: Scratch) {
     let (one, other) = (base(&scratch, "1.qcow2"), base(&scratch, "2.qcow2"));
     let pool = pool(restocking(&scratch));
@@ -61,8 +60,7 @@ async fn a6_an_added_base_is_stocked(scratch: Scratch) {
 }
 
 /// Also where the first disk that is asked for is of another size than the ready ones.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a6_a_base_of_a_larger_disk_is_stocked(scratch: Scratch) {
     let (one, link) = (base(&scratch, "1.qcow2"), scratch.join("link"));
     std::os::unix::fs::symlink(&one, &link).expect("a link");
@@ -76,8 +74,7 @@ async fn a6_a_base_of_a_larger_disk_is_stocked(scratch: Scratch) {
     assert_eq!(pool.stats().ready, [(one, 2)].into());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn t2_a_removed_base_gives_its_overlays_up(scratch: Scratch) {
     let (one, other) = (base(&scratch, "1.qcow2"), base(&scratch, "2.qcow2"));
     let link = scratch.join("link");
@@ -101,8 +98,7 @@ async fn t2_a_removed_base_gives_its_overlays_up(scratch: Scratch) {
 }
 
 /// What is under way when a base image is removed is given up, and no more is made.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn t2_nothing_more_is_made_of_a_removed_base(scratch: Scratch) {
     let (one, other) = (base(&scratch, "1.qcow2"), base(&scratch, "2.qcow2"));
     let gate = Gate::new(&scratch);
@@ -119,8 +115,7 @@ async fn t2_nothing_more_is_made_of_a_removed_base(scratch: Scratch) {
     assert_eq!(ready_files(&pool).len(), 4);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_drained_pool_works_on_demand_until_it_is_rescanned(scratch: Scratch) {
     let images = scratch.join("images");
     std::fs::create_dir(&images).expect("a folder");
@@ -146,8 +141,7 @@ async fn a_drained_pool_works_on_demand_until_it_is_rescanned(scratch: Scratch) 
     assert_eq!(pool.restocking(), Restocking::On);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_pool_that_is_to_end_hands_over_what_is_ready_and_restocks_no_more(scratch: Scratch) {
     let one = base(&scratch, "1.qcow2");
     let pool = started(restocking(&scratch), &one).await;
@@ -162,8 +156,7 @@ async fn a_pool_that_is_to_end_hands_over_what_is_ready_and_restocks_no_more(scr
 }
 
 /// Also where nobody waits for the end of the drain: what is being made then is given up.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_cancelled_drain_drains(scratch: Scratch) {
     let (one, gate) = (base(&scratch, "1.qcow2"), Gate::new(&scratch));
     let pool = pool(gate.config());
@@ -177,8 +170,7 @@ async fn a_cancelled_drain_drains(scratch: Scratch) {
     assert_eq!((ready(&pool), ready_files(&pool).len()), (0, 0));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn low_space_stops_restocking_and_nothing_else(scratch: Scratch) {
     let one = base(&scratch, "1.qcow2");
     let config = PoolConfig { min_free: u64::MAX, ..restocking(&scratch) };
@@ -192,8 +184,7 @@ async fn low_space_stops_restocking_and_nothing_else(scratch: Scratch) {
     assert_eq!(space.inodes_free.is_some(), found.f_files > 0, "{space:?}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn t2_bases_and_metrics_tell_what_there_is(scratch: Scratch) {
     let raw = scratch.join("raw.img");
     std::fs::write(&raw, [0; 4096]).expect("a base image");
@@ -231,8 +222,7 @@ async fn t2_bases_and_metrics_tell_what_there_is(scratch: Scratch) {
     assert!(metrics.created.sum() > std::time::Duration::ZERO);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn c1_reclaimed_directories_are_counted(scratch: Scratch) {
     let one = base(&scratch, "1.qcow2");
     let dead = crate::harness::owner::Owner::start(&scratch).kill();

@@ -14,8 +14,6 @@ use crate::harness::pools::{config, started};
 use crate::harness::prelude::*;
 use crate::harness::qemu;
 
-const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
-
 async fn open(image: &Path) -> Qcow2Dev<Qcow2IoTokio> {
     let parameters = Qcow2DevParams::new(9, None, None, false, false);
     qcow2_setup_dev_tokio(image, &parameters).await.expect("qcow2-rs opens the overlay")
@@ -36,21 +34,15 @@ async fn write(image: &Path, offset: u64, bytes: &[u8]) {
     disk.fsync_range(0, usize::MAX >> 1).await.expect("qcow2-rs syncs");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-async fn a9_qcow2_rs_and_qemu_io_agree(
-    scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
-) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "256M");
-    let before = std::fs::read(&base).expect("the base image");
+#[apply(each_creator)]
+#[needs(QemuImg, QemuIo)]
+async fn a9_qcow2_rs_and_qemu_io_agree(#[with(256)] stage: Stage, #[case] creator: CreatorKind) {
+    let before = std::fs::read(&stage.base).expect("the base image");
     let overlay = OverlayOptions { profile: Profile::Portable, virtual_size: None };
-    let pool = started(PoolConfig { overlay, ..config(creator, &scratch, 2) }, &base).await;
+    let pool = started(PoolConfig { overlay, ..config(creator, &stage, 2) }, &stage.base).await;
     for name in ["pooled.qcow2", "on-demand.qcow2"] {
-        let disk = scratch.join(name);
-        pool.acquire(&base, &disk).await.expect("an overlay");
+        let disk = stage.join(name);
+        pool.acquire(&stage.base, &disk).await.expect("an overlay");
         // Both read the base through the empty overlay.
         assert_eq!(read(&disk, 0, 4096).await, [0x5a; 4096]);
         assert_eq!(read(&disk, 200 << 20, 4096).await, [0; 4096]);
@@ -71,5 +63,8 @@ async fn a9_qcow2_rs_and_qemu_io_agree(
         assert_eq!(read(&disk, 12 << 10, 4096).await, [0x5a; 4096]);
         qemu::check(&disk);
     }
-    assert!(std::fs::read(&base).expect("the base image") == before, "the base was written to");
+    assert!(
+        std::fs::read(&stage.base).expect("the base image") == before,
+        "the base was written to"
+    );
 }

@@ -9,8 +9,6 @@ use overlay_pool::image::{BaseImage, OverlayOptions, References};
 use crate::harness::prelude::*;
 use crate::harness::qemu;
 
-const NEEDS: &[Need] = &[Need::QemuImg];
-
 /// The file whose start a seed is; its other bytes are zero. As the fuzz target has it.
 const FILE_LEN: u64 = 64 << 20;
 
@@ -24,8 +22,8 @@ fn files() -> Vec<PathBuf> {
 }
 
 /// Whatever header we accept, `qemu-img info` accepts too, with the same size and backing name.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+#[needs(QemuImg)]
 fn what_we_accept_qemu_accepts(scratch: Scratch) {
     let path = scratch.join("image.qcow2");
     let (mut accepted, mut differ) = (0, Vec::new());

@@ -10,8 +10,7 @@ use crate::harness::requirements::SOMEBODY;
 
 const NEEDS: &[Need] = &[Need::Root];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a11_directory_of_another_user_is_not_trusted(scratch: Scratch) {
     let parent = scratch.join("pool");
     std::fs::create_dir(&parent).expect("a folder");
@@ -22,8 +21,7 @@ async fn a11_directory_of_another_user_is_not_trusted(scratch: Scratch) {
 }
 
 /// A name like ours makes nothing ours: what another user has there stays.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn c1_directory_of_another_user_is_not_swept(scratch: Scratch) {
     let theirs = scratch.join("pool").join(format!("pool-{:032x}", 7));
     std::fs::create_dir_all(&theirs).expect("a folder");

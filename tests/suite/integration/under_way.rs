@@ -11,7 +11,7 @@ use crate::harness::pools::{config, eventually_ready, pool, ready, started};
 use crate::harness::prelude::*;
 use crate::harness::qemu;
 
-const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo];
+const NEEDS: &[Need] = &[Need::QemuImg];
 
 /// A pool of `max_concurrent_vms` whose `qemu-img` runs `body` before it makes an overlay.
 fn with_body(scratch: &Path, max_concurrent_vms: i64, body: &str) -> PoolConfig {
@@ -24,62 +24,54 @@ fn with_body(scratch: &Path, max_concurrent_vms: i64, body: &str) -> PoolConfig 
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-async fn a1_target_that_appears_meanwhile_exists(scratch: Scratch) {
-    let (base, target) = (scratch.join("base.qcow2"), scratch.join("vm.qcow2"));
-    qemu::base_image(&base, "64M");
-    let config = with_body(&scratch, 0, &format!("echo another >'{}'", target.display()));
-    let pool = started(config, &base).await;
-    let error = pool.acquire(&base, &target).await.expect_err("somebody else was first");
+#[apply(test)]
+async fn a1_target_that_appears_meanwhile_exists(stage: Stage) {
+    let target = stage.join("vm.qcow2");
+    let config = with_body(&stage, 0, &format!("echo another >'{}'", target.display()));
+    let pool = started(config, &stage.base).await;
+    let error = pool.acquire(&stage.base, &target).await.expect_err("somebody else was first");
     assert!(matches!(error, Error::AlreadyExists { .. }), "{error}");
     assert_eq!(std::fs::read(&target).expect("theirs"), b"another\n");
 }
 
 /// An overlay that is finished when its base is no longer what it was is never handed out.
-#[rstest]
-#[test_attr(apply(case))]
-async fn a10_base_that_changes_meanwhile(scratch: Scratch) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "64M");
+#[apply(test)]
+async fn a10_base_that_changes_meanwhile(stage: Stage) {
     // The first creation after `hold` appears waits for `go`.
-    let [hold, held, go] = ["hold", "held", "go"].map(|name| scratch.join(name));
+    let [hold, held, go] = ["hold", "held", "go"].map(|name| stage.join(name));
     let body = format!(
         "if [ -e '{}' ] && mkdir '{}' 2>/dev/null; then until [ -e '{}' ]; do sleep 0.01; done; fi",
         hold.display(),
         held.display(),
         go.display()
     );
-    let pool = started(with_body(&scratch, 2, &body), &base).await;
+    let pool = started(with_body(&stage, 2, &body), &stage.base).await;
     std::fs::write(&hold, []).expect("a file");
-    pool.acquire(&base, scratch.join("vm-1.qcow2")).await.expect("a ready one");
+    pool.acquire(&stage.base, stage.join("vm-1.qcow2")).await.expect("a ready one");
     eventually("its successor is being made", || held.exists()).await;
 
-    qemu::base_image(&base, "128M");
-    let acquired = pool.acquire(&base, scratch.join("vm-2.qcow2")).await.expect("a new one");
+    stage.another("base.qcow2", 128);
+    let acquired = pool.acquire(&stage.base, stage.join("vm-2.qcow2")).await.expect("a new one");
     assert_eq!(acquired.source, Source::OnDemand);
     std::fs::write(&go, []).expect("a file");
     eventually("the old base's is discarded", || pool.stats().discarded == 1).await;
     eventually_ready(&pool, 1).await;
-    let target = scratch.join("vm-3.qcow2");
-    let acquired = pool.acquire(&base, &target).await.expect("a ready one");
+    let target = stage.join("vm-3.qcow2");
+    let acquired = pool.acquire(&stage.base, &target).await.expect("a ready one");
     assert_eq!(acquired.source, Source::Pooled);
     assert_eq!(qemu::info(&target)["virtual-size"], 128_u64 << 20);
 }
 
 /// A program that the pool runs can reach the one file that it shall fill, and nothing else.
-#[rstest]
-#[test_attr(apply(case))]
-async fn programs_get_no_other_descriptor(scratch: Scratch) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "64M");
-    let list = scratch.join("descriptors");
+#[apply(test)]
+async fn programs_get_no_other_descriptor(stage: Stage) {
+    let list = stage.join("descriptors");
     let body = format!("readlink /proc/self/fd/* >>'{}'", list.display());
-    let pool = started(with_body(&scratch, 4, &body), &base).await;
-    pool.acquire(&base, scratch.join("vm.qcow2")).await.expect("an overlay");
+    let pool = started(with_body(&stage, 4, &body), &stage.base).await;
+    pool.acquire(&stage.base, stage.join("vm.qcow2")).await.expect("an overlay");
     pool.stop().await;
     let text = std::fs::read_to_string(&list).expect("what the programs have");
-    let ours = text.lines().filter(|path| Path::new(path).starts_with(&*scratch));
+    let ours = text.lines().filter(|path| Path::new(path).starts_with(&*stage));
     // Standard output is the list.
     let (files, others): (Vec<_>, Vec<_>) =
         ours.filter(|path| Path::new(path) != list).partition(|path| path.contains(".qcow2"));
@@ -88,20 +80,17 @@ async fn programs_get_no_other_descriptor(scratch: Scratch) {
 }
 
 /// Stopped while it restocks, a pool leaves nothing of it.
-#[rstest]
-#[test_attr(apply(case))]
-async fn l11_stopped_meanwhile_it_ends_what_is_under_way(scratch: Scratch) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "64M");
-    let [hold, held] = ["hold", "held"].map(|name| scratch.join(name));
+#[apply(test)]
+async fn l11_stopped_meanwhile_it_ends_what_is_under_way(stage: Stage) {
+    let [hold, held] = ["hold", "held"].map(|name| stage.join(name));
     let (on, mark) = (hold.display(), held.display());
     let body = format!("if [ -e '{on}' ]; then touch '{mark}'; exec sleep 1000; fi");
-    let pool = pool(with_body(&scratch, 4, &body));
-    pool.start(Some(vec![(&base).into()])).await.expect("the pool starts");
+    let pool = pool(with_body(&stage, 4, &body));
+    pool.start(Some(vec![(&stage.base).into()])).await.expect("the pool starts");
     std::fs::write(&hold, []).expect("a file");
-    pool.acquire(&base, scratch.join("vm.qcow2")).await.expect("a ready one");
+    pool.acquire(&stage.base, stage.join("vm.qcow2")).await.expect("a ready one");
     eventually("its successor is being made", || held.exists()).await;
     pool.stop().await;
-    assert!(!scratch.join("pool").exists(), "the pool directory is left");
+    assert!(!stage.join("pool").exists(), "the pool directory is left");
     assert_eq!(ready(&pool), 0);
 }

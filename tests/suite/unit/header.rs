@@ -7,22 +7,19 @@ use rstest::Context;
 use crate::harness::prelude::*;
 use crate::harness::qcow2::{CLUSTER, Image, field};
 
-const NEEDS: &[Need] = &[];
-
 fn judge(image: &Image) -> Result<Header, HeaderError> {
     let header = Header::parse(&image.0)?;
     header.check(image.0.len() as u64)?;
     Ok(header)
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn sound_image_is_good() {
     let header = judge(&Image::new(1 << 20)).expect("a sound image");
     assert_eq!((header.version, header.size, header.backing_file), (3, 1 << 20, None));
 }
 
-#[rstest]
+#[apply(test)]
 #[case::version_1(|i: &mut Image| { i.u32(field::VERSION, 1); })]
 #[case::version_4(|i: &mut Image| { i.u32(field::VERSION, 4); })]
 #[case::magic(|i: &mut Image| { i.bytes(0, b"QFI\xfa"); })]
@@ -76,7 +73,6 @@ fn sound_image_is_good() {
 #[case::extension_longest(|i: &mut Image| { i.u32(field::EXTENSIONS, 0x1234).u32(field::EXTENSIONS + 4, u32::MAX); })]
 #[case::backing_format_too_long(|i: &mut Image| { i.u32(field::EXTENSIONS, 0xe279_2aca).u32(field::EXTENSIONS + 4, 16).bytes(field::EXTENSIONS + 8, b"0123456789abcdef"); })]
 #[case::backing_format_not_text(|i: &mut Image| { i.u32(field::EXTENSIONS, 0xe279_2aca).u32(field::EXTENSIONS + 4, 1).bytes(field::EXTENSIONS + 8, b"\xff"); })]
-#[test_attr(apply(case))]
 fn refused_with_field_and_reason(#[context] context: Context, #[case] damage: fn(&mut Image)) {
     let mut image = Image::new(1 << 20);
     damage(&mut image);
@@ -86,8 +82,7 @@ fn refused_with_field_and_reason(#[context] context: Context, #[case] damage: fn
     });
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_file_that_ends_anywhere_is_refused_or_good(#[values(2, 3)] version: u32) {
     let mut image = Image::new(1 << 20);
     image.u32(field::VERSION, version);
@@ -98,8 +93,7 @@ fn a_file_that_ends_anywhere_is_refused_or_good(#[values(2, 3)] version: u32) {
     judge(&image).expect("all bytes");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn version_2_has_no_features() {
     let mut image = Image::new(1 << 20);
     image.u32(field::VERSION, 2).u64(field::INCOMPATIBLE_FEATURES, 0);
@@ -107,8 +101,7 @@ fn version_2_has_no_features() {
     assert_eq!((header.header_length, header.refcount_order), (72, 4));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn good_zstd_and_extended_l2() {
     let mut image = Image::new(1 << 20);
     image.u64(field::INCOMPATIBLE_FEATURES, 1 << 3 | 1 << 4).bytes(field::COMPRESSION_TYPE, &[1]);
@@ -117,7 +110,7 @@ fn good_zstd_and_extended_l2() {
 }
 
 /// Each limit is the last good value.
-#[rstest]
+#[apply(test)]
 #[case::extended_l2(|i: &mut Image| { i.u64(field::INCOMPATIBLE_FEATURES, 1 << 4).u32(field::CLUSTER_BITS, 14); })]
 #[case::refcount_order(|i: &mut Image| { i.u32(field::REFCOUNT_ORDER, 6); })]
 #[case::backing_name(|i: &mut Image| { i.backing(&[b'n'; 1023]); })]
@@ -125,7 +118,6 @@ fn good_zstd_and_extended_l2() {
 #[case::refcount_table(|i: &mut Image| { i.u32(field::REFCOUNT_TABLE_CLUSTERS, 128); })]
 #[case::snapshots(|i: &mut Image| { i.u32(field::NB_SNAPSHOTS, 65536).u64(field::SNAPSHOTS_OFFSET, CLUSTER as u64); })]
 #[case::bitmaps(|i: &mut Image| { i.bitmaps(1, 1 << 30, CLUSTER as u64); })]
-#[test_attr(apply(case))]
 fn a_limit_itself_is_good(#[case] extend: fn(&mut Image)) {
     let mut image = Image::new(1 << 20);
     extend(&mut image);
@@ -133,8 +125,7 @@ fn a_limit_itself_is_good(#[case] extend: fn(&mut Image)) {
     assert_eq!(header.check(2 << 30), Ok(()));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_header_without_a_compression_type() {
     let mut image = Image::new(1 << 20);
     // What stands there is the type of an extension that nobody knows.
@@ -142,8 +133,7 @@ fn a_header_without_a_compression_type() {
     assert_eq!(judge(&image).expect("a good header").compression_type, 0);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn extensions_are_read_up_to_their_end() {
     const UNKNOWN: u32 = 0x1234;
     const BACKING_FORMAT: u32 = 0xe279_2aca;
@@ -165,8 +155,7 @@ fn extensions_are_read_up_to_their_end() {
 }
 
 /// The bitmaps extension counts only where the feature bit says that nobody wrote since.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn good_bitmaps_and_bitmaps_out_of_date() {
     let mut image = Image::new(1 << 20);
     image.bitmaps(65535, 24, CLUSTER as u64);
@@ -177,8 +166,7 @@ fn good_bitmaps_and_bitmaps_out_of_date() {
     judge(&image).expect("nobody reads them");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn any_bytes_at_all() {
     proptest!(properties(2000), |(
         damage in proptest::collection::vec((0_usize..240, any::<u8>()), 0..12),

@@ -1,31 +1,33 @@
 //! The rules of this house that a compiler can't hold.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::harness::case::CASES;
 use crate::harness::prelude::*;
 
-const NEEDS: &[Need] = &[];
-
-/// In this binary a bare `#[test]` is compiled out, so a test without `apply(case)` would
-/// silently never run.
-#[rstest]
-#[test_attr(apply(case))]
+/// In this binary a bare `#[test]` is compiled out, so a test that isn't declared as one of the
+/// suite would silently never run.
+#[apply(test)]
 fn every_test_is_registered() {
-    let mut functions = 0;
-    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite"), &mut |path, text| {
-        let rstests = text.lines().filter(|line| line.trim() == "#[rstest]").count();
-        let cases = text.lines().filter(|line| line.trim() == "#[test_attr(apply(case))]").count();
-        let bare = text.lines().any(|line| matches!(line.trim(), "#[test]" | "#[tokio::test]"));
-        assert!(!bare && rstests == cases, "{}: a test is not registered", path.display());
-        functions += cases;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut declared = BTreeSet::new();
+    visit(&root.join("tests/suite"), &mut |path, text| {
+        let path = path.strip_prefix(root).expect("a file of the suite").display();
+        for (line, text) in (1..).zip(text.lines().map(str::trim)) {
+            let bare = matches!(text, "#[test]" | "#[tokio::test]");
+            assert!(!bare, "{path}:{line}: this test would never run");
+            if matches!(text, "#[rstest]" | "#[apply(test)]" | "#[apply(each_creator)]") {
+                declared.insert(format!("{path}:{line}"));
+            }
+        }
     });
-    assert!(CASES.len() >= functions, "{} of {functions} are registered", CASES.len());
+    let registered: BTreeSet<_> = CASES.iter().map(|case| case.place.to_owned()).collect();
+    assert_eq!(registered, declared);
 }
 
 /// One noun a file; a file that is much longer has more than one.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn files_are_short() {
     for folder in ["src", "tests"] {
         visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut |path, text| {

@@ -7,8 +7,6 @@ use proptest::prelude::*;
 
 use crate::harness::prelude::*;
 
-const NEEDS: &[Need] = &[];
-
 /// The file's bytes up to the end of the last extent.
 fn start_of(overlay: &Overlay) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -23,8 +21,7 @@ fn overlay(size: u64, profile: Profile) -> Result<Overlay, OverlayError> {
     Overlay::new("/images/python-3-base-x86_64.qcow2".as_ref(), Format::Qcow2, size, profile)
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a9_header_decoded(#[values(Profile::Qemu, Profile::Portable)] profile: Profile) {
     let overlay = overlay(10 << 30, profile).expect("a good overlay");
     let header = Header::parse(&start_of(&overlay)).expect("a header that we read ourselves");
@@ -34,21 +31,19 @@ fn a9_header_decoded(#[values(Profile::Qemu, Profile::Portable)] profile: Profil
     });
 }
 
-#[rstest]
+#[apply(test)]
 #[case::empty(0, 0)]
 #[case::one_byte(1, 512)]
 #[case::a_sector(512, 512)]
 #[case::over_a_sector(513, 1024)]
 #[case::over_a_gibibyte((1 << 30) + 1, (1 << 30) + 512)]
-#[test_attr(apply(case))]
 fn a9_size_rounds_up_to_a_sector(#[case] asked: u64, #[case] size: u64) {
     assert_eq!(overlay(asked, Profile::Qemu).expect("a good overlay").virtual_size(), size);
 }
 
-#[rstest]
+#[apply(test)]
 #[case(Profile::Qemu, 4 << 50)]
 #[case(Profile::Portable, 2 << 50)]
-#[test_attr(apply(case))]
 fn a9_size_is_bounded_by_the_l1_table(#[case] profile: Profile, #[case] limit: u64) {
     assert_eq!(profile.max_virtual_size(), limit);
     overlay(limit, profile).expect("the largest size");
@@ -57,12 +52,11 @@ fn a9_size_is_bounded_by_the_l1_table(#[case] profile: Profile, #[case] limit: u
     assert!(overlay(u64::MAX, profile).is_err());
 }
 
-#[rstest]
+#[apply(test)]
 #[case(0, false)]
 #[case(1, true)]
 #[case(1023, true)]
 #[case(1024, false)]
-#[test_attr(apply(case))]
 fn backing_name_has_1_to_1023_bytes(#[case] length: usize, #[case] good: bool) {
     let name = "n".repeat(length);
     let result = Overlay::new(Path::new(&name), Format::Raw, 512, Profile::Qemu);
@@ -75,8 +69,7 @@ fn backing_name_has_1_to_1023_bytes(#[case] length: usize, #[case] good: bool) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn what_we_lay_out_we_read_back() {
     proptest!(properties(256), |(
         name in proptest::collection::vec(1_u8..=255, 1..1024),

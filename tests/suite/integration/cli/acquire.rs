@@ -6,10 +6,7 @@ use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
-const NEEDS: &[Need] = &[];
-
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a2_a3_an_overlay_is_acquired(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let base = server::base(&scratch);
@@ -31,8 +28,7 @@ fn a2_a3_an_overlay_is_acquired(scratch: Scratch) {
     server.stop();
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a8_a_missing_base_is_a_bad_image(scratch: Scratch) {
     fs::create_dir_all(scratch.join("images")).expect("a folder");
     let server = Server::start(&scratch, ["--images", "images", "--targets", "."]);
@@ -44,8 +40,7 @@ fn a8_a_missing_base_is_a_bad_image(scratch: Scratch) {
 }
 
 /// Whether a server runs or not.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a1_l1_an_existing_target_comes_before_a_missing_server(scratch: Scratch) {
     fs::write(scratch.join("vm.qcow2"), "precious").expect("a file");
     std::os::unix::fs::symlink("nowhere", scratch.join("link.qcow2")).expect("a link");
@@ -56,8 +51,7 @@ fn a1_l1_an_existing_target_comes_before_a_missing_server(scratch: Scratch) {
     assert_eq!(fs::read_to_string(scratch.join("vm.qcow2")).expect("it is there"), "precious");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_session_without_a_place_for_sockets_is_told_to_name_one(scratch: Scratch) {
     let asked = run(overlay_pool(&scratch).args(["acquire", "base.qcow2", "vm.qcow2"]));
     // Root has a place of the system's.

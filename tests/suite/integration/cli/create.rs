@@ -4,60 +4,51 @@ use std::fs;
 
 use overlay_pool::creator::CreatorKind;
 
-use super::{names, with_base};
+use super::names;
 use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 use crate::harness::qemu;
 
-const NEEDS: &[Need] = &[Need::QemuImg, Need::QemuIo, Need::StorageDaemon];
+const NEEDS: &[Need] = &[Need::QemuImg];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(each_creator)]
 fn a1_existing_target_is_kept_and_hides_no_other(
-    scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
+    #[with(1024)] stage: Stage,
+    #[case] creator: CreatorKind,
 ) {
-    let base = scratch.join("base.qcow2");
-    qemu::base_image(&base, "1G");
-    fs::write(scratch.join("vm-2"), "precious").expect("a file in the way");
+    fs::write(stage.join("vm-2"), "precious").expect("a file in the way");
 
     let targets = ["vm-1", "vm-2", "vm-3"];
     let create = ["create", "--creator", creator.as_str(), "base.qcow2"];
-    let created = answer(&scratch, create.into_iter().chain(targets));
-    assert_answer!(scratch, "create_existing_target", created);
+    let created = answer(&stage, create.into_iter().chain(targets));
+    assert_answer!(stage, "create_existing_target", created);
 
     for target in ["vm-1", "vm-3"] {
-        qemu::check(&scratch.join(target));
-        qemu::compare(&base, &scratch.join(target));
+        qemu::check(&stage.join(target));
+        qemu::compare(&stage.base, &stage.join(target));
     }
-    assert_eq!(fs::read(scratch.join("vm-2")).expect("still there"), b"precious");
-    assert_eq!(names(&scratch), ["base.qcow2", "vm-1", "vm-2", "vm-3"]);
+    assert_eq!(fs::read(stage.join("vm-2")).expect("still there"), b"precious");
+    assert_eq!(names(&stage), ["base.qcow2", "vm-1", "vm-2", "vm-3"]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-fn a3_many_targets_at_once(
-    #[from(with_base)] scratch: Scratch,
-    #[values(CreatorKind::Native, CreatorKind::StorageDaemon, CreatorKind::QemuImg)]
-    creator: CreatorKind,
-) {
+#[apply(each_creator)]
+fn a3_many_targets_at_once(stage: Stage, #[case] creator: CreatorKind) {
     let targets: Vec<String> = (0..24).map(|number| format!("vm-{number}.qcow2")).collect();
-    let mut command = overlay_pool(&scratch);
+    let mut command = overlay_pool(&stage);
     command.args(["create", "--creator", creator.as_str(), "base.qcow2"]).args(&targets);
     let created = run(&mut command);
     assert_eq!((created.code, created.stderr.as_str()), (Some(0), ""));
     for target in &targets {
-        qemu::check(&scratch.join(target));
+        qemu::check(&stage.join(target));
     }
 }
 
 /// A drop-in: the bytes are those that `qemu-img create -b` writes.
-#[rstest]
+#[apply(test)]
+#[needs(StorageDaemon)]
 #[case::qemu("qemu", "cluster_size=128k,extended_l2=on,lazy_refcounts=on")]
 #[case::portable("portable", "cluster_size=64k,extended_l2=off,lazy_refcounts=off")]
-#[test_attr(apply(case))]
 fn a9_overlay_is_what_qemu_img_makes(
     scratch: Scratch,
     #[case] profile: &str,
@@ -79,8 +70,7 @@ fn a9_overlay_is_what_qemu_img_makes(
     assert!(fs::read(scratch.join("ours")).expect("ours") == fs::read(theirs).expect("theirs"));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn sizes_are_read_as_qemu_img_reads_them(
     scratch: Scratch,
     #[values(
@@ -98,12 +88,11 @@ fn sizes_are_read_as_qemu_img_reads_them(
     assert_eq!(qemu::info(&ours)["virtual-size"], qemu::info(&theirs)["virtual-size"]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-fn base_that_refers_is_taken_where_allowed(#[from(with_base)] scratch: Scratch) {
-    let create = |args: &[&str]| answer(&scratch, ["create"].iter().chain(args));
+#[apply(test)]
+fn base_that_refers_is_taken_where_allowed(stage: Stage) {
+    let create = |args: &[&str]| answer(&stage, ["create"].iter().chain(args));
     assert_eq!(create(&["base.qcow2", "middle.qcow2"]).code, Some(0));
     assert_eq!(create(&["middle.qcow2", "vm.qcow2"]).code, Some(3));
     assert_eq!(create(&["--allow-references", "middle.qcow2", "vm.qcow2"]).code, Some(0));
-    qemu::compare(&scratch.join("base.qcow2"), &scratch.join("vm.qcow2"));
+    qemu::compare(&stage.base, &stage.join("vm.qcow2"));
 }

@@ -4,14 +4,12 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{names, with_base};
+use super::names;
 use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 
-const NEEDS: &[Need] = &[];
-
-#[rstest]
+#[apply(test)]
 #[case::missing_base("missing_base", 3, &["nowhere", "vm-1", "vm-2"])]
 #[case::directory_as_base("directory_as_base", 3, &[".", "vm"])]
 #[case::base_is_not_qcow2("base_is_not_qcow2", 3, &["disk.img", "vm"])]
@@ -23,39 +21,36 @@ const NEEDS: &[Need] = &[];
 #[case::first_failure_counts("first_failure_counts", 4, &["base.qcow2", ".", "nowhere/vm"])]
 #[case::first_failure_counts_again("first_failure_counts_again", 1, &["base.qcow2", "nowhere/vm", "."])]
 #[case::same_target_twice("same_target_twice", 4, &["base.qcow2", "vm-twice", "vm-twice"])]
-#[test_attr(apply(case))]
 fn a7_failures_say_what_to_do(
-    #[from(with_base)] scratch: Scratch,
+    #[with(1)] stage: Stage,
     #[case] name: &str,
     #[case] code: i32,
     #[case] args: &[&str],
 ) {
-    Image::new(1 << 20).backing(b"/etc/passwd").write(&scratch.join("overlay.qcow2"));
-    fs::write(scratch.join("disk.img"), [0; 512]).expect("a raw image");
+    Image::new(1 << 20).backing(b"/etc/passwd").write(&stage.join("overlay.qcow2"));
+    fs::write(stage.join("disk.img"), [0; 512]).expect("a raw image");
 
-    let failed = answer(&scratch, ["create"].iter().chain(args));
+    let failed = answer(&stage, ["create"].iter().chain(args));
     assert_eq!(failed.code, Some(code), "{failed}");
     assert!(failed.stderr.lines().all(|line| line.starts_with("overlay-pool: ")), "{failed}");
-    assert_answer!(scratch, format!("create_{name}"), failed);
-    assert!(!scratch.join("vm").exists() && !scratch.join("vm-1").exists());
+    assert_answer!(stage, format!("create_{name}"), failed);
+    assert!(!stage.join("vm").exists() && !stage.join("vm-1").exists());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn l7_missing_creator_has_its_exit_code(
-    #[from(with_base)] scratch: Scratch,
+    stage: Stage,
     #[values("storage-daemon", "qemu-img")] creator: &str,
 ) {
-    let mut command = overlay_pool(&scratch);
-    command.env("PATH", scratch.join("empty"));
+    let mut command = overlay_pool(&stage);
+    command.env("PATH", stage.join("empty"));
     let failed = run(command.args(["create", "--creator", creator, "base.qcow2", "vm"]));
     assert_eq!(failed.code, Some(5));
-    assert_answer!(scratch, format!("create_without_{creator}"), failed);
-    assert_eq!(names(&scratch), ["base.qcow2"]);
+    assert_answer!(stage, format!("create_without_{creator}"), failed);
+    assert_eq!(names(&stage), ["base.qcow2"]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn hostile_names_are_one_escaped_line(scratch: Scratch) {
     let name = b"/\x1b[31m\n\x9b2J\xe2\x80\xae";
     Image::new(1 << 20).backing(name).write(&scratch.join("overlay.qcow2"));
@@ -66,33 +61,32 @@ fn hostile_names_are_one_escaped_line(scratch: Scratch) {
 }
 
 /// With SIGKILL, while `qemu-img` runs: a real program that never ends.
-#[rstest]
-#[test_attr(apply(case))]
-async fn a7_killed_while_creating_leaves_nothing(#[from(with_base)] scratch: Scratch) {
-    let bin = scratch.join("bin");
+#[apply(test)]
+async fn a7_killed_while_creating_leaves_nothing(stage: Stage) {
+    let bin = stage.join("bin");
     fs::create_dir(&bin).expect("a directory");
     let script = format!(
         "#!/bin/sh\n[ \"$1\" = --version ] && exit\necho $$ >{0}/pid\nmv {0}/pid {0}/started\n\
          exec sleep 1000\n",
-        scratch.display()
+        stage.display()
     );
     fs::write(bin.join("qemu-img"), script).expect("a program");
     fs::set_permissions(bin.join("qemu-img"), Permissions::from_mode(0o755)).expect("its mode");
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
 
-    let mut command = overlay_pool(&scratch);
+    let mut command = overlay_pool(&stage);
     command.env("PATH", path).args(["create", "--creator", "qemu-img", "base.qcow2", "vm"]);
     let mut create = command.spawn().expect("the program runs");
-    eventually("qemu-img runs", || scratch.join("started").exists()).await;
+    eventually("qemu-img runs", || stage.join("started").exists()).await;
     create.kill().expect("SIGKILL");
     create.wait().expect("it ends");
 
-    let pid = fs::read_to_string(scratch.join("started")).expect("its PID");
+    let pid = fs::read_to_string(stage.join("started")).expect("its PID");
     let state = Path::new("/proc").join(pid.trim()).join("cmdline");
     // A zombie that nobody reaps has no command line either.
     eventually("qemu-img is gone", || {
         fs::read(&state).is_ok_and(|line| line.is_empty()) || !state.exists()
     })
     .await;
-    assert_eq!(names(&scratch), ["base.qcow2", "bin", "started"]);
+    assert_eq!(names(&stage), ["base.qcow2", "bin", "started"]);
 }

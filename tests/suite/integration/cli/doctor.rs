@@ -5,11 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use overlay_pool::vm::kvm;
 
-use crate::harness::cli::{Answer, answer, assert_answer, overlay_pool, run};
+use crate::harness::cli::{Answer, answer, assert_answer, overlay_pool, overlay_pool_after, run};
 use crate::harness::owner::Owner;
 use crate::harness::prelude::*;
-
-const NEEDS: &[Need] = &[];
 
 const LOOKED_AT: [&str; 9] = [
     "qemu-img",
@@ -34,8 +32,7 @@ fn line<'a>(doctor: &'a Answer, what: &str) -> (&'a str, &'a str) {
     found.unwrap_or_else(|| panic!("no line about {what}: {doctor}"))
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn each_line_has_a_state_and_advice_unless_ok(scratch: Scratch) {
     let doctor = answer(&scratch, ["doctor"]);
     assert_eq!(doctor.stdout.lines().count(), LOOKED_AT.len(), "{doctor}");
@@ -49,8 +46,7 @@ fn each_line_has_a_state_and_advice_unless_ok(scratch: Scratch) {
 }
 
 /// What `doctor` says is what the tests' requirements and the library see.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn findings_are_those_of_the_machine(scratch: Scratch) {
     let doctor = answer(&scratch, ["doctor"]);
     for (what, need) in [
@@ -61,16 +57,20 @@ fn findings_are_those_of_the_machine(scratch: Scratch) {
         let expected = if need.probe().is_ok() { "ok" } else { "note" };
         assert_eq!(line(&doctor, what).0, expected, "{what}: {doctor}");
     }
-    if let Ok(version) = Need::QemuImg.probe() {
-        assert!(version.ends_with(line(&doctor, "qemu-img").1), "{doctor}");
-    }
     let kvm = kvm::probe().to_string();
     let kind = kvm.split_once(':').expect("a kind and a reason").0;
     assert!(line(&doctor, "kvm").1.starts_with(kind), "{doctor}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+#[needs(QemuImg)]
+fn a_program_is_told_with_its_version(scratch: Scratch) {
+    let (doctor, version) = (answer(&scratch, ["doctor"]), Need::QemuImg.probe());
+    let told = line(&doctor, "qemu-img").1;
+    assert!(!told.is_empty() && version.as_ref().is_ok_and(|v| v.ends_with(told)), "{doctor}");
+}
+
+#[apply(test)]
 fn missing_and_broken_programs_are_notes(scratch: Scratch) {
     let bin = scratch.join("bin");
     fs::create_dir(&bin).expect("a directory");
@@ -84,8 +84,7 @@ fn missing_and_broken_programs_are_notes(scratch: Scratch) {
     assert_answer!(scratch, "doctor_programs", programs.join("\n"));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn l8_a_pool_directory_that_can_t_be_made_is_bad(scratch: Scratch) {
     fs::write(scratch.join("pool"), "").expect("a file in its place");
     let doctor = answer(&scratch, ["doctor"]);
@@ -95,8 +94,7 @@ fn l8_a_pool_directory_that_can_t_be_made_is_bad(scratch: Scratch) {
     assert_answer!(scratch, "doctor_bad_directory", shown);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c1_leftovers_are_told_and_kept(scratch: Scratch) {
     let live = Owner::start(&scratch);
     let dead = Owner::start(&scratch).kill();
@@ -106,42 +104,30 @@ fn c1_leftovers_are_told_and_kept(scratch: Scratch) {
     assert!(dead.exists() && live.directory.exists());
 }
 
-mod namespaces {
-    //! What can only be had by mounting something else there.
+#[apply(test)]
+#[needs(MountNamespace)]
+fn tmpfs_is_warned_of(scratch: Scratch) {
+    fs::create_dir(scratch.join("pool")).expect("a directory");
+    let setup = "mount -t tmpfs -o mode=0700,size=1M tmpfs pool";
+    let doctor = run(overlay_pool_after(setup, &scratch).arg("doctor"));
+    let (state, text) = line(&doctor, "filesystem");
+    assert!(state == "note" && text.starts_with("tmpfs, at "), "{doctor}");
+    let (state, text) = line(&doctor, "free space");
+    assert!(state == "note" && text.contains("; make room"), "{doctor}");
+    assert_eq!(line(&doctor, "pool directory").0, "ok");
+}
 
-    use std::fs;
-
-    use super::line;
-    use crate::harness::cli::{overlay_pool_after, run};
-    use crate::harness::prelude::*;
-
-    const NEEDS: &[Need] = &[Need::MountNamespace];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn tmpfs_is_warned_of(scratch: Scratch) {
-        fs::create_dir(scratch.join("pool")).expect("a directory");
-        let setup = "mount -t tmpfs -o mode=0700,size=1M tmpfs pool";
-        let doctor = run(overlay_pool_after(setup, &scratch).arg("doctor"));
-        let (state, text) = line(&doctor, "filesystem");
-        assert!(state == "note" && text.starts_with("tmpfs, at "), "{doctor}");
-        let (state, text) = line(&doctor, "free space");
-        assert!(state == "note" && text.contains("; make room"), "{doctor}");
-        assert_eq!(line(&doctor, "pool directory").0, "ok");
-    }
-
-    #[rstest]
-    #[case::no_device("mount -t tmpfs tmpfs /dev && touch /dev/null", "absent: ")]
-    #[case::no_kvm("mount -t tmpfs tmpfs /dev && touch /dev/null /dev/kvm", "only present: ")]
-    #[test_attr(apply(case))]
-    fn kvm_is_told_from_a_file_of_its_name(
-        scratch: Scratch,
-        #[case] setup: &str,
-        #[case] expected: &str,
-    ) {
-        let doctor = run(overlay_pool_after(setup, &scratch).arg("doctor"));
-        let (state, text) = line(&doctor, "kvm");
-        assert!(state == "note" && text.starts_with(expected), "{doctor}");
-        assert_eq!(doctor.code, Some(0), "{doctor}");
-    }
+#[apply(test)]
+#[needs(MountNamespace)]
+#[case::no_device("mount -t tmpfs tmpfs /dev && touch /dev/null", "absent: ")]
+#[case::no_kvm("mount -t tmpfs tmpfs /dev && touch /dev/null /dev/kvm", "only present: ")]
+fn kvm_is_told_from_a_file_of_its_name(
+    scratch: Scratch,
+    #[case] setup: &str,
+    #[case] expected: &str,
+) {
+    let doctor = run(overlay_pool_after(setup, &scratch).arg("doctor"));
+    let (state, text) = line(&doctor, "kvm");
+    assert!(state == "note" && text.starts_with(expected), "{doctor}");
+    assert_eq!(doctor.code, Some(0), "{doctor}");
 }

@@ -8,10 +8,7 @@ use crate::harness::cli::{answer, assert_answer};
 use crate::harness::owner::Owner;
 use crate::harness::prelude::*;
 
-const NEEDS: &[Need] = &[];
-
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c1_dead_owners_are_swept_and_live_ones_kept(scratch: Scratch) {
     let live = Owner::start(&scratch);
     let dead = Owner::start(&scratch).kill();
@@ -32,8 +29,7 @@ fn c1_dead_owners_are_swept_and_live_ones_kept(scratch: Scratch) {
 }
 
 /// Whatever else lies there is somebody's.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c1_what_no_pool_made_is_kept(scratch: Scratch) {
     let pool = scratch.join("pool");
     let name = |digit: &str| format!("pool-{}", digit.repeat(32));
@@ -50,8 +46,7 @@ fn c1_what_no_pool_made_is_kept(scratch: Scratch) {
     assert!(pool.join(name("a")).is_symlink() && scratch.join("other/disk.qcow2").is_file());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn what_can_t_be_removed_is_a_failure(scratch: Scratch) {
     // Both before either dies: who starts sweeps.
     let owners = [Owner::start(&scratch), Owner::start(&scratch)];
@@ -63,8 +58,7 @@ fn what_can_t_be_removed_is_a_failure(scratch: Scratch) {
     assert_answer!(scratch, "gc_not_removed", gc);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_directory_that_others_may_change_is_refused(scratch: Scratch) {
     let pool = scratch.join("pool");
     fs::create_dir(&pool).expect("a directory");
@@ -72,8 +66,7 @@ fn a_directory_that_others_may_change_is_refused(scratch: Scratch) {
     assert_answer!(scratch, "gc_foreign", answer(&scratch, ["gc"]));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn no_directory_is_nothing_to_do(scratch: Scratch) {
     assert_answer!(scratch, "gc_no_directory", answer(&scratch, ["gc", "--dir", "not-there"]));
     assert!(!scratch.join("not-there").exists());

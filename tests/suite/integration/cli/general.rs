@@ -1,13 +1,12 @@
 //! What all subcommands share: help, usage errors, streams, completions.
 
 use std::fs::File;
+use std::process::Command;
 
 use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
 use crate::harness::prelude::*;
 
-const NEEDS: &[Need] = &[];
-
-#[rstest]
+#[apply(test)]
 #[case("acquire")]
 #[case("stats")]
 #[case("create")]
@@ -17,28 +16,25 @@ const NEEDS: &[Need] = &[];
 #[case("gc")]
 #[case("completions")]
 #[case("serve")]
-#[test_attr(apply(case))]
 fn help_has_examples(scratch: Scratch, #[case] command: &str) {
     let help = answer(&scratch, [command, "--help"]);
     assert!(help.stdout.contains("\nExamples:\n"), "{help}");
     assert_answer!(scratch, format!("help_{command}"), help);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn help_lists_exit_codes(scratch: Scratch) {
     assert_answer!(scratch, "help", answer(&scratch, ["--help"]));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn version_is_the_package_s(scratch: Scratch) {
     let version = answer(&scratch, ["--version"]);
     assert_eq!(version.stdout, concat!("overlay-pool ", env!("CARGO_PKG_VERSION"), "\n"));
     assert_eq!(version.code, Some(0));
 }
 
-#[rstest]
+#[apply(test)]
 #[case::no_command("no_command", &[])]
 #[case::unknown_command("unknown_command", &["crate"])]
 #[case::no_target("no_target", &["create", "base.qcow2"])]
@@ -48,7 +44,6 @@ fn version_is_the_package_s(scratch: Scratch) {
 #[case::bad_interval("bad_interval", &["stats", "--watch", "0"])]
 #[case::size_overflow("size_overflow", &["create", "--size", "16E", "base", "target"])]
 #[case::escape_sequence("escape_sequence", &["gc", "--\u{1b}[2J\u{9b}2J\n"])]
-#[test_attr(apply(case))]
 fn usage_error_is_one_line(scratch: Scratch, #[case] name: &str, #[case] args: &[&str]) {
     let error = answer(&scratch, args);
     assert_eq!((error.code, error.stderr.lines().count()), (Some(2), 1), "{error}");
@@ -56,11 +51,10 @@ fn usage_error_is_one_line(scratch: Scratch, #[case] name: &str, #[case] args: &
 }
 
 /// As in `overlay-pool … | head -0`.
-#[rstest]
+#[apply(test)]
 #[case(&["--help"])]
 #[case(&["gc"])]
 #[case(&["completions", "bash"])]
-#[test_attr(apply(case))]
 fn closed_pipe_is_no_failure(scratch: Scratch, #[case] args: &[&str]) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
@@ -69,8 +63,7 @@ fn closed_pipe_is_no_failure(scratch: Scratch, #[case] args: &[&str]) {
     assert_eq!(output.status.code(), Some(0));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn full_output_is_a_failure(scratch: Scratch) {
     let full = File::options().write(true).open("/dev/full").expect("/dev/full");
     let command = &mut overlay_pool(&scratch);
@@ -82,8 +75,7 @@ fn full_output_is_a_failure(scratch: Scratch) {
 }
 
 /// A program started with neither output nor errors open has nobody to panic to.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn closed_errors_leave_the_exit_code(scratch: Scratch) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
@@ -91,8 +83,7 @@ fn closed_errors_leave_the_exit_code(scratch: Scratch) {
     assert_eq!(status.expect("the program runs").code(), Some(2));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn log_is_silent_unless_asked_for(scratch: Scratch) {
     std::fs::write(scratch.join("base.img"), [0; 512]).expect("a base image");
     let create = |target: &'static str| {
@@ -110,13 +101,12 @@ fn log_is_silent_unless_asked_for(scratch: Scratch) {
     assert_answer!(scratch, "bad_log_filter", bad);
 }
 
-#[rstest]
+#[apply(test)]
 #[case("bash")]
 #[case("elvish")]
 #[case("fish")]
 #[case("powershell")]
 #[case("zsh")]
-#[test_attr(apply(case))]
 fn completions_know_the_subcommands(scratch: Scratch, #[case] shell: &str) {
     let script = answer(&scratch, ["completions", shell]);
     assert_eq!((script.code, script.stderr.as_str()), (Some(0), ""));
@@ -125,29 +115,20 @@ fn completions_know_the_subcommands(scratch: Scratch, #[case] shell: &str) {
     }
 }
 
-mod bash {
-    use std::process::Command;
-
-    use crate::harness::cli::answer;
-    use crate::harness::prelude::*;
-
-    const NEEDS: &[Need] = &[Need::Bash];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn completes_with_the_script(scratch: Scratch) {
-        let script = scratch.join("completions.bash");
-        std::fs::write(&script, answer(&scratch, ["completions", "bash"]).stdout).expect("written");
-        // As bash does when Tab is pressed: the function it is told, with command, word and the word
-        // before.
-        let complete = r#"source "$0"
-            function=$(complete -p overlay-pool | sed 's/.* -F \([^ ]*\).*/\1/')
-            COMP_WORDS=(overlay-pool create --creator stor)
-            COMP_CWORD=3
-            "$function" overlay-pool stor --creator
-            echo "${COMPREPLY[@]}""#;
-        let output = Command::new("bash").args(["-c", complete]).arg(&script).output();
-        let output = output.expect("bash runs");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "storage-daemon\n");
-    }
+#[apply(test)]
+#[needs(Bash)]
+fn bash_completes_with_the_script(scratch: Scratch) {
+    let script = scratch.join("completions.bash");
+    std::fs::write(&script, answer(&scratch, ["completions", "bash"]).stdout).expect("written");
+    // As bash does when Tab is pressed: the function it is told, with command, word and the word
+    // before.
+    let complete = r#"source "$0"
+        function=$(complete -p overlay-pool | sed 's/.* -F \([^ ]*\).*/\1/')
+        COMP_WORDS=(overlay-pool create --creator stor)
+        COMP_CWORD=3
+        "$function" overlay-pool stor --creator
+        echo "${COMPREPLY[@]}""#;
+    let output = Command::new("bash").args(["-c", complete]).arg(&script).output();
+    let output = output.expect("bash runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "storage-daemon\n");
 }

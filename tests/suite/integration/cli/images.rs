@@ -5,13 +5,10 @@ use serde_json::{Value, json};
 use crate::harness::cli::answer;
 use crate::harness::prelude::*;
 
-const NEEDS: &[Need] = &[];
-
 /// Of an empty file.
 const SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn images_are_compared_with_their_manifest(scratch: Scratch) {
     let file = json!({ "size": 0, "sha256": SHA256, "packages": {} });
     let files = json!({ "good": file, "different": file, "missing": file });
@@ -38,14 +35,13 @@ fn images_are_compared_with_their_manifest(scratch: Scratch) {
     assert_eq!(answered.stdout.matches("good").count(), 4, "{answered}");
 }
 
-#[rstest]
+#[apply(test)]
 #[case::missing(None, "No such file")]
 #[case::not_json(Some("{"), "EOF")]
 #[case::elsewhere(
     Some(r#"{"recipe":"r","arch":"a","files":{"../x":{"size":0,"sha256":""}}}"#),
     "is a path"
 )]
-#[test_attr(apply(case))]
 fn a_manifest_that_is_none_is_refused(
     scratch: Scratch,
     #[case] manifest: Option<&str>,

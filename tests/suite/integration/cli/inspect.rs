@@ -7,8 +7,7 @@ use serde_json::Value;
 use crate::harness::cli::{Answer, answer, assert_answer};
 use crate::harness::prelude::*;
 use crate::harness::qcow2::{CLUSTER, Image, field};
-
-const NEEDS: &[Need] = &[];
+use crate::harness::qemu;
 
 const DIRTY: u64 = 1 << 0;
 const CORRUPT: u64 = 1 << 1;
@@ -31,7 +30,7 @@ fn changed(change: impl Fn(&mut Image) -> &mut Image) -> Image {
     image
 }
 
-#[rstest]
+#[apply(test)]
 #[case::good("good", Image::new(1 << 20))]
 #[case::version_2("version_2", changed(|image| image.u32(field::VERSION, 2)))]
 #[case::extended_l2("extended_l2", incompatible(EXTENDED_L2))]
@@ -66,7 +65,6 @@ fn changed(change: impl Fn(&mut Image) -> &mut Image) -> Image {
     image.bytes(field::EXTENSIONS + 8, b"data.raw");
     image
 })]
-#[test_attr(apply(case))]
 fn image_is_shown_as_far_as_decoded(scratch: Scratch, #[case] name: &str, #[case] image: Image) {
     let shown = inspect(&scratch, &image, &[]);
     assert_eq!((shown.code, shown.stderr.as_str()), (Some(0), ""), "a verdict is no failure");
@@ -79,16 +77,14 @@ fn image_is_shown_as_far_as_decoded(scratch: Scratch, #[case] name: &str, #[case
     assert_eq!(json["refused"].is_null(), good, "{json}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn raw_image_is_what_the_caller_declares(scratch: Scratch) {
     let raw = Image(vec![0; 1000]);
     assert_answer!(scratch, "inspect_raw", inspect(&scratch, &raw, &["--raw"]));
     assert_answer!(scratch, "inspect_raw_json", inspect(&scratch, &raw, &["--raw", "--json"]));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn overlay_is_shown_as_it_was_made(scratch: Scratch) {
     Image::new(1 << 20).write(&scratch.join("base.qcow2"));
     for (profile, target) in [("qemu", "qemu.qcow2"), ("portable", "portable.qcow2")] {
@@ -101,8 +97,7 @@ fn overlay_is_shown_as_it_was_made(scratch: Scratch) {
     assert_answer!(scratch, "inspect_overlay_json", json);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn hostile_names_reach_no_terminal(scratch: Scratch) {
     let name = "/\u{1b}[31m\u{9b}2J\n\r\u{7f}\u{202e}\\";
     let image = changed(|image| image.backing(name.as_bytes()));
@@ -117,8 +112,7 @@ fn hostile_names_reach_no_terminal(scratch: Scratch) {
     assert_answer!(scratch, "inspect_hostile_name", text);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn name_that_is_not_utf8_is_kept(scratch: Scratch) {
     let image = changed(|image| image.backing(b"/a\xff\xfe"));
     let text = inspect(&scratch, &image, &[]);
@@ -128,57 +122,44 @@ fn name_that_is_not_utf8_is_kept(scratch: Scratch) {
     assert_eq!(value["backing_file"], serde_json::json!([0x2f, 0x61, 0xff, 0xfe]));
 }
 
-#[rstest]
+#[apply(test)]
 #[case::missing("missing", "nowhere")]
 #[case::directory("directory", ".")]
 #[case::device("device", "/dev/null")]
-#[test_attr(apply(case))]
 fn what_is_no_file_is_a_failure(scratch: Scratch, #[case] name: &str, #[case] image: &str) {
     let failed = answer(&scratch, ["inspect", image]);
     assert_eq!(failed.code, Some(3));
     assert_answer!(scratch, format!("inspect_{name}"), failed);
 }
 
-mod qemu_agrees {
-    //! The same figures from `qemu-img info`.
-
-    use serde_json::Value;
-
-    use crate::harness::cli::answer;
-    use crate::harness::prelude::*;
-    use crate::harness::qemu;
-
-    const NEEDS: &[Need] = &[Need::QemuImg];
-
-    #[rstest]
-    #[case("cluster_size=64k")]
-    #[case("cluster_size=2M,lazy_refcounts=on")]
-    #[case("compression_type=zstd")]
-    #[case("extended_l2=on,cluster_size=32k")]
-    #[case("compat=0.10")]
-    #[test_attr(apply(case))]
-    fn on_images_that_it_made(scratch: Scratch, #[case] options: &str) {
-        let path = scratch.join("image");
-        let create = ["create", "-q", "-f", "qcow2", "-o", options];
-        qemu::run("qemu-img", create.into_iter().chain([&*path.to_string_lossy(), "10M"]));
-        let theirs = qemu::info(&path);
-        let ours = answer(&scratch, ["inspect", "--json", "image"]);
-        let ours: Value = serde_json::from_str(&ours.stdout).expect("JSON");
-        assert_eq!(ours["refused"], Value::Null);
-        assert_eq!(ours["format"], theirs["format"]);
-        assert_eq!(ours["virtual_size"], theirs["virtual-size"]);
-        assert_eq!(ours["disk_size"], theirs["actual-size"]);
-        assert_eq!(ours["cluster_size"], theirs["cluster-size"]);
-        let data = &theirs["format-specific"]["data"];
-        assert_eq!(ours["compression"], data["compression-type"]);
-        let compat = if ours["version"] == 2 { "0.10" } else { "1.1" };
-        assert_eq!(compat, data["compat"]);
-        for (feature, name) in
-            [("extended-l2", "extended L2 entries"), ("lazy-refcounts", "lazy refcounts")]
-        {
-            let features = ours["features"].as_array().expect("a list");
-            let has = features.iter().any(|feature| feature == name);
-            assert_eq!(has, data[feature].as_bool().unwrap_or_default(), "{feature}");
-        }
+#[apply(test)]
+#[needs(QemuImg)]
+#[case("cluster_size=64k")]
+#[case("cluster_size=2M,lazy_refcounts=on")]
+#[case("compression_type=zstd")]
+#[case("extended_l2=on,cluster_size=32k")]
+#[case("compat=0.10")]
+fn qemu_agrees_on_images_that_it_made(scratch: Scratch, #[case] options: &str) {
+    let path = scratch.join("image");
+    let create = ["create", "-q", "-f", "qcow2", "-o", options];
+    qemu::run("qemu-img", create.into_iter().chain([&*path.to_string_lossy(), "10M"]));
+    let theirs = qemu::info(&path);
+    let ours = answer(&scratch, ["inspect", "--json", "image"]);
+    let ours: Value = serde_json::from_str(&ours.stdout).expect("JSON");
+    assert_eq!(ours["refused"], Value::Null);
+    assert_eq!(ours["format"], theirs["format"]);
+    assert_eq!(ours["virtual_size"], theirs["virtual-size"]);
+    assert_eq!(ours["disk_size"], theirs["actual-size"]);
+    assert_eq!(ours["cluster_size"], theirs["cluster-size"]);
+    let data = &theirs["format-specific"]["data"];
+    assert_eq!(ours["compression"], data["compression-type"]);
+    let compat = if ours["version"] == 2 { "0.10" } else { "1.1" };
+    assert_eq!(compat, data["compat"]);
+    for (feature, name) in
+        [("extended-l2", "extended L2 entries"), ("lazy-refcounts", "lazy refcounts")]
+    {
+        let features = ours["features"].as_array().expect("a list");
+        let has = features.iter().any(|feature| feature == name);
+        assert_eq!(has, data[feature].as_bool().unwrap_or_default(), "{feature}");
     }
 }

@@ -13,18 +13,6 @@ mod stats;
 
 use std::path::Path;
 
-use rstest::fixture;
-
-use crate::harness::prelude::*;
-use crate::harness::qcow2::Image;
-
-/// A folder with a small base image in it.
-#[fixture]
-fn with_base(scratch: Scratch) -> Scratch {
-    Image::new(1 << 20).write(&scratch.join("base.qcow2"));
-    scratch
-}
-
 /// The names in a directory, sorted.
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("a directory");

@@ -2,14 +2,11 @@
 
 use std::path::Path;
 
-use super::with_base;
 use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
-const NEEDS: &[Need] = &[];
-
-#[rstest]
+#[apply(test)]
 #[case::no_base("no_base", &[])]
 #[case::no_images("no_images", &["--images", "missing"])]
 #[case::no_targets("no_targets", &["--base", "base.qcow2", "--targets", "missing"])]
@@ -19,13 +16,12 @@ const NEEDS: &[Need] = &[];
 #[case::no_idle("no_idle", &["--base", "base.qcow2", "--shelf-idle", "0s"])]
 #[case::no_clients("no_clients", &["--base", "base.qcow2", "--max-connections", "0"])]
 #[case::long_socket("long_socket", &["--base", "base.qcow2", "--socket", LONG])]
-#[test_attr(apply(case))]
-fn it_says_what_it_cannot_do(with_base: Scratch, #[case] name: &str, #[case] args: &[&str]) {
-    let socket = with_base.join("pool.sock");
-    let mut command = overlay_pool(&with_base);
+fn it_says_what_it_cannot_do(stage: Stage, #[case] name: &str, #[case] args: &[&str]) {
+    let socket = stage.join("pool.sock");
+    let mut command = overlay_pool(&stage);
     let error = run(command.arg("serve").args(args).env("OVERLAY_POOL_SOCKET", &socket));
     assert_eq!(error.stderr.lines().count(), 1, "{error}");
-    assert_answer!(with_base, format!("serve_{name}"), error);
+    assert_answer!(stage, format!("serve_{name}"), error);
     assert!(!socket.exists());
 }
 
@@ -35,7 +31,7 @@ const LONG: &str = concat!(
     "sub/../sub/../sub/../sub/../sub/../pool.sock"
 );
 
-#[rstest]
+#[apply(test)]
 #[case::unknown_key("unknown_key", "max-vms = 4\n\nmax_vms = 4\n")]
 #[case::wrong_type("wrong_type", "targets = [\n  \"run\",\n  7,\n]\n")]
 #[case::bad_size("bad_size", "max-vms = 4\nmin-free = \"much\"\n")]
@@ -47,23 +43,17 @@ const LONG: &str = concat!(
 #[case::syntax("syntax", "max-vms = 4\nimages = /var/lib\n")]
 #[case::twice("twice", "max-vms = 4\nmax-vms = 6\n")]
 #[case::not_text("not_text", "\u{1b}[2J = 1\n")]
-#[test_attr(apply(case))]
-fn a_bad_file_is_named_with_line_and_key(
-    with_base: Scratch,
-    #[case] name: &str,
-    #[case] text: &str,
-) {
-    std::fs::write(with_base.join("serve.toml"), text).expect("a file");
-    let error = answer(&with_base, ["serve", "--config", "serve.toml", "--base", "base.qcow2"]);
+fn a_bad_file_is_named_with_line_and_key(stage: Stage, #[case] name: &str, #[case] text: &str) {
+    std::fs::write(stage.join("serve.toml"), text).expect("a file");
+    let error = answer(&stage, ["serve", "--config", "serve.toml", "--base", "base.qcow2"]);
     assert_eq!((error.code, error.stderr.lines().count()), (Some(2), 1), "{error}");
-    assert_answer!(with_base, format!("serve_config_{name}"), error);
+    assert_answer!(stage, format!("serve_config_{name}"), error);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-fn a_missing_file_is_a_failure(with_base: Scratch) {
-    let error = answer(&with_base, ["serve", "--config", "missing.toml"]);
-    assert_answer!(with_base, "serve_config_missing", error);
+#[apply(test)]
+fn a_missing_file_is_a_failure(stage: Stage) {
+    let error = answer(&stage, ["serve", "--config", "missing.toml"]);
+    assert_answer!(stage, "serve_config_missing", error);
 }
 
 fn target(server: &Server) -> u64 {
@@ -71,8 +61,7 @@ fn target(server: &Server) -> u64 {
 }
 
 /// Every key is taken, and the command line goes before the file.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_command_line_goes_before_the_file(scratch: Scratch) {
     server::one_base(&scratch);
     let text = |path: &Path| format!("{:?}", path.to_str().expect("a plain path"));

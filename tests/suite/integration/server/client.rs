@@ -15,8 +15,6 @@ use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 use crate::harness::server::{self, Server};
 
-const NEEDS: &[Need] = &[];
-
 /// The error's name, as the server gives it.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> (String, String) {
@@ -26,8 +24,7 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> (String, Strin
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a2_a3_an_overlay_is_handed_over_at_a_path(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let client = Client::new(server.socket());
@@ -47,8 +44,7 @@ async fn a2_a3_an_overlay_is_handed_over_at_a_path(scratch: Scratch) {
     server.stop();
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn an_overlay_is_handed_over_as_an_open_file(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let client = Client::new(server.socket());
@@ -76,8 +72,7 @@ async fn an_overlay_is_handed_over_as_an_open_file(scratch: Scratch) {
     server.stop();
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn t2_what_is_refused_is_named_and_counted(scratch: Scratch) {
     server::one_base(&scratch);
     std::fs::create_dir(scratch.join("images")).expect("a folder");
@@ -120,8 +115,7 @@ async fn t2_what_is_refused_is_named_and_counted(scratch: Scratch) {
     server.stop();
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn base_images_are_added_removed_and_drained(scratch: Scratch) {
     let images = scratch.join("images");
     std::fs::create_dir(&images).expect("a folder");
@@ -161,8 +155,7 @@ async fn base_images_are_added_removed_and_drained(scratch: Scratch) {
     server.stop();
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_server_that_is_not_there_is_named_with_advice(scratch: Scratch) {
     let socket = scratch.join("no.sock");
     let client = Client::new(&socket);
@@ -177,8 +170,7 @@ async fn a_server_that_is_not_there_is_named_with_advice(scratch: Scratch) {
 }
 
 /// The connection that was kept is of a server that ended.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn another_server_at_the_same_socket_is_found(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let client = Client::new(server.socket());
@@ -193,8 +185,7 @@ async fn another_server_at_the_same_socket_is_found(scratch: Scratch) {
 }
 
 /// Each of them has a connection for itself.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a4_tasks_share_a_client(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let client = std::sync::Arc::new(Client::new(server.socket()));

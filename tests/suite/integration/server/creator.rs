@@ -20,8 +20,7 @@ fn daemon(server: &Server) -> Pid {
     children.find_map(Pid::from_raw).expect("a storage daemon")
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c2_a_stopped_daemon_is_replaced(scratch: Scratch) {
     // Nothing but the requests looks at the daemon.
     let more = ["--creator", "storage-daemon", "--restock-interval", "1h"];
@@ -37,10 +36,9 @@ fn c2_a_stopped_daemon_is_replaced(scratch: Scratch) {
 }
 
 /// And no other is in its place.
-#[rstest]
+#[apply(test)]
 #[case::by_creation(&["--create-timeout", "500ms"], "create-failed")]
 #[case::by_request(&["--request-timeout", "500ms"], "timed-out")]
-#[test_attr(apply(case))]
 fn c2_a_hanging_creator_is_not_waited_for(
     scratch: Scratch,
     #[case] limit: &[&str],

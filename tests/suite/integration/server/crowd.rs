@@ -9,8 +9,6 @@ use crate::harness::prelude::*;
 use crate::harness::python;
 use crate::harness::server;
 
-const NEEDS: &[Need] = &[Need::Python];
-
 /// A process that isn't this one, killed when it is dropped.
 struct Hostile(Child);
 
@@ -56,8 +54,8 @@ impl Drop for Hostile {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+#[needs(Python)]
 fn others_are_served(scratch: Scratch) {
     let mut server = start(&scratch, &[]);
     let hostile = Hostile::start(server.socket());

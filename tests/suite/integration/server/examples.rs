@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::cli::{self, Answer};
+use crate::harness::prelude::*;
+use crate::harness::python::program;
+use crate::harness::requirements;
 use crate::harness::server::{self, Server};
 
 fn fixture(name: &str) -> PathBuf {
@@ -26,77 +29,48 @@ fn run(scratch: &Path, client: impl Fn() -> Command) -> [Answer; 2] {
     answers
 }
 
-mod curl {
-    use std::process::Command;
-
-    use super::{fixture, run};
-    use crate::harness::prelude::*;
-
-    const NEEDS: &[Need] = &[Need::Curl];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn a_disk_comes_by_curl(scratch: Scratch) {
-        let [first, second] = run(&scratch, || {
-            let mut command = Command::new("sh");
-            command.arg(fixture("curl.sh"));
-            command
-        });
-        assert_eq!(first.code, Some(0), "{first}");
-        let mut answers = first
-            .stdout
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
-        let (acquired, stats) = (answers.next().expect("two"), answers.next().expect("two"));
-        assert_eq!((&acquired["source"], &stats["pooled"]), (&"pooled".into(), &1.into()));
-        assert!(second.code == Some(22) && second.stdout.contains("already-exists"), "{second}");
-    }
+#[apply(test)]
+#[needs(Curl)]
+fn a_disk_comes_by_curl(scratch: Scratch) {
+    let [first, second] = run(&scratch, || {
+        let mut command = Command::new("sh");
+        command.arg(fixture("curl.sh"));
+        command
+    });
+    assert_eq!(first.code, Some(0), "{first}");
+    let mut answers = first
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+    let (acquired, stats) = (answers.next().expect("two"), answers.next().expect("two"));
+    assert_eq!((&acquired["source"], &stats["pooled"]), (&"pooled".into(), &1.into()));
+    assert!(second.code == Some(22) && second.stdout.contains("already-exists"), "{second}");
 }
 
-mod python {
-    use std::process::Command;
-
-    use super::{fixture, run};
-    use crate::harness::prelude::*;
-    use crate::harness::python::program;
-
-    const NEEDS: &[Need] = &[Need::Python];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn disks_come_by_python(scratch: Scratch) {
-        let [first, second] = run(&scratch, || {
-            let mut command = Command::new(program("python3"));
-            command.arg("-B").arg(fixture("client.py"));
-            command
-        });
-        assert_eq!(first.code, Some(0), "{first}");
-        let [by_path, by_descriptor] = first.stdout.lines().collect::<Vec<_>>()[..] else {
-            panic!("not two lines: {first}");
-        };
-        assert!(by_path.contains("'source': 'pooled'"), "{first}");
-        assert!(by_descriptor.contains("'source': 'pooled'"), "{first}");
-        assert!(by_descriptor.ends_with(" bytes") && !by_descriptor.ends_with(" 0 bytes"));
-        assert!(second.code == Some(1) && second.stderr.contains("already-exists"), "{second}");
-    }
+#[apply(test)]
+#[needs(Python)]
+fn disks_come_by_python(scratch: Scratch) {
+    let [first, second] = run(&scratch, || {
+        let mut command = Command::new(program("python3"));
+        command.arg("-B").arg(fixture("client.py"));
+        command
+    });
+    assert_eq!(first.code, Some(0), "{first}");
+    let [by_path, by_descriptor] = first.stdout.lines().collect::<Vec<_>>()[..] else {
+        panic!("not two lines: {first}");
+    };
+    assert!(by_path.contains("'source': 'pooled'"), "{first}");
+    assert!(by_descriptor.contains("'source': 'pooled'"), "{first}");
+    assert!(by_descriptor.ends_with(" bytes") && !by_descriptor.ends_with(" 0 bytes"));
+    assert!(second.code == Some(1) && second.stderr.contains("already-exists"), "{second}");
 }
 
-mod rust {
-    use std::process::Command;
-
-    use super::run;
-    use crate::harness::prelude::*;
-    use crate::harness::requirements;
-
-    const NEEDS: &[Need] = &[Need::Examples];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn disks_come_by_rust(scratch: Scratch) {
-        let [first, second] = run(&scratch, || Command::new(requirements::example("client")));
-        assert_eq!((first.code, first.stdout.lines().count()), (Some(0), 3), "{first}");
-        assert!(first.stdout.contains("source: Pooled"), "{first}");
-        assert!(first.stdout.contains("\nPooled, "), "{first}");
-        assert!(second.code == Some(0) && second.stdout.contains("already exists"), "{second}");
-    }
+#[apply(test)]
+#[needs(Examples)]
+fn disks_come_by_rust(scratch: Scratch) {
+    let [first, second] = run(&scratch, || Command::new(requirements::example("client")));
+    assert_eq!((first.code, first.stdout.lines().count()), (Some(0), 3), "{first}");
+    assert!(first.stdout.contains("source: Pooled"), "{first}");
+    assert!(first.stdout.contains("\nPooled, "), "{first}");
+    assert!(second.code == Some(0) && second.stdout.contains("already exists"), "{second}");
 }

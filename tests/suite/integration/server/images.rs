@@ -12,8 +12,6 @@ use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 use crate::harness::server::Server;
 
-const NEEDS: &[Need] = &[];
-
 /// A folder `images`, one base image in it, and one outside of it.
 fn images(scratch: &Path) -> (PathBuf, PathBuf) {
     let [images, store] = ["images", "store"].map(|name| scratch.join(name));
@@ -44,8 +42,7 @@ fn bases(server: &Server) -> Vec<PathBuf> {
     bases.map(|base| base["path"].as_str().expect("a path").into()).collect()
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_link_out_of_the_images_is_followed_by_both_names(scratch: Scratch) {
     let (images, store) = images(&scratch);
     let (link, real) = (images.join("node-base-x86_64.qcow2"), store.join("node.qcow2"));
@@ -60,8 +57,7 @@ fn a_link_out_of_the_images_is_followed_by_both_names(scratch: Scratch) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn images_in_a_linked_directory_are_found(scratch: Scratch) {
     let (images, _) = images(&scratch);
     let link = scratch.join("link");
@@ -73,8 +69,7 @@ fn images_in_a_linked_directory_are_found(scratch: Scratch) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn after_a_rescan_the_new_ones_are_there(scratch: Scratch, #[values(true, false)] signal: bool) {
     let (images, store) = images(&scratch);
     let mut server = start(&scratch, &images);
@@ -99,8 +94,7 @@ fn after_a_rescan_the_new_ones_are_there(scratch: Scratch, #[values(true, false)
     assert_eq!(acquire(&server, &scratch, &real).problem(403), "forbidden");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn named_ones_are_served_wherever_they_lie(scratch: Scratch) {
     let (_, store) = images(&scratch);
     let (link, raw) = (scratch.join("link"), scratch.join("disk.img"));
@@ -121,8 +115,7 @@ fn named_ones_are_served_wherever_they_lie(scratch: Scratch) {
     assert_eq!(bases(&server), [raw, store.join("node.qcow2")]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn hostile_bases_are_refused(scratch: Scratch) {
     let (images, store) = images(&scratch);
     std::fs::create_dir(images.join("sub-base-.qcow2")).expect("a folder");

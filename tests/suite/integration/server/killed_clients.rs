@@ -15,8 +15,6 @@ use crate::harness::pool_process::{directories, is_whole};
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
-const NEEDS: &[Need] = &[];
-
 const ROUNDS: usize = 20;
 const CLIENTS: usize = 4;
 
@@ -59,8 +57,7 @@ fn check_targets(server: &mut Server, scratch: &Path, expected: &BTreeSet<String
 }
 
 /// Programs that are killed at random moments, by SIGKILL.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a12_killed_programs_leave_nothing(scratch: Scratch) {
     let mut server = Server::of_one_base(&scratch);
     let seed = rand::rng().random();
@@ -92,10 +89,9 @@ fn a12_killed_programs_leave_nothing(scratch: Scratch) {
 }
 
 /// Requests that are whole in the server's socket when their client dies, before it reads them.
-#[rstest]
+#[apply(test)]
 #[case::acquire("/v1/acquire")]
 #[case::open("/v1/open")]
-#[test_attr(apply(case))]
 fn a12_requests_of_dead_clients_leave_nothing(scratch: Scratch, #[case] path: &str) {
     let mut server = Server::of_one_base(&scratch);
     let base = server::base(&scratch);
@@ -133,8 +129,7 @@ fn a12_requests_of_dead_clients_leave_nothing(scratch: Scratch, #[case] path: &s
 
 /// Who wants to know what became of a request ends only what it says, and reads on: then there is
 /// an answer, or there was nothing to answer to.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a12_half_of_a_request_is_answered_with_the_end(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let mut client = server.client();

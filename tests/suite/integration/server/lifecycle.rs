@@ -8,9 +8,8 @@ use rustix::process::Signal;
 use super::{hanging_tools, is_closed, names, start, under_way};
 use crate::harness::pool_process::is_whole;
 use crate::harness::prelude::*;
+use crate::harness::requirements::SECOND_FILESYSTEM;
 use crate::harness::server::{self, Server};
-
-const NEEDS: &[Need] = &[];
 
 fn assert_nothing_left(scratch: &Path) {
     assert!(!scratch.join("pool").exists(), "{:?}", names(&scratch.join("pool")));
@@ -22,8 +21,7 @@ fn assert_sound(scratch: &Path, overlay: &Path) {
     assert!(is_whole(&bytes, &server::base(scratch), None), "{}", overlay.display());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_end_leaves_what_was_acquired_and_nothing_else(
     scratch: Scratch,
     #[values(Signal::TERM, Signal::INT)] signal: Signal,
@@ -38,8 +36,7 @@ fn the_end_leaves_what_was_acquired_and_nothing_else(
     assert_nothing_left(&scratch);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn requests_under_way_are_finished(scratch: Scratch) {
     let mut server = Server::of_one_base(&scratch);
     let target = server::vms(&scratch).join("vm.qcow2");
@@ -57,8 +54,7 @@ fn requests_under_way_are_finished(scratch: Scratch) {
     assert_nothing_left(&scratch);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn an_ending_server_is_not_ready(scratch: Scratch) {
     let mut server = Server::of_one_base(&scratch);
     let mut client = server.client();
@@ -81,8 +77,7 @@ fn an_ending_server_is_not_ready(scratch: Scratch) {
     assert!(server.wait().success());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_request_that_never_ends_is_given_up(scratch: Scratch) {
     let server = start(&scratch, &["--drain-timeout", "200ms"]);
     let mut client = server.client();
@@ -93,8 +88,7 @@ fn a_request_that_never_ends_is_given_up(scratch: Scratch) {
     assert_nothing_left(&scratch);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn told_again_it_ends_at_once(scratch: Scratch) {
     let mut server = start(&scratch, &["--drain-timeout", "1h", "--request-timeout", "1h"]);
     let mut client = server.client();
@@ -120,8 +114,7 @@ fn hanging(scratch: &Path) -> Server {
     server
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn while_it_starts_it_says_so(scratch: Scratch) {
     let server = hanging(&scratch);
     assert_eq!(server.get("/livez").status, 200);
@@ -134,8 +127,7 @@ fn while_it_starts_it_says_so(scratch: Scratch) {
 }
 
 /// A rescan that is asked for too soon comes when the pool is started.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn told_to_rescan_while_it_starts_it_does_so_then(scratch: Scratch) {
     let mut server = hanging(&scratch);
     server.signal(Signal::HUP);
@@ -145,8 +137,7 @@ fn told_to_rescan_while_it_starts_it_does_so_then(scratch: Scratch) {
     server.stop();
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn l7_told_to_end_while_it_starts_it_leaves_nothing(scratch: Scratch) {
     let mut server = hanging(&scratch);
     server.await_that("it stocks", |_| scratch.join("pool").exists());
@@ -155,8 +146,7 @@ fn l7_told_to_end_while_it_starts_it_leaves_nothing(scratch: Scratch) {
 }
 
 /// A service that can't start must not be taken for one that ended well.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_start_that_fails_is_a_failure(scratch: Scratch) {
     server::one_base(&scratch);
     let mut command = Server::command(&scratch);
@@ -167,8 +157,7 @@ fn a_start_that_fails_is_a_failure(scratch: Scratch) {
     assert_nothing_left(&scratch);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn c1_a_restart_loses_no_acquired_overlay(
     scratch: Scratch,
     #[values(Signal::KILL, Signal::TERM)] signal: Signal,
@@ -206,8 +195,7 @@ fn c1_a_restart_loses_no_acquired_overlay(
 }
 
 /// Restocking would go on for long: it is not waited for.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_end_stops_restocking(scratch: Scratch) {
     server::one_base(&scratch);
     let mut command = Server::command(&scratch);
@@ -219,27 +207,19 @@ fn the_end_stops_restocking(scratch: Scratch) {
     assert_eq!(names(&scratch.join("pool")), [] as [&str; 0]);
 }
 
-mod another_filesystem {
-    use crate::harness::prelude::*;
-    use crate::harness::requirements::SECOND_FILESYSTEM;
-    use crate::harness::server::{self, Server};
-
-    const NEEDS: &[Need] = &[Need::SecondFilesystem];
-
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn a5_targets_there_are_told_once(scratch: Scratch) {
-        server::one_base(&scratch);
-        let targets = tempfile::tempdir_in(SECOND_FILESYSTEM).expect("a folder on tmpfs");
-        let mut args = server::one_base_args(&scratch);
-        args.extend(["--targets".to_owned(), targets.path().display().to_string()]);
-        let mut server = Server::start(&scratch, &args);
-        for name in ["vm-1.qcow2", "vm-2.qcow2", "vm-3.qcow2"] {
-            server.await_ready_overlays(2);
-            let answer = server.acquire(&server::base(&scratch), &targets.path().join(name));
-            assert_eq!((answer.status, &answer.json()["source"]), (200, &"on-demand".into()));
-        }
-        assert_eq!(server.log().matches("on another filesystem").count(), 1, "{}", server.log());
-        server.stop();
+#[apply(test)]
+#[needs(SecondFilesystem)]
+fn a5_targets_on_another_filesystem_are_told_once(scratch: Scratch) {
+    server::one_base(&scratch);
+    let targets = tempfile::tempdir_in(SECOND_FILESYSTEM).expect("a folder on tmpfs");
+    let mut args = server::one_base_args(&scratch);
+    args.extend(["--targets".to_owned(), targets.path().display().to_string()]);
+    let mut server = Server::start(&scratch, &args);
+    for name in ["vm-1.qcow2", "vm-2.qcow2", "vm-3.qcow2"] {
+        server.await_ready_overlays(2);
+        let answer = server.acquire(&server::base(&scratch), &targets.path().join(name));
+        assert_eq!((answer.status, &answer.json()["source"]), (200, &"on-demand".into()));
     }
+    assert_eq!(server.log().matches("on another filesystem").count(), 1, "{}", server.log());
+    server.stop();
 }

@@ -8,12 +8,10 @@ use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::server;
 
-const NEEDS: &[Need] = &[];
-
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[rstest]
+#[apply(test)]
 #[case::no_json("POST /v1/acquire", "application/json", "{\"base\":", 400, "bad-request")]
 #[case::garbage("POST /v1/acquire", "application/json", "\0\u{1b}[2J", 400, "bad-request")]
 #[case::deep("POST /v1/acquire", "application/json", "[DEEP]", 422, "bad-request")]
@@ -47,7 +45,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[case::odd_path("DELETE /v1/bases/%ff%fe", "", "", 400, "bad-request")]
 #[case::relative("DELETE /v1/bases/b", "", "", 400, "bad-request")]
 #[case::unknown_base("DELETE /v1/bases/%2Fb", "", "", 404, "unknown-base")]
-#[test_attr(apply(case))]
 fn what_cannot_be_understood_is_a_problem(
     scratch: Scratch,
     #[case] line: &str,
@@ -76,7 +73,7 @@ fn what_cannot_be_understood_is_a_problem(
 
 /// What isn't HTTP at all is the library's to refuse: with a status alone, and the connection
 /// ends.
-#[rstest]
+#[apply(test)]
 #[case::garbage(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400)]
 #[case::no_version(b"GET /livez\r\n\r\n", 400)]
 #[case::two_lengths(
@@ -84,7 +81,6 @@ fn what_cannot_be_understood_is_a_problem(
     400
 )]
 #[case::chunked_and_length(b"GET /livez HTTP/1.1\r\nbad header\r\n\r\n", 400)]
-#[test_attr(apply(case))]
 fn garbage_after_a_good_request(scratch: Scratch, #[case] garbage: &[u8], #[case] status: u16) {
     let server = start(&scratch, &[]);
     let mut client = server.client();
@@ -96,8 +92,7 @@ fn garbage_after_a_good_request(scratch: Scratch, #[case] garbage: &[u8], #[case
     assert_eq!(server.get("/livez").status, 200);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_head_has_an_end(scratch: Scratch, #[values(true, false)] one_header: bool) {
     let server = start(&scratch, &[]);
     let mut client = server.client();
@@ -130,8 +125,7 @@ fn is_cut_off(client: &mut Client, bytes: &mut dyn Iterator<Item = u8>) {
     panic!("the server listened to the end");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_slow_head_is_cut_off(scratch: Scratch) {
     let server = start(&scratch, &["--client-timeout", "300ms"]);
     let mut client = server.client();
@@ -139,8 +133,7 @@ fn a_slow_head_is_cut_off(scratch: Scratch) {
     is_cut_off(&mut client, &mut std::iter::repeat(b'x'));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn silence_is_cut_off(scratch: Scratch, #[values(true, false)] used: bool) {
     let server = start(&scratch, &["--client-timeout", "300ms"]);
     let mut client = server.client();
@@ -151,8 +144,7 @@ fn silence_is_cut_off(scratch: Scratch, #[values(true, false)] used: bool) {
 }
 
 /// The longest times there are mean never, and overflow nothing.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn times_without_end(scratch: Scratch) {
     let times = ["--client-timeout", "--request-timeout", "--drain-timeout"];
     let arguments: Vec<_> = times.iter().flat_map(|time| [*time, "500000000000y"]).collect();
@@ -160,8 +152,7 @@ fn times_without_end(scratch: Scratch) {
     assert_eq!(server.get("/livez").status, 200);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_slow_body_is_cut_off(scratch: Scratch) {
     let server = start(&scratch, &["--request-timeout", "300ms"]);
     let target = server::vms(&scratch).join("vm.qcow2");
@@ -174,8 +165,7 @@ fn a_slow_body_is_cut_off(scratch: Scratch) {
 }
 
 /// Requests without end whose answers nobody reads.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn unread_answers_are_cut_off(scratch: Scratch) {
     let server = start(&scratch, &["--client-timeout", "300ms"]);
     let mut client = server.client();
@@ -190,8 +180,7 @@ fn unread_answers_are_cut_off(scratch: Scratch) {
     assert_eq!(server.get("/livez").status, 200);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_client_has_so_many_connections(scratch: Scratch) {
     let mut server = start(&scratch, &["--max-connections-per-client", "3"]);
     let mut clients = Vec::new();
@@ -211,8 +200,7 @@ fn a_client_has_so_many_connections(scratch: Scratch) {
     server.await_that("there is room again", |server| server.get("/livez").status == 200);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn all_have_so_many_connections(scratch: Scratch) {
     let mut server = start(&scratch, &["--max-connections", "2"]);
     let clients: Vec<_> = (0..2).map(|_| server.client()).collect();

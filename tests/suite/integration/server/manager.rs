@@ -10,8 +10,6 @@ use crate::harness::manager::Manager;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
-const NEEDS: &[Need] = &[];
-
 /// A server of one base image that has a service manager.
 fn managed(scratch: &Path, set: impl FnOnce(&mut Command)) -> (Server, Manager) {
     server::one_base(scratch);
@@ -23,8 +21,7 @@ fn managed(scratch: &Path, set: impl FnOnce(&mut Command)) -> (Server, Manager) 
     (Server::launch(scratch, &mut command), manager)
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn it_says_how_it_does(scratch: Scratch) {
     let (server, manager) = managed(&scratch, |_| {});
     let ready = "READY=1\nSTATUS=2 overlays of 1 base images are ready\n";
@@ -42,8 +39,7 @@ fn it_says_how_it_does(scratch: Scratch) {
     assert_eq!(manager.drain(), [] as [String; 0]);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn it_answers_the_watchdog_while_it_answers_clients(scratch: Scratch) {
     let (mut server, manager) =
         managed(&scratch, |command| _ = command.env("WATCHDOG_USEC", "200000"));
@@ -65,8 +61,7 @@ fn it_answers_the_watchdog_while_it_answers_clients(scratch: Scratch) {
 }
 
 /// The watchdog isn't a client like others: it is heard when nobody else is.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_full_server_answers_the_watchdog(scratch: Scratch) {
     let (server, manager) = managed(&scratch, |command| {
         command.env("WATCHDOG_USEC", "200000").args(["--max-connections", "1"]);
@@ -82,8 +77,7 @@ fn a_full_server_answers_the_watchdog(scratch: Scratch) {
 }
 
 /// The watchdog of another process, as a parent's that only starts it.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_watchdog_of_another_is_left_alone(scratch: Scratch) {
     let (server, manager) = managed(&scratch, |command| {
         command.env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1");

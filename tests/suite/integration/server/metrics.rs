@@ -1,5 +1,9 @@
 //! `GET /metrics`: what Prometheus is told.
 
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -7,10 +11,9 @@ use serde_json::{Value, json};
 
 use crate::harness::cli;
 use crate::harness::prelude::*;
+use crate::harness::python;
 use crate::harness::qcow2::Image;
 use crate::harness::server::{self, Server};
-
-const NEEDS: &[Need] = &[];
 
 /// Hands over one pooled overlay and one on demand, and refuses one; two are ready again then.
 fn used(scratch: &Scratch) -> Server {
@@ -37,8 +40,7 @@ fn value<T: FromStr>(text: &str, series: &str) -> T {
     value.parse().unwrap_or_else(|_| panic!("{series} is {value}"))
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn t1_every_figure_is_there(scratch: Scratch) {
     let server = used(&scratch);
     let answer = server.get("/metrics");
@@ -67,8 +69,7 @@ fn t1_every_figure_is_there(scratch: Scratch) {
 
 /// The histograms count what the counters count, each bucket what is in those before it too, and
 /// no acquire or creation takes longer than the whole test.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn t1_histograms_add_up(scratch: Scratch) {
     let server = used(&scratch);
     let text = server.get("/metrics").body;
@@ -94,8 +95,7 @@ fn t1_histograms_add_up(scratch: Scratch) {
 }
 
 /// A gauge follows what it is about: a base image that changed, a drain, connections.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn t1_gauges_follow(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let base = server::base(&scratch);
@@ -127,101 +127,70 @@ fn t1_gauges_follow(scratch: Scratch) {
     }
 }
 
-mod parsed {
-    //! Read by Prometheus' own parser.
-
-    use std::ffi::{OsStr, OsString};
-    use std::io::Write;
-    use std::os::unix::ffi::OsStrExt;
-    use std::process::{Command, Stdio};
-
-    use serde_json::Value;
-
-    use super::used;
-    use crate::harness::prelude::*;
-    use crate::harness::python;
-    use crate::harness::qcow2::Image;
-    use crate::harness::server::Server;
-
-    const NEEDS: &[Need] = &[Need::PrometheusClient];
-
-    const PARSE: &str = "\
+const PARSE: &str = "\
 import json, sys
 from prometheus_client.parser import text_string_to_metric_families as parse
 families = list(parse(sys.stdin.buffer.read().decode()))
 json.dump([[s.name, s.labels, s.value] for f in families for s in f.samples], sys.stdout)
 ";
 
-    /// Name, labels and value of every series, none of them twice.
-    #[track_caller]
-    fn parse(text: &str) -> Vec<(String, Value, Value)> {
-        let mut parser = Command::new(python::program("python3"))
-            .args(["-c", PARSE])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the parser runs");
-        let mut input = parser.stdin.take().expect("its input");
-        input.write_all(text.as_bytes()).expect("it reads");
-        drop(input);
-        let output = parser.wait_with_output().expect("it ends");
-        assert!(output.status.success(), "{text}");
-        let series: Vec<(String, Value, Value)> =
-            serde_json::from_slice(&output.stdout).expect("its answer");
-        for (at, (name, labels, _)) in series.iter().enumerate() {
-            let again = series[..at].iter().any(|(other, of, _)| (other, of) == (name, labels));
-            assert!(!again, "{name} {labels} is there twice");
-        }
-        series
+/// By Prometheus' own parser: name, labels and value of every series, none of them twice.
+#[track_caller]
+fn parse(text: &str) -> Vec<(String, Value, Value)> {
+    let mut parser = Command::new(python::program("python3"))
+        .args(["-c", PARSE])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the parser runs");
+    let mut input = parser.stdin.take().expect("its input");
+    input.write_all(text.as_bytes()).expect("it reads");
+    drop(input);
+    let output = parser.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{text}");
+    let series: Vec<(String, Value, Value)> =
+        serde_json::from_slice(&output.stdout).expect("its answer");
+    for (at, (name, labels, _)) in series.iter().enumerate() {
+        let again = series[..at].iter().any(|(other, of, _)| (other, of) == (name, labels));
+        assert!(!again, "{name} {labels} is there twice");
     }
+    series
+}
 
-    /// A base image may have any name; each has figures of its own.
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn t1_any_name_is_a_label(scratch: Scratch) {
-        let names: [&[u8]; 5] = [
-            b"q\"uote\".qcow2",
-            b"line\nend",
-            br"back\slash\n",
-            b"no\xff\xc3utf8",
-            br"no\xff\xc3utf8",
-        ];
-        let mut args: Vec<OsString> = ["--max-vms", "2"].map(Into::into).into();
-        for name in names {
-            let path = scratch.join(OsStr::from_bytes(name));
-            Image::new(1 << 20).write(&path);
-            args.extend(["--base".into(), path.into()]);
-        }
-        let server = Server::start(&scratch, args);
-        let series = parse(&server.get("/metrics").body);
-        let ready = series.iter().filter(|(name, ..)| name == "overlay_pool_overlays_ready");
-        let mut bases: Vec<_> = ready
-            .map(|(_, labels, value)| {
-                assert_eq!(value.as_f64(), Some(1.0), "{labels}");
-                let base = labels["base"].as_str().expect("a label");
-                base.strip_prefix(&format!("{}/", scratch.display()))
-                    .expect("its folder")
-                    .to_owned()
-            })
-            .collect();
-        bases.sort();
-        let mut expected = [
-            "q\"uote\".qcow2",
-            "line\nend",
-            r"back\\slash\\n",
-            r"no\xff\xc3utf8",
-            r"no\\xff\\xc3utf8",
-        ];
-        expected.sort_unstable();
-        assert_eq!(bases, expected);
+/// A base image may have any name; each has figures of its own.
+#[apply(test)]
+#[needs(PrometheusClient)]
+fn t1_any_name_is_a_label(scratch: Scratch) {
+    let names: [&[u8]; 5] =
+        [b"q\"uote\".qcow2", b"line\nend", br"back\slash\n", b"no\xff\xc3utf8", br"no\xff\xc3utf8"];
+    let mut args: Vec<OsString> = ["--max-vms", "2"].map(Into::into).into();
+    for name in names {
+        let path = scratch.join(OsStr::from_bytes(name));
+        Image::new(1 << 20).write(&path);
+        args.extend(["--base".into(), path.into()]);
     }
+    let server = Server::start(&scratch, args);
+    let series = parse(&server.get("/metrics").body);
+    let ready = series.iter().filter(|(name, ..)| name == "overlay_pool_overlays_ready");
+    let mut bases: Vec<_> = ready
+        .map(|(_, labels, value)| {
+            assert_eq!(value.as_f64(), Some(1.0), "{labels}");
+            let base = labels["base"].as_str().expect("a label");
+            base.strip_prefix(&format!("{}/", scratch.display())).expect("its folder").to_owned()
+        })
+        .collect();
+    bases.sort();
+    let mut expected =
+        ["q\"uote\".qcow2", "line\nend", r"back\\slash\\n", r"no\xff\xc3utf8", r"no\\xff\\xc3utf8"];
+    expected.sort_unstable();
+    assert_eq!(bases, expected);
+}
 
-    #[rstest]
-    #[test_attr(apply(case))]
-    fn t1_all_of_it_is_understood(scratch: Scratch) {
-        let server = used(&scratch);
-        let text = server.get("/metrics").body;
-        let count = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(parse(&text).len(), count);
-    }
+#[apply(test)]
+#[needs(PrometheusClient)]
+fn t1_all_of_it_is_understood(scratch: Scratch) {
+    let server = used(&scratch);
+    let text = server.get("/metrics").body;
+    let count = text.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(parse(&text).len(), count);
 }

@@ -10,12 +10,9 @@ use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 use crate::harness::server::{self, Server};
 
-const NEEDS: &[Need] = &[];
-
 /// A8: a link that can be named leads to one; who acquires by it is told so, and the others see it
 /// listed.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a8_a_name_that_is_not_utf8_is_no_error(scratch: Scratch) {
     server::one_base(&scratch);
     let base = scratch.join(OsStr::from_bytes(b"no\xffutf8.qcow2"));

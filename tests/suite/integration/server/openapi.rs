@@ -6,13 +6,10 @@ use crate::harness::cli::{self, Answer};
 use crate::harness::prelude::*;
 use crate::harness::server::Server;
 
-const NEEDS: &[Need] = &[];
-
 /// What is published.
 const PUBLISHED: &str = include_str!("../../../../fixtures/openapi.json");
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn what_is_published_is_what_the_code_says(scratch: Scratch) {
     let Answer { code, stdout, stderr } = cli::answer(&scratch, ["openapi"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
@@ -22,8 +19,7 @@ fn what_is_published_is_what_the_code_says(scratch: Scratch) {
     );
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_server_gives_the_same(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let answer = server.get("/openapi.json");
@@ -35,8 +31,7 @@ fn the_server_gives_the_same(scratch: Scratch) {
 
 /// A client is told of each operation what it is for and what can come back, and of each problem
 /// that it comes in the form of one.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn each_operation_is_described() {
     let document: Value = serde_json::from_str(PUBLISHED).expect("JSON");
     let paths = document["paths"].as_object().expect("paths");

@@ -37,8 +37,7 @@ fn refused(answer: io::Result<u16>) -> bool {
     answer.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn they_are_refused(scratch: Scratch) {
     let open = Permissions::from_mode(0o755);
     std::fs::set_permissions(&*scratch, open).expect("a folder for all");
@@ -51,8 +50,7 @@ fn they_are_refused(scratch: Scratch) {
     assert!(server.log().contains(&format!("uid {SOMEBODY} gid {SOMEBODY}")), "{}", server.log());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn those_of_the_group_are_let_in(scratch: Scratch) {
     server::one_base(&scratch);
     let run = scratch.join("run");

@@ -89,8 +89,7 @@ fn document(scratch: &Path, server: &Server, sharpen: impl FnOnce(&mut Value)) -
 }
 
 /// Whatever a client asks, the answer is one that the document names.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_server_is_as_described(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let document = document(&scratch, &server, |_| {});
@@ -99,8 +98,7 @@ fn a_server_is_as_described(scratch: Scratch) {
 }
 
 /// Also to a client who knows which paths there are, and so gets beyond the refusal of all others.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_server_is_as_described_to_who_knows_its_paths(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let document = document(&scratch, &server, |document| {

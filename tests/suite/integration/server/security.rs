@@ -11,11 +11,8 @@ use super::{figure, names};
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
-const NEEDS: &[Need] = &[];
-
 /// What a client must not be able to name as a target, and how it is refused.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn hostile_targets_are_refused_and_cost_nothing(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let (base, vms) = (server::base(&scratch), server::vms(&scratch));
@@ -83,8 +80,7 @@ fn hostile_targets_are_refused_and_cost_nothing(scratch: Scratch) {
 }
 
 /// What lies in the pool's own directory is removed with it: nothing is handed over there.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn d4_no_target_in_a_directory_that_will_be_removed(scratch: Scratch) {
     server::one_base(&scratch);
     let mut args = server::one_base_args(&scratch);
@@ -110,8 +106,7 @@ fn d4_no_target_in_a_directory_that_will_be_removed(scratch: Scratch) {
 
 /// A directory is swapped for a link that leads out, over and over, while overlays are acquired
 /// in it.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn no_swap_leads_out(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let (base, vms, outside) =
@@ -152,8 +147,7 @@ fn no_swap_leads_out(scratch: Scratch) {
 }
 
 /// The directory of targets is removed and made again, as cleaners of temporary files do.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn l12_a_directory_of_targets_may_be_made_again(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let (base, vms) = (server::base(&scratch), server::vms(&scratch));

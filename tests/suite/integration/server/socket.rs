@@ -14,8 +14,6 @@ use super::{is_closed, under_way};
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
-const NEEDS: &[Need] = &[];
-
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,8 +25,7 @@ fn launch(scratch: &Path) -> Server {
     Server::launch(scratch, Server::command(scratch).args(server::one_base_args(scratch)))
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn it_and_its_directory_are_for_this_user_alone(scratch: Scratch) {
     server::one_base(&scratch);
     let socket = scratch.join("run/deep/pool.sock");
@@ -44,8 +41,7 @@ fn it_and_its_directory_are_for_this_user_alone(scratch: Scratch) {
     assert!(!socket.exists());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_second_server_is_refused_and_the_first_unharmed(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let second = launch(&scratch);
@@ -55,8 +51,7 @@ fn a_second_server_is_refused_and_the_first_unharmed(scratch: Scratch) {
     server.stop();
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn of_many_at_once_one_has_it(scratch: Scratch, #[values(true, false)] stale: bool) {
     server::one_base(&scratch);
     if stale {
@@ -76,8 +71,7 @@ fn of_many_at_once_one_has_it(scratch: Scratch, #[values(true, false)] stale: bo
     assert!(!server::socket(&scratch).exists());
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn what_a_dead_server_left_is_replaced(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     server.signal(Signal::KILL);
@@ -110,13 +104,12 @@ fn put_datagrams(path: &Path) -> io::Result<Option<OwnedFd>> {
     UnixDatagram::bind(path).map(|socket| Some(socket.into()))
 }
 
-#[rstest]
+#[apply(test)]
 #[case::file("something else is there", put_file)]
 #[case::directory("something else is there", put_directory)]
 #[case::link("something else is there", put_link)]
 #[case::other_program("another server listens there", put_listener)]
 #[case::datagrams("another server listens there", put_datagrams)]
-#[test_attr(apply(case))]
 fn what_is_not_a_dead_socket_stays(scratch: Scratch, #[case] reason: &str, #[case] put: Put) {
     server::one_base(&scratch);
     let socket = server::socket(&scratch);
@@ -133,8 +126,7 @@ fn what_is_not_a_dead_socket_stays(scratch: Scratch, #[case] reason: &str, #[cas
 }
 
 /// A new server begins while the old one still finishes requests.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_old_server_leaves_the_new_one_s(scratch: Scratch) {
     let mut old = Server::of_one_base(&scratch);
     let (base, target) = (server::base(&scratch), server::vms(&scratch).join("vm.qcow2"));

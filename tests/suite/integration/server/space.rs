@@ -35,8 +35,7 @@ fn is_low(answer: &Response) -> bool {
     answer.status == 503 && answer.problem(503) == "not-ready" && answer.body.contains("low space")
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn low_space_stops_restocking_and_nothing_else(scratch: Scratch) {
     let mut server = Server::launch(&scratch, &mut command(&scratch, "4"));
     server.await_ready();
@@ -59,8 +58,7 @@ fn low_space_stops_restocking_and_nothing_else(scratch: Scratch) {
 }
 
 /// The shelves are larger than the space: what is kept free is kept free.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn stocking_ends_where_space_gets_low(scratch: Scratch) {
     let mut server = Server::launch(&scratch, &mut command(&scratch, "4000"));
     server.await_that("it has stocked", |server| {

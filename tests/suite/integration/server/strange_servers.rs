@@ -11,8 +11,6 @@ use tokio::time::timeout;
 
 use crate::harness::prelude::*;
 
-const NEEDS: &[Need] = &[];
-
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,8 +33,7 @@ async fn read(stream: &mut UnixStream) -> String {
 }
 
 /// What stands between the acquires of a scheduler and two disks for one VM.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn what_the_server_may_have_seen_is_not_sent_again(scratch: Scratch) {
     let (listener, socket) = listen(&scratch);
     let client = Client::new(socket);
@@ -58,8 +55,7 @@ async fn what_the_server_may_have_seen_is_not_sent_again(scratch: Scratch) {
     assert!(more.is_err(), "the acquire was sent again");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_connection_that_was_closed_meanwhile_is_replaced(scratch: Scratch) {
     let (listener, socket) = listen(&scratch);
     let client = Client::new(socket);
@@ -86,8 +82,7 @@ async fn a_connection_that_was_closed_meanwhile_is_replaced(scratch: Scratch) {
 }
 
 /// The server sees its end, and so gives up what it does for it (rule A12).
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a12_a_request_that_is_given_up_closes_its_connection(scratch: Scratch) {
     let (listener, socket) = listen(&scratch);
     let client = Client::new(socket);
@@ -101,8 +96,7 @@ async fn a12_a_request_that_is_given_up_closes_its_connection(scratch: Scratch) 
     assert_eq!(end.expect("an end"), 0);
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a12_a_server_that_hangs_is_given_up(scratch: Scratch) {
     let (listener, socket) = listen(&scratch);
     let after = Duration::from_millis(100);
@@ -115,14 +109,13 @@ async fn a12_a_server_that_hangs_is_given_up(scratch: Scratch) {
     assert_eq!(end.expect("an end"), 0);
 }
 
-#[rstest]
+#[apply(test)]
 #[case::not_http("SSH-2.0-OpenSSH_9.2\r\n", "was lost")]
 #[case::not_json("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "another version")]
 #[case::another_shape("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "another version")]
 #[case::no_problem("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", "status 500")]
 #[case::cut_off("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"pooled\":", "was lost")]
 #[case::too_long("HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n", "bytes")]
-#[test_attr(apply(case))]
 async fn an_answer_of_something_else_is_an_error(
     scratch: Scratch,
     #[case] answer: &str,
@@ -141,8 +134,7 @@ async fn an_answer_of_something_else_is_an_error(
 }
 
 /// A server that has no room for a client says so before it is asked.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_client_that_is_turned_away_hears_why(scratch: Scratch) {
     let (listener, socket) = listen(&scratch);
     let client = Client::new(socket);
@@ -168,10 +160,9 @@ async fn a_client_that_is_turned_away_hears_why(scratch: Scratch) {
 }
 
 /// The head and the body of an answer are read within bounds, whatever the server sends.
-#[rstest]
+#[apply(test)]
 #[case::body("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "100000\r\n", true)]
 #[case::head("HTTP/1.1 200 OK\r\n", "", false)]
-#[test_attr(apply(case))]
 async fn an_endless_answer_comes_to_an_end(
     scratch: Scratch,
     #[case] head: &str,
@@ -199,8 +190,7 @@ async fn an_endless_answer_comes_to_an_end(
     stats.expect_err("no figures");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn an_open_file_that_did_not_come_is_an_error(scratch: Scratch) {
     let (listener, socket) = listen(&scratch);
     let client = Client::new(socket);

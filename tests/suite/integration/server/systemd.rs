@@ -14,8 +14,7 @@ fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/systemd")
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_units_are_sound(scratch: Scratch) {
     for name in ["overlay-pool.service", "overlay-pool.socket"] {
         let unit = std::fs::read_to_string(units().join(name)).expect("a unit");
@@ -40,8 +39,7 @@ fn the_units_are_sound(scratch: Scratch) {
 }
 
 /// What the unit runs is understood, and so is the file that it names.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_unit_s_command_is_understood(scratch: Scratch) {
     let unit = std::fs::read_to_string(units().join("overlay-pool.service")).expect("a unit");
     let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
@@ -53,8 +51,7 @@ fn the_unit_s_command_is_understood(scratch: Scratch) {
     assert!(said.stderr.contains("directory of base images none"), "{said}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_user_is_well_described() {
     let mut command = Command::new("systemd-sysusers");
     command.arg("--dry-run").arg(units().join("overlay-pool.sysusers"));
@@ -64,8 +61,7 @@ fn the_user_is_well_described() {
 }
 
 /// The first client starts the server, which takes the socket as it is and leaves it so.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn a_passed_socket_is_taken_and_left(scratch: Scratch) {
     server::one_base(&scratch);
     let mut command = Command::new("systemd-socket-activate");
