@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     NoServer = 6,
     /// Code could not be run in a VM, or not to its end.
     NotRun = 125,
+    /// Interrupted while code ran in a VM.
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {

@@ -46,6 +46,7 @@ Exit codes:
   5  this machine lacks what the creator needs
   6  no server answers at the socket
   125  exec: the code could not be run; else its exit code is the code's own
+  130  exec: it was interrupted
 Of several failures the first gives the code.
 
 Environment:

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
 use super::guest::{Guest, GuestError};
 use super::qemu::{Qemu, QemuError};
@@ -52,14 +53,18 @@ pub(super) struct Alive {
 pub(super) enum Dead {
     Qemu(QemuError),
     Guest(GuestError),
+    Hangs,
 }
+
+/// How long QEMU may take to let a guest go on that stood still.
+const WAKE: Duration = Duration::from_secs(5);
 
 impl Alive {
     /// Lets a VM that waited go on. The guest answers with whatever it is asked next.
     pub(super) async fn wake(&mut self, hostname: &str) -> Result<(), Dead> {
-        let begin = tokio::time::Instant::now();
+        let begin = Instant::now();
         self.guest.get_mut().renew(hostname).map_err(Dead::Guest)?;
-        self.qemu.go_on().await.map_err(Dead::Qemu)?;
+        timeout(WAKE, self.qemu.go_on()).await.map_err(|_| Dead::Hangs)?.map_err(Dead::Qemu)?;
         self.start = Start::Warm;
         self.phases = Phases { renew: begin.elapsed(), ..Phases::default() };
         Ok(())

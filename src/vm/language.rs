@@ -13,7 +13,8 @@ pub enum Language {
     Python,
     /// JavaScript, by Node.js.
     Javascript,
-    /// The guest's own shell.
+    /// The guest's own shell, on a base image of the caller's: any with a busybox, our `init` and
+    /// supervisor.
     Raw,
 }
 
@@ -28,6 +29,16 @@ impl Language {
             Self::Python => "python",
             Self::Javascript => "javascript",
             Self::Raw => "raw",
+        }
+    }
+
+    /// What it may be called on the command line as well.
+    #[must_use]
+    pub fn aliases(self) -> &'static [&'static str] {
+        match self {
+            Self::Python => &["py"],
+            Self::Javascript => &["js", "node"],
+            Self::Raw => &["sh"],
         }
     }
 
@@ -66,9 +77,11 @@ impl FromStr for Language {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let is_named =
+            |language: &Self| language.as_str() == text || language.aliases().contains(&text);
         Self::ALL
             .into_iter()
-            .find(|language| language.as_str() == text)
+            .find(is_named)
             .ok_or_else(|| "a language is python, javascript or raw".to_owned())
     }
 }

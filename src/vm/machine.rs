@@ -18,6 +18,7 @@ pub(super) struct Machine {
     /// `kvm` or `tcg`.
     pub(super) accelerator: &'static str,
     pub(super) memory_mib: u32,
+    pub(super) cpus: u32,
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
     pub(super) base: BaseImage,
@@ -52,7 +53,7 @@ impl Machine {
     ) -> Result<Vec<String>, VmError> {
         let Wiring { disk, qmp, guest, console } = wiring;
         let mut arguments = words(
-            "-nodefaults -no-user-config -display none -no-reboot -cpu max -smp 1 \
+            "-nodefaults -no-user-config -display none -no-reboot -cpu max \
              -machine pc,usb=off,vmport=off,hpet=off,memory-backend=ram \
              -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         );
@@ -60,6 +61,7 @@ impl Machine {
             arguments.extend([option.to_owned(), value]);
         };
         add("-accel", self.accelerator.to_owned());
+        add("-smp", self.cpus.to_string());
         add("-m", self.memory_mib.to_string());
         add("-object", self.memory(beginning)?);
         add("-kernel", text(&self.kernel)?.to_owned());

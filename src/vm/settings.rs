@@ -34,6 +34,8 @@ pub struct VmSettings {
     pub max_concurrent_vms: u32,
     /// A guest's memory in MiB. `OVERLAY_POOL_MEMORY`; default 128, for JavaScript 256.
     pub memory_mib: Option<u32>,
+    /// How many processors a guest has. `OVERLAY_POOL_CPUS`; default 1.
+    pub cpus: u32,
     /// What runs the guests' instructions. `OVERLAY_POOL_ACCEL`; default [`Accelerator::Auto`].
     pub accelerator: Accelerator,
     /// How long a guest may take until it is ready. `OVERLAY_POOL_BOOT_TIMEOUT` in seconds;
@@ -76,6 +78,7 @@ impl Default for VmSettings {
             initramfs_path: None,
             max_concurrent_vms: 10,
             memory_mib: None,
+            cpus: 1,
             accelerator: Accelerator::Auto,
             boot_timeout: Duration::from_secs(60),
             execute_timeout: Duration::from_secs(60),
@@ -131,7 +134,8 @@ impl VmSettings {
             max_concurrent_vms: get("OVERLAY_POOL_MAX_VMS")
                 .parse(number)?
                 .unwrap_or(default.max_concurrent_vms),
-            memory_mib: get("OVERLAY_POOL_MEMORY").parse(mib)?,
+            memory_mib: get("OVERLAY_POOL_MEMORY").parse(Self::mib)?,
+            cpus: get("OVERLAY_POOL_CPUS").parse(Self::cpus)?.unwrap_or(default.cpus),
             accelerator: get("OVERLAY_POOL_ACCEL")
                 .parse(str::parse)?
                 .unwrap_or(default.accelerator),
@@ -146,7 +150,7 @@ impl VmSettings {
             dir: path("OVERLAY_POOL_DIR").unwrap_or(default.dir),
             resume: get("OVERLAY_POOL_RESUME").parse(on_off)?.unwrap_or(default.resume),
             states_dir: path("OVERLAY_POOL_STATES"),
-            disk_mib: get("OVERLAY_POOL_DISK").parse(mib)?.unwrap_or(default.disk_mib),
+            disk_mib: get("OVERLAY_POOL_DISK").parse(Self::mib)?.unwrap_or(default.disk_mib),
             warm: get("OVERLAY_POOL_WARM").parse(Self::warm)?.unwrap_or_default(),
             warm_idle: get("OVERLAY_POOL_WARM_IDLE")
                 .parse(Self::seconds)?
@@ -189,6 +193,26 @@ impl VmSettings {
             .ok_or_else(|| "give a number of seconds over 0 and up to 86400, as in 2.5".to_owned())
     }
 
+    /// Takes a guest's memory, or its disk's limit, as the variables give it.
+    ///
+    /// # Errors
+    ///
+    /// What it should be.
+    pub fn mib(text: &str) -> Result<u32, String> {
+        let mib = number(text).ok().filter(|mib| (32..=1 << 20).contains(mib));
+        mib.ok_or_else(|| "give a number of MiB from 32 to 1048576".to_owned())
+    }
+
+    /// Takes a guest's number of processors as the variable gives it.
+    ///
+    /// # Errors
+    ///
+    /// What it should be.
+    pub fn cpus(text: &str) -> Result<u32, String> {
+        let cpus = number(text).ok().filter(|cpus| (1..=255).contains(cpus));
+        cpus.ok_or_else(|| "give a number of processors from 1 to 255".to_owned())
+    }
+
     /// Takes how many VMs of each language shall wait, as in `python=4,javascript=2`.
     ///
     /// # Errors
@@ -218,16 +242,6 @@ impl VmSettings {
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "give a whole number".to_owned())
-}
-
-/// A number of MiB that a VM can do something with.
-fn mib(text: &str) -> Result<u32, String> {
-    let mib = number(text)?;
-    if (32..=1 << 20).contains(&mib) {
-        Ok(mib)
-    } else {
-        Err("give a number of MiB from 32 to 1048576".to_owned())
-    }
 }
 
 fn on_off(text: &str) -> Result<bool, String> {
@@ -276,6 +290,7 @@ mod tests {
             ("OVERLAY_POOL_INITRAMFS", "/r"),
             ("OVERLAY_POOL_MAX_VMS", "3"),
             ("OVERLAY_POOL_MEMORY", "512"),
+            ("OVERLAY_POOL_CPUS", "2"),
             ("OVERLAY_POOL_ACCEL", "tcg"),
             ("OVERLAY_POOL_BOOT_TIMEOUT", "1.5"),
             ("OVERLAY_POOL_EXECUTE_TIMEOUT", "2"),
@@ -297,6 +312,7 @@ mod tests {
             initramfs_path: Some("/r".into()),
             max_concurrent_vms: 3,
             memory_mib: Some(512),
+            cpus: 2,
             accelerator: Accelerator::Tcg,
             boot_timeout: Duration::from_millis(1500),
             execute_timeout: Duration::from_secs(2),
@@ -333,6 +349,7 @@ mod tests {
         "give a number of seconds over 0 and up to 86400, as in 2.5"
     )]
     #[case("OVERLAY_POOL_MAX_OUTPUT", "1M", "give a whole number")]
+    #[case("OVERLAY_POOL_CPUS", "0", "give a number of processors from 1 to 255")]
     #[case("OVERLAY_POOL_DISK", "0", "give a number of MiB from 32 to 1048576")]
     #[case(
         "OVERLAY_POOL_WARM",

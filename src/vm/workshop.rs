@@ -98,6 +98,7 @@ impl Workshop {
         Ok(Machine {
             qemu: settings.qemu.clone(),
             accelerator: self.accelerator,
+            cpus: settings.cpus,
             memory_mib: settings.memory_mib.unwrap_or(language.memory_mib()),
             kernel: resolved("kernel", settings.kernel())?,
             initramfs: resolved("initramfs", settings.initramfs())?,

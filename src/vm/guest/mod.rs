@@ -7,6 +7,8 @@ mod channel;
 mod error;
 pub(super) mod frame;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,6 @@
 //! VMs to test.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +42,12 @@ pub(crate) async fn started(settings: VmSettings, language: Language) -> VmManag
     let manager = VmManager::new(settings);
     manager.start_for(language).await.expect("the manager starts");
     manager
+}
+
+/// A manager that keeps so many VMs of one language waiting.
+pub(crate) async fn warmed(settings: VmSettings, language: Language, count: u32) -> VmManager {
+    let warm = BTreeMap::from([(language, count)]);
+    started(VmSettings { warm, ..settings }, language).await
 }
 
 pub(crate) async fn create(manager: &VmManager, language: Language) -> Arc<Vm> {

@@ -21,8 +21,7 @@ fn exec(scratch: &Path) -> Command {
     command
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn hello_from_pool(scratch: Scratch) {
     let answer = run(exec(&scratch).args(["python", "-c", "print('hello from pool')"]));
     assert_eq!((answer.code, &*answer.stdout), (Some(0), "hello from pool\n"), "{answer}");
@@ -31,7 +30,7 @@ fn hello_from_pool(scratch: Scratch) {
     let code = "import sys\nprint('out'); print('err', file=sys.stderr); sys.exit(3)";
     std::fs::write(scratch.join("code.py"), code).expect("a file");
     let kept = scratch.join("kept.qcow2");
-    let answer = run(exec(&scratch).args(["python", "code.py", "--keep"]).arg(&kept));
+    let answer = run(exec(&scratch).arg("--keep").arg(&kept).args(["python", "code.py"]));
     let said = (answer.code, &*answer.stdout, &*answer.stderr);
     assert_eq!(said, (Some(3), "out\n", "err\n"), "{answer}");
     assert!(kept.is_file());
@@ -39,8 +38,7 @@ fn hello_from_pool(scratch: Scratch) {
     assert!(!left.exists(), "{:?} are left", left.read_dir().map(Vec::from_iter));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn json_from_standard_input(scratch: Scratch) {
     let mut command = exec(&scratch);
     command.args(["python", "--json", "--timeout", "50"]);
@@ -59,12 +57,82 @@ fn json_from_standard_input(scratch: Scratch) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+fn arguments_input_and_environment(scratch: Scratch) {
+    std::fs::write(
+        scratch.join("code.py"),
+        "import os, sys\nprint(sys.argv, os.environ['A'], input())",
+    )
+    .expect("a file");
+    std::fs::write(scratch.join("data"), "data\n").expect("a file");
+    let mut command = exec(&scratch);
+    command.args(["--env", "A=b", "py", "code.py", "-x", "--json"]);
+    command.stdin(std::fs::File::open(scratch.join("data")).expect("a file"));
+    let answer = run(&mut command);
+    assert_eq!(answer.stdout, "['code.py', '-x', '--json'] b data\n", "{answer}");
+    assert_eq!(answer.code, Some(0), "{answer}");
+}
+
+#[apply(test)]
+fn limits_are_named(scratch: Scratch) {
+    let code = "print('begun')\nimport time\ntime.sleep(1000)";
+    let answer = run(exec(&scratch).args(["--timeout", "3", "python", "-c", code]));
+    assert_eq!((answer.code, &*answer.stdout), (Some(124), "begun\n"), "{answer}");
+    assert!(answer.stderr.contains("killed after 3 s") && answer.stderr.contains("--timeout"));
+
+    let code = "print('x' * 100)";
+    let mut command = exec(&scratch);
+    command.env("OVERLAY_POOL_MAX_OUTPUT", "10").args(["python", "-c", code]);
+    let answer = run(&mut command);
+    assert_eq!(answer.stdout, "x".repeat(10));
+    assert!(answer.stderr.contains("cut after 10 bytes"), "{answer}");
+}
+
+#[apply(test)]
+fn an_interrupt_ends_it_with_what_came(scratch: Scratch) {
+    use std::io::{BufRead, BufReader};
+    let code = "print('begun')\nimport time\ntime.sleep(1000)";
+    let mut command = exec(&scratch);
+    command.args(["python", "-c", code]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the program runs");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "begun\n", "it comes as it is written");
+    let pid = i32::try_from(child.id()).expect("a PID");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a PID");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is interrupted");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert_eq!(scratch.join("pool").read_dir().map_or(0, Iterator::count), 0);
+}
+
+/// The host's disk is full: that is said, and at once.
+#[apply(test)]
+#[needs(MountNamespace)]
+fn a_host_without_space_is_named(scratch: Scratch) {
+    let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
+    let pool = scratch.join("pool");
+    std::fs::create_dir(&pool).expect("a folder");
+    let setup = format!("mount -t tmpfs -o size=16m tmpfs {}", pool.display());
+    let mut command = cli::overlay_pool_after(&setup, &scratch);
+    command.arg("exec").env("OVERLAY_POOL_IMAGES", images()).env("OVERLAY_POOL_STATES", states());
+    command.args(["--accel", accelerator.as_str(), "python", "-c"]);
+    let code = "import os\nwith open('/root/file', 'wb') as file:\n  for _ in range(64):\n    \
+                file.write(os.urandom(1 << 20))\n  os.fsync(file.fileno())\nprint('written')";
+    let answer = run(command.arg(code));
+    assert_eq!((answer.code, &*answer.stdout), (Some(125), ""), "{answer}");
+    assert!(answer.stderr.contains("no space is left in"), "{answer}");
+}
+
+#[apply(test)]
 fn what_keeps_code_from_running(scratch: Scratch) {
     let answer = run(exec(&scratch).args(["python", "missing.py"]));
     assert_eq!(answer.code, Some(125), "{answer}");
     assert!(answer.stderr.contains("missing.py"), "{answer}");
+    let answer = run(exec(&scratch).args(["python", "print('hello')"]));
+    assert!(answer.stderr.contains("give code with -c"), "{answer}");
+    std::fs::write(scratch.join("kept.qcow2"), "").expect("a file");
+    let answer = run(exec(&scratch).args(["--keep", "kept.qcow2", "python", "-c", "print()"]));
+    assert_eq!((answer.code, &*answer.stdout), (Some(4), ""), "{answer}");
     let answer = run(exec(&scratch).args(["raw", "-c", "true"]));
     assert_eq!(answer.code, Some(125), "{answer}");
     assert!(answer.stderr.contains("no base image of raw"), "{answer}");
@@ -74,8 +142,7 @@ fn what_keeps_code_from_running(scratch: Scratch) {
 }
 
 /// QEMU dies with its owner, however that ends; the next owner removes what it left.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_killed_owner_leaves_no_qemu(scratch: Scratch) {
     let mut owner = exec(&scratch)
         .args(["python", "-c", "import time; time.sleep(1000)"])
@@ -100,8 +167,7 @@ async fn a_killed_owner_leaves_no_qemu(scratch: Scratch) {
     assert_eq!(left(), 0, "{answer}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn the_bench_measures_boots_and_resumes(scratch: Scratch) {
     let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
     let mut command = cli::overlay_pool(&scratch);
