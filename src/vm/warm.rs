@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::empty;
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::alive::Alive;
 use super::error::VmError;
@@ -24,6 +24,8 @@ use super::program::Program;
 use super::qemu::QemuError;
 use super::workshop::Workshop;
 
+/// How long who asked has the machine for himself before the next member is made.
+const LEAVE_ALONE: Duration = Duration::from_millis(100);
 /// How often what the members stand on is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// After a failure, no member is made for so long.
@@ -153,7 +155,7 @@ impl Warm {
                 continue;
             }
             tokio::select! {
-                () = self.changed.notified() => {}
+                () = self.changed.notified() => sleep(LEAVE_ALONE).await,
                 () = sleep_until(now + LOOK) => {}
             }
         }
