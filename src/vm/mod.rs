@@ -50,3 +50,4 @@ pub use program::Program;
 pub use settings::{SettingsError, VmSettings};
 pub use state::VmState;
 pub use warm::WarmStats;
+pub use workshop::can_resume;

@@ -221,12 +221,12 @@ async fn sound(saved: &Arc<Saved>, state: SavedState) -> Option<SavedState> {
     checked.await.unwrap_or_default()
 }
 
-/// Whether this QEMU can resume; one that doesn't tell may try.
-fn can_resume(version: &str) -> bool {
-    let Some((_, number)) = version.split_once("version ") else { return true };
-    let mut numbers = number.split(|char: char| !char.is_ascii_digit());
-    let mut next = || numbers.next()?.parse().ok();
-    match (next(), next()) {
+/// Whether a QEMU of this version, as it tells it, can resume VMs; one that tells none may try.
+#[must_use]
+pub fn can_resume(version: &str) -> bool {
+    let numbers = version.split(|char: char| !char.is_ascii_digit());
+    let mut numbers = numbers.filter_map(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) => (major, minor) >= RESUMES_SINCE,
         _ => true,
     }
@@ -258,6 +258,8 @@ mod tests {
     #[case("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1)", true)]
     #[case("QEMU emulator version 8.2.0", true)]
     #[case("QEMU emulator version 8.1.5", false)]
+    #[case("7.2.19 (Debian 1:7.2+dfsg-7)", false)]
+    #[case("10.0.2 (Debian 1:10.0.2+ds-2)", true)]
     #[case("QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7)", false)]
     #[case("something else", true)]
     fn a_qemu_that_can_not_resume_is_known(#[case] version: &str, #[case] can: bool) {

@@ -1,6 +1,7 @@
 //! QEMU's programs and their versions.
 
 use futures_util::future::join_all;
+use overlay_pool::vm::can_resume;
 
 use super::Finding;
 use crate::commands::version::version;
@@ -18,6 +19,9 @@ const PROGRAMS: [(&str, &str); 3] = [
 pub(super) async fn look() -> Vec<Finding> {
     join_all(PROGRAMS.map(|(program, advice)| async move {
         match version(program).await {
+            Ok(version) if program.starts_with("qemu-system") && !can_resume(&version) => {
+                Finding::note(program, version, "VMs boot each time: QEMU resumes them from 8.2 on")
+            }
             Ok(version) => Finding::ok(program, version),
             Err(error) => Finding::note(program, error, advice),
         }
