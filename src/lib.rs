@@ -15,15 +15,13 @@
 
 mod error;
 mod pool;
+mod process;
 mod qmp;
 mod sys;
 
 pub mod api;
 pub mod creator;
 pub mod image;
-/// For the crate's own binary, and no part of the interface.
-#[doc(hidden)]
-pub mod process;
 pub mod vm;
 
 pub use error::Error;

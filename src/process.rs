@@ -41,11 +41,7 @@ fn spawner() -> io::Result<mpsc::Sender<Request>> {
 }
 
 /// Starts a child that is killed when it is dropped, and when this process ends in any way.
-///
-/// # Errors
-///
-/// Those of [`Command::spawn`], with `NotFound` where the program isn't there.
-pub async fn spawn(command: Command) -> io::Result<Child> {
+pub(crate) async fn spawn(command: Command) -> io::Result<Child> {
     spawn_with(command, Vec::new()).await
 }
 

@@ -3,6 +3,8 @@
 //! It has a harness of its own (see `harness/case.rs`), so that a test whose need this machine
 //! doesn't meet is listed as ignored, and shows as SKIP instead of as passed.
 
+#[path = "../bench/mod.rs"]
+mod bench;
 mod conformance;
 mod error_injection;
 mod harness;
@@ -10,7 +12,8 @@ mod integration;
 mod unit;
 
 fn main() -> std::process::ExitCode {
-    harness::owner::main_if_owner().unwrap_or_else(|| match trials() {
+    let role = harness::owner::main_if_owner().or_else(harness::bench::main_if_bench);
+    role.unwrap_or_else(|| match trials() {
         Ok(trials) => harness::case::main(trials),
         Err(mistake) => {
             eprintln!("{mistake}");

@@ -1,310 +1,152 @@
-//! One creator, measured in turns with what it is compared with.
-//!
-//! Every round takes one sample of each, so that whatever else the machine does hits all of them.
-//! The order stays and nothing is removed between: on a journalling filesystem a sync also pays
-//! for what came before it, and that shall be the same in each round.
+//! One creator: each acquire is measured in turns with the system calls that it can't do without,
+//! so that whatever else the machine does hits both. Nothing is removed between.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use overlay_pool::creator::{CreatorKind, Tools};
+use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::{BaseRef, Overlay};
 use overlay_pool::{OverlayPool, PoolConfig, Source};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use tokio::task::{JoinSet, yield_now};
 
-use super::bare_daemon::BareDaemon;
-use super::check::{Checked, check};
-use super::error::BenchError;
-use super::floor::Floor;
-use super::machine::resident_memory;
-use super::qemu_img::QemuImg;
-use super::samples::{Samples, per_second};
+use super::figures::{Figures, percentile};
+use super::{Failure, failed, ground::qemu_img};
 
-/// How many tasks acquire at once where many do.
-pub(super) const TASKS: usize = 64;
-/// About how often `qemu-img create` is run beside each creator.
-const QEMU_IMG_ROUNDS: usize = 20;
-/// How long a restock may make no overlay at all.
-const PATIENCE: Duration = Duration::from_secs(30);
+type Done = Result<(), Failure>;
+/// How many tasks acquire at once, and about how often each phase runs `qemu-img create`.
+const TASKS: u32 = 64;
+const QEMU_IMG_ROUNDS: u32 = 20;
 
-/// What the creators are measured on.
-#[derive(Clone, Debug)]
-pub(super) struct Subject {
-    pub(super) base: BaseRef,
-    /// What every overlay shall be.
-    pub(super) overlay: Arc<Overlay>,
-    pub(super) tools: Tools,
-    pub(super) qemu_img: Option<QemuImg>,
+/// A creator, what it is measured on, and what came of it.
+pub(super) struct Bench<'a> {
+    pub(super) base: &'a BaseRef,
+    pub(super) overlay: &'a Overlay,
+    pub(super) qemu: bool,
+    pub(super) kind: CreatorKind,
+    pub(super) count: u32,
+    pub(super) dir: &'a Path,
+    pub(super) made: Vec<PathBuf>,
+    pub(super) figures: Figures,
 }
 
-/// What was measured of one creator.
-#[derive(Debug, Default)]
-pub(super) struct Measured {
-    pub(super) count: usize,
-    pub(super) stock: Duration,
-    pub(super) pooled: Samples,
-    pub(super) on_demand: Samples,
-    pub(super) per_second_from_many: f64,
-    pub(super) restock: Duration,
-    /// What an overlay takes of the disk, in bytes.
-    pub(super) disk: u64,
-    /// What this process and its children take of the memory with full shelves, in bytes.
-    pub(super) memory: u64,
-    pub(super) beside: Beside,
-    pub(super) checked: Checked,
-}
-
-/// What was measured in turns with a creator.
-#[derive(Debug, Default)]
-pub(super) struct Beside {
-    pub(super) rename: Samples,
-    pub(super) create: Samples,
-    pub(super) qemu_img: Samples,
-    pub(super) qmp: Samples,
-}
-
-/// Measures a creator on `count` overlays in `dir`, an empty folder.
-pub(super) async fn measure(
-    subject: &Subject,
-    kind: CreatorKind,
-    count: usize,
-    dir: &Path,
-    progress: impl Fn(&'static str) + Send,
-) -> Result<Measured, BenchError> {
-    let bench = Bench::new(subject, kind, dir)?;
-    let mut measured = Measured { count, ..Measured::default() };
-    progress("on demand");
-    let mut made = bench.on_demand(&mut measured).await?;
-    progress("pooled");
-    made.extend(bench.pooled(&mut measured).await?);
-    progress("checking");
-    measured.checked = check(kind, &subject.overlay, &made, subject.qemu_img.as_ref()).await?;
-    Ok(measured)
-}
-
-struct Bench<'a> {
-    subject: &'a Subject,
-    kind: CreatorKind,
-    floor: Floor,
-    pool_dir: PathBuf,
-    targets: PathBuf,
-}
-
-impl<'a> Bench<'a> {
-    fn new(subject: &'a Subject, kind: CreatorKind, dir: &Path) -> Result<Self, BenchError> {
-        let (floor, targets) = (dir.join("floor"), dir.join("targets"));
-        for folder in [&floor, &targets] {
-            fs::create_dir(folder).map_err(BenchError::at(folder))?;
-        }
-        let floor = Floor::open(&floor).map_err(BenchError::at(floor))?;
-        Ok(Self { subject, kind, floor, pool_dir: dir.join("pool"), targets })
+impl Bench<'_> {
+    pub(super) async fn measure(&mut self, progress: impl Fn(&str)) -> Done {
+        let count = f64::from(self.count);
+        self.figures.set("overlays", count);
+        progress("on demand");
+        let (pool, _) = self.start(0).await?;
+        self.alternate(&pool, "on_demand", Source::OnDemand).await?;
+        pool.stop().await;
+        progress("pooled");
+        let (pool, first) = self.start(self.count).await?;
+        self.alternate(&pool, "pooled", Source::Pooled).await?;
+        pool.stop().await;
+        progress("64 tasks");
+        // Before and after the `qemu-img create`s that stocking is compared with.
+        let (pool, second) = self.start(self.count).await?;
+        self.figures.set("stock_us", (first + second).as_secs_f64() * 1e6 / (2.0 * count));
+        self.figures.divide("stock_by_qemu_img", "stock_us", "pooled_qemu_img_p50_us");
+        let took = self.many(&pool).await?.as_secs_f64();
+        self.figures.set("acquires_per_s_64_tasks", count / took);
+        pool.stop().await;
+        let blocks = self.made[0].metadata().map_err(failed)?.blocks();
+        self.figures.set("disk_kib", u32::try_from(blocks / 2).ok().map(f64::from));
+        Ok(())
     }
 
-    /// Beside a bare create and writes, `qemu-img create`, and the daemon asked directly.
-    async fn on_demand(&self, measured: &mut Measured) -> Result<Vec<PathBuf>, BenchError> {
-        let Measured { count, on_demand, beside, .. } = measured;
-        let program = &self.subject.tools.storage_daemon;
-        let mut daemon = match self.kind {
-            CreatorKind::StorageDaemon => Some(BareDaemon::start(program).await?),
-            _ => None,
-        };
-        let pool = OverlayPool::new(self.config(0, Duration::MAX))?;
-        pool.start(Some(Vec::new())).await?;
-        let targets = self.targets("on-demand", *count);
-        for (round, target) in targets.iter().enumerate() {
-            beside.create.push(self.bare_create(round)?);
-            if let Some(daemon) = &mut daemon {
-                beside.qmp.push(self.bare_daemon(daemon, round)?);
+    /// A pool with `count` overlays ready, and how long that took.
+    async fn start(&self, count: u32) -> Result<(Arc<OverlayPool>, Duration), Failure> {
+        let pool = Arc::new(OverlayPool::new(PoolConfig {
+            max_concurrent_vms: i64::from(count) * 2,
+            pool_dir: self.dir.join("pool"),
+            creator: self.kind,
+            restock_interval: Duration::from_secs(1 << 30),
+            ..PoolConfig::default()
+        })?);
+        let start = Instant::now();
+        pool.start(Some(vec![self.base.clone()])).await?;
+        Ok((pool, start.elapsed()))
+    }
+
+    /// Acquires, each after its bare system calls and some before a `qemu-img create`.
+    async fn alternate(&mut self, pool: &OverlayPool, phase: &str, wanted: Source) -> Done {
+        let [mut acquired, mut bare, mut qemu] = <[Vec<Duration>; 3]>::default();
+        let (dir, floor) = (self.dir.join(phase), File::open(self.dir).map_err(failed)?);
+        fs::create_dir(&dir).map_err(failed)?;
+        let (overlay, format) = (self.overlay, self.overlay.format().as_str());
+        let options = overlay.profile().qemu_img_options();
+        let options = ["create", "-q", "-f", "qcow2", "-F", format, "-o", &options, "-b"];
+        for round in 0..self.count {
+            let (name, base) = (format!("bare-{round}"), self.base.clone());
+            let [target, renamed, beside] =
+                ["", "bare-", "qemu-"].map(|by| dir.join(format!("{by}{round}")));
+            let start = Instant::now();
+            match wanted {
+                Source::Pooled => {
+                    renameat_with(&floor, &name, CWD, &renamed, RenameFlags::NOREPLACE)
+                        .map_err(failed)?;
+                }
+                Source::OnDemand => create(&floor, &name, overlay).map_err(failed)?,
             }
-            on_demand.push(self.acquire(&pool, target, Source::OnDemand).await?);
-            if let Some(qemu_img) = &self.subject.qemu_img
-                && round % count.div_ceil(QEMU_IMG_ROUNDS) == 0
-            {
-                beside.qemu_img.push(self.qemu_img_create(qemu_img, round)?);
+            bare.push(start.elapsed());
+            let start = Instant::now();
+            let source = pool.acquire(base, &target).await?.source;
+            acquired.push(start.elapsed());
+            expect(wanted, source)?;
+            self.made.push(target);
+            if self.qemu && round % self.count.div_ceil(QEMU_IMG_ROUNDS) == 0 {
+                let start = Instant::now();
+                qemu_img(options, &[overlay.backing(), &beside]).map_err(failed)?;
+                qemu.push(start.elapsed());
             }
             yield_now().await; // a signal is noticed here
         }
-        pool.stop().await;
-        Ok(targets)
-    }
-
-    /// Beside a bare rename of the overlays that the bare creates made.
-    async fn pooled(&self, measured: &mut Measured) -> Result<Vec<PathBuf>, BenchError> {
-        let count = measured.count;
-        // Long enough for the shelf to be emptied before it is filled again.
-        let interval = Duration::from_millis(250 + count as u64 / 2);
-        let pool = Arc::new(OverlayPool::new(self.config(count, interval))?);
-        let start = Instant::now();
-        pool.start(Some(vec![self.subject.base.clone()])).await?;
-        measured.stock = start.elapsed();
-        if ready(&pool) != count {
-            return Err(self.unmeasurable("it did not stock the pool".to_owned()));
+        let names = ["", "_bare", "_qemu_img"].map(|of| format!("{phase}{of}_p50_us"));
+        self.figures.set(format!("{phase}_p99_us"), percentile(acquired.clone(), 99));
+        for (name, samples) in names.iter().zip([acquired, bare, qemu]) {
+            self.figures.set(name, percentile(samples, 50));
         }
-        measured.disk = self.disk(&pool)?;
-        measured.memory = resident_memory().map_err(BenchError::at("/proc/self"))?;
-
-        let mut targets = self.targets("pooled", count);
-        let first = Instant::now();
-        for (round, target) in targets.iter().enumerate() {
-            measured.beside.rename.push(self.bare_rename(round)?);
-            measured.pooled.push(self.acquire(&pool, target, Source::Pooled).await?);
-            yield_now().await;
-        }
-        let due = Instant::now().max(first + interval);
-        self.restocked(&pool, count).await?;
-        measured.restock = due.elapsed();
-
-        let more = self.targets("many", count);
-        measured.per_second_from_many = self.acquire_from_many(&pool, &more).await?;
-        targets.extend(more);
-        pool.stop().await;
-        Ok(targets)
+        self.figures.divide(format!("{phase}_by_bare"), &names[0], &names[1]);
+        self.figures.divide(format!("qemu_img_by_{phase}"), &names[2], &names[0]);
+        Ok(())
     }
 
-    fn config(&self, count: usize, restock_interval: Duration) -> PoolConfig {
-        PoolConfig {
-            max_concurrent_vms: i64::try_from(count * 2).unwrap_or(i64::MAX),
-            pool_dir: self.pool_dir.clone(),
-            creator: self.kind,
-            tools: self.subject.tools.clone(),
-            restock_interval,
-            ..PoolConfig::default()
-        }
-    }
-
-    fn targets(&self, name: &str, count: usize) -> Vec<PathBuf> {
-        (0..count).map(|number| self.targets.join(format!("{name}-{number}.qcow2"))).collect()
-    }
-
-    async fn acquire(
-        &self,
-        pool: &OverlayPool,
-        target: &Path,
-        expected: Source,
-    ) -> Result<Duration, BenchError> {
-        let base = self.subject.base.clone();
-        let start = Instant::now();
-        let acquired = pool.acquire(base, target).await?;
-        let took = start.elapsed();
-        self.expect(expected, acquired.source)?;
-        Ok(took)
-    }
-
-    fn expect(&self, expected: Source, source: Source) -> Result<(), BenchError> {
-        if source == expected {
-            return Ok(());
-        }
-        Err(self.unmeasurable(format!("an acquire was {source:?} instead of {expected:?}")))
-    }
-
-    /// How many acquires a second [`TASKS`] tasks make together.
-    async fn acquire_from_many(
-        &self,
-        pool: &Arc<OverlayPool>,
-        targets: &[PathBuf],
-    ) -> Result<f64, BenchError> {
-        let mut tasks = JoinSet::new();
-        let start = Instant::now();
-        for task in 0..TASKS {
-            let (pool, base) = (Arc::clone(pool), self.subject.base.clone());
-            let share: Vec<_> = targets.iter().skip(task).step_by(TASKS).cloned().collect();
+    /// How long [`TASKS`] tasks take together to empty the pool.
+    async fn many(&mut self, pool: &Arc<OverlayPool>) -> Result<Duration, Failure> {
+        let target = |number| self.dir.join(format!("many-{number}"));
+        let share = |task| (task..self.count).step_by(TASKS as usize).map(target).collect();
+        let shares: Vec<Vec<_>> = (0..TASKS).map(share).collect();
+        self.made.extend(shares.iter().flatten().cloned());
+        let (mut tasks, start) = (JoinSet::new(), Instant::now());
+        for targets in shares {
+            let (pool, base) = (Arc::clone(pool), self.base.clone());
             tasks.spawn(async move {
-                let mut sources = Vec::with_capacity(share.len());
-                for target in share {
-                    sources.push(pool.acquire(base.clone(), target).await?.source);
+                for target in targets {
+                    expect(Source::Pooled, pool.acquire(base.clone(), target).await?.source)?;
                 }
-                Ok::<_, overlay_pool::Error>(sources)
+                Ok(())
             });
         }
-        let shares = tasks.join_all().await;
-        let took = start.elapsed();
-        for share in shares {
-            for source in share? {
-                self.expect(Source::Pooled, source)?;
-            }
-        }
-        Ok(per_second(targets.len(), took))
-    }
-
-    fn bare_create(&self, round: usize) -> Result<Duration, BenchError> {
-        let name = round.to_string();
-        let start = Instant::now();
-        let created = self.floor.create(&name, &self.subject.overlay);
-        let took = start.elapsed();
-        created.map(|()| took).map_err(BenchError::at(name))
-    }
-
-    fn bare_rename(&self, round: usize) -> Result<Duration, BenchError> {
-        let (name, target) = (round.to_string(), self.targets.join(format!("floor-{round}.qcow2")));
-        let start = Instant::now();
-        let renamed = self.floor.rename(&name, &target);
-        let took = start.elapsed();
-        renamed.map(|()| took).map_err(BenchError::at(target))
-    }
-
-    fn bare_daemon(&self, daemon: &mut BareDaemon, round: usize) -> Result<Duration, BenchError> {
-        let target = self.targets.join(format!("bare-{round}.qcow2"));
-        fs::File::create_new(&target).map_err(BenchError::at(&target))?;
-        let start = Instant::now();
-        daemon.create(&self.subject.overlay, &target)?;
-        Ok(start.elapsed())
-    }
-
-    fn qemu_img_create(&self, qemu_img: &QemuImg, round: usize) -> Result<Duration, BenchError> {
-        let target = self.targets.join(format!("qemu-img-{round}.qcow2"));
-        let start = Instant::now();
-        qemu_img.create(&self.subject.overlay, &target)?;
-        Ok(start.elapsed())
-    }
-
-    /// What a ready overlay takes of the disk on average, in bytes.
-    fn disk(&self, pool: &OverlayPool) -> Result<u64, BenchError> {
-        let Some(dir) = pool.directory() else {
-            return Err(self.unmeasurable("it has no pool directory".to_owned()));
-        };
-        let sum = || {
-            let (mut files, mut sectors) = (0, 0);
-            for entry in fs::read_dir(&dir)? {
-                files += 1;
-                sectors += entry?.metadata()?.blocks();
-            }
-            Ok(sectors * 512 / files.max(1))
-        };
-        sum().map_err(BenchError::at(&dir))
-    }
-
-    /// Waits until the pool is full again.
-    async fn restocked(&self, pool: &OverlayPool, count: usize) -> Result<(), BenchError> {
-        restocked(pool, count).await.map_err(|message| self.unmeasurable(message))
-    }
-
-    fn unmeasurable(&self, message: String) -> BenchError {
-        BenchError::Unmeasurable { creator: self.kind.as_str(), message }
+        let done: Done = tasks.join_all().await.into_iter().collect();
+        done.map(|()| start.elapsed())
     }
 }
 
-/// How many overlays are ready.
-pub(super) fn ready(pool: &OverlayPool) -> usize {
-    pool.stats().ready.values().sum()
+fn expect(wanted: Source, source: Source) -> Done {
+    let other = || failed(format!("an acquire was {source:?} instead of {wanted:?}"));
+    (source == wanted).then_some(()).ok_or_else(other)
 }
 
-/// Waits until `count` overlays are ready; says where it stuck.
-pub(super) async fn restocked(pool: &OverlayPool, count: usize) -> Result<(), String> {
-    let (mut had, mut since) = (0, Instant::now());
-    loop {
-        let has = ready(pool);
-        if has == count {
-            return Ok(());
-        }
-        if has != had {
-            (had, since) = (has, Instant::now());
-        }
-        if since.elapsed() > PATIENCE {
-            return Err(format!("restocking stopped at {has} of {count} overlays"));
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+/// An exclusive create, the native creator's writes, its `ftruncate`.
+fn create(floor: &File, name: &str, overlay: &Overlay) -> std::io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    let file: File = openat(floor, name, flags, Mode::RUSR | Mode::WUSR)?.into();
+    for extent in overlay.extents() {
+        file.write_all_at(&extent.bytes, extent.offset)?;
     }
+    file.set_len(overlay.file_len())
 }

@@ -1,308 +1,132 @@
 //! `bench`: what the pool does on this machine, beside what it can't beat.
 
-mod bare_daemon;
-mod base;
-mod check;
-mod error;
-mod floor;
-mod machine;
+mod figures;
+mod ground;
 mod measure;
-mod qemu_img;
-mod report;
-mod samples;
-mod scale;
-mod serve;
-mod table;
-mod target;
-mod vm;
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use overlay_pool::creator::{CreatorKind, Tools};
-use overlay_pool::image::{BaseImage, BaseRef, OverlayOptions, References};
-use overlay_pool::vm::Accelerator;
-use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
-use serde::Serialize;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use indicatif::ProgressBar;
+use overlay_pool::creator::CreatorKind;
+use overlay_pool::image::{BaseImage, OverlayOptions, References};
+use tokio::{runtime::Runtime, task::JoinSet};
 
-use self::error::BenchError;
-use self::machine::Machine;
-use self::measure::Subject;
-use self::qemu_img::QemuImg;
-use self::report::{Base, Report};
-use super::exit::Exit;
-use super::failure::Failure;
-use super::{Answer, arguments, text};
-
-/// Where is measured by default, and where a server.
-const DIR: &str = ".";
-const TMPFS: &str = "/dev/shm";
-/// How many overlays each creator makes by default.
-const COUNT: u32 = 1000;
-/// How many overlays a creator that runs QEMU makes at least.
-const QEMU_LEAST: usize = 16;
-/// How long a creator may take to start.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// What each creator goes through, and the large pool.
-const STEPS: u64 = 3;
-const SCALE_STEPS: u64 = 4;
+use self::figures::{Columns, Figures, Row, judge, table};
+use super::{Answer, arguments, exec, exit::Exit, failure::Failure, filesystem, text, version};
 
 const EXAMPLES: &str = "\
-Figures stand beside what can't be beaten, measured in turns with them: a bare renameat2, a bare
-create with the same writes, the same QMP commands sent bare; and beside qemu-img create. Every
-overlay that was handed over is checked (those that --serve keeps, of the many that its clients
-remove), and a single bad one fails the bench. All that was made is removed, also after a signal.
+All overlays are checked; one that is bad, or a target that is missed, makes the exit code 1. All
+that was made is removed. `cargo bench` has more: a large pool, the server, VMs.
 
 Examples:
-  overlay-pool bench
-  overlay-pool bench --base debian.qcow2 --dir /var/lib/vms
-  overlay-pool bench --creator native --ready --json
-  overlay-pool bench --serve --count 1000000
-  overlay-pool bench --vm 5 --accel tcg";
+  overlay-pool bench --dir /var/lib/vms --creator native --json";
+
+const LEGEND: &str = "Indented rows were measured alternately with the row above.";
+const ROWS: [Row; 16] = [
+    ("overlays", "overlays", None),
+    ("pooled_p50_us", "pooled acquire p50, µs", None),
+    ("pooled_bare_p50_us", "  bare renameat2, µs", None),
+    ("pooled_by_bare", "  acquire ÷ renameat2", Some(("native", '≤', 1.5))),
+    ("pooled_qemu_img_p50_us", "  qemu-img create, µs", None),
+    ("qemu_img_by_pooled", "  qemu-img create ÷ acquire", Some(("native", '≥', 100.0))),
+    ("pooled_p99_us", "pooled acquire p99, µs", None),
+    ("acquires_per_s_64_tasks", "pooled acquires/s, 64 tasks", None),
+    ("on_demand_p50_us", "on-demand acquire p50, µs", None),
+    ("on_demand_bare_p50_us", "  bare create + pwrite, µs", None),
+    ("on_demand_by_bare", "  acquire ÷ create + pwrite", Some(("native", '≤', 1.5))),
+    ("on_demand_qemu_img_p50_us", "  qemu-img create, µs", None),
+    ("on_demand_p99_us", "on-demand acquire p99, µs", None),
+    ("stock_us", "stocking an overlay, mean, µs", None),
+    ("stock_by_qemu_img", "stocking ÷ qemu-img create", Some(("native", '≤', 0.02))),
+    ("disk_kib", "disk of an overlay, KiB", None),
+];
 
 /// Measure the pool on this machine, beside qemu-img and bare system calls.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Bench {
-    /// The base image to measure on: qcow2, unless --raw. One is made by default.
-    #[arg(long, value_name = "IMG")]
-    base: Option<PathBuf>,
-    /// The base image is raw.
-    #[arg(long, requires = "base")]
-    raw: bool,
-    /// Where to measure: in a new folder there, on that filesystem. The working directory by
-    /// default; /dev/shm with --serve.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
+    /// Where to measure: in a new folder there, on that filesystem.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
     /// Which creator to measure; can be given again. All that this machine has by default.
     #[arg(long = "creator", value_name = "CREATOR", value_parser = arguments::creator())]
     creators: Vec<CreatorKind>,
-    /// How many overlays to make ahead and on demand, 1,000 by default; those that run QEMU make
-    /// fewer. With --serve, how many to acquire of the server, 200,000 by default.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    count: Option<u32>,
-    /// Measure also a native pool with N ready overlays (100,000 by default, on 1.2 GB of disk)
-    /// beside one with 100.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "100000",
+    /// How many overlays to make on demand and ahead; those that run QEMU make fewer.
+    #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    ready: Option<u32>,
-    /// Measure a server under load instead: `overlay-pool serve` with 64 clients, in turns with the
-    /// same load on a pool in this process.
-    #[arg(long, conflicts_with_all = ["creators", "ready"])]
-    serve: bool,
-    /// Measure VMs instead: N booted and N resumed ones (3 by default) in turns, from the overlay
-    /// to python's hello.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3",
-          value_parser = clap::value_parser!(u32).range(1..=1000),
-          conflicts_with_all = ["base", "creators", "count", "ready", "serve"])]
-    vm: Option<u32>,
-    /// What runs the VMs' instructions; `OVERLAY_POOL_ACCEL`, or else auto: KVM where it is
-    /// usable, never TCG.
-    #[arg(long, requires = "vm", value_parser = arguments::accelerator())]
-    accel: Option<Accelerator>,
+    count: u32,
     /// Print the figures as one JSON object.
     #[arg(long)]
     json: bool,
 }
 
 impl Bench {
-    /// Measures, and removes everything it made.
     pub(super) fn run(self) -> Result<Answer, Failure> {
-        let json = self.json;
-        if let Some(rounds) = self.vm {
-            let dir = self.dir.unwrap_or_else(|| DIR.into());
-            return vm::run(rounds, self.accel, &dir, json);
-        }
-        if self.serve {
-            let dir = self.dir.clone().unwrap_or_else(|| TMPFS.into());
-            return answer(&in_folder(&dir, |folder| self.measure_server(folder))?, json);
-        }
-        let dir = self.dir.clone().unwrap_or_else(|| DIR.into());
-        answer(&in_folder(&dir, |folder| self.measure(folder))?, json)
-    }
-
-    async fn measure(self, folder: PathBuf) -> Result<Report, BenchError> {
-        let (machine, base, subject) = self.prepare(&folder).await?;
-        let (creators, missing) = choose_creators(&self.creators, &subject.tools).await?;
-        let scale_steps = if self.ready.is_some() { SCALE_STEPS } else { 0 };
-        let bar = progress_bar(creators.len() as u64 * STEPS + scale_steps);
-        let step = |name: &str, what: &str| {
-            bar.set_message(format!("{name}: {what}"));
-            bar.inc(1);
-        };
-        let mut measured = BTreeMap::new();
-        for kind in creators {
-            let dir = new_folder(&folder)?;
-            let count = count_for(kind, self.count.unwrap_or(COUNT) as usize);
-            let progress = |what| step(kind.as_str(), what);
-            let figures = measure::measure(&subject, kind, count, dir.path(), progress).await?;
-            measured.insert(kind, figures);
-            remove(dir)?;
-        }
-        let scale = match self.ready {
-            Some(ready) => {
-                let dir = new_folder(&folder)?;
-                let progress = |what| step("large pool", what);
-                Some(scale::measure(&subject, ready as usize, dir.path(), progress).await?)
+        let at = |error| failed(format!("{}: {error}", self.dir.display()));
+        let folder = self.dir.canonicalize().and_then(|dir| ground::folder(&dir)).map_err(at)?;
+        let path = folder.path().to_owned();
+        // The runtime ends before the folder is removed, and with it whatever writes there.
+        let answer = Runtime::new().map_err(failed)?.block_on(async {
+            let mut task = JoinSet::from_iter([self.measure(path)]);
+            tokio::select! {
+                Some(answer) = task.join_next() => answer.map_err(failed)?,
+                _ = exec::interrupted() => Err(failed("interrupted; all it made is removed")),
             }
-            None => None,
-        };
-        bar.finish_and_clear();
-        Ok(Report::new(machine, base, &measured, missing, scale.as_ref()))
+        });
+        folder.close().map_err(failed)?;
+        answer
     }
 
-    async fn measure_server(self, folder: PathBuf) -> Result<serve::Report, BenchError> {
-        let (machine, base, subject) = self.prepare(&folder).await?;
-        let bar = progress_bar(serve::STEPS);
-        let progress = |what: &'static str| {
-            bar.set_message(what);
-            bar.inc(1);
-        };
-        let count = self.count.unwrap_or(serve::COUNT) as usize;
-        let measured = serve::measure(&subject, count, &folder, progress).await?;
-        bar.finish_and_clear();
-        Ok(serve::Report::new(machine, base, &measured))
-    }
-
-    /// What is measured on.
-    async fn prepare(&self, folder: &Path) -> Result<(Machine, Base, Subject), BenchError> {
-        let tools = Tools::default();
-        let machine = Machine::probe(folder, &tools.qemu_img).await;
-        let qemu_img = machine.qemu.as_ref().map(|_| QemuImg(tools.qemu_img.clone()));
-        let base = match &self.base {
-            Some(path) if self.raw => BaseRef::raw(path),
-            Some(path) => BaseRef::qcow2(path),
-            None => base::make(folder, qemu_img.as_ref())?,
-        };
-        let image = BaseImage::open(&base, References::Deny)?;
-        let overlay = Arc::new(image.overlay(OverlayOptions::default())?);
-        let facts = Base::new(&base, image.virtual_size(), self.base.is_none());
-        Ok((machine, facts, Subject { base, overlay, tools, qemu_img }))
-    }
-}
-
-/// Measures in a new folder in `dir`, which is removed whatever comes of it.
-fn in_folder<T, F>(dir: &Path, measure: impl FnOnce(PathBuf) -> F) -> Result<T, BenchError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, BenchError>> + Send + 'static,
-{
-    let parent = dir.canonicalize().map_err(BenchError::at(dir))?;
-    let folder = new_folder(&parent)?;
-    spread_folders(folder.path());
-    let report = {
-        // It ends before the folder is removed, and with it whatever still writes there.
-        let runtime = Runtime::new().map_err(BenchError::at(folder.path()))?;
-        runtime.block_on(unless_interrupted(measure(folder.path().to_owned())))
-    };
-    remove(folder)?;
-    report
-}
-
-/// The figures, as a table or as one JSON object.
-fn answer(report: &(impl Serialize + Display), json: bool) -> Result<Answer, Failure> {
-    let mut text = if json {
-        let json = serde_json::to_string_pretty(report)
-            .map_err(|error| Failure::new(Exit::Failed, error, "leave --json out"))?;
-        text::escaped_json(&json)
-    } else {
-        report.to_string()
-    };
-    text.push('\n');
-    Ok(text.into())
-}
-
-fn new_folder(parent: &Path) -> Result<TempDir, BenchError> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("overlay-pool-bench-").tempdir_in(parent).map_err(BenchError::at(parent))
-}
-
-fn remove(folder: TempDir) -> Result<(), BenchError> {
-    let path = folder.path().to_owned();
-    folder.close().map_err(BenchError::at(path))
-}
-
-/// Has ext4 put each folder in `folder` into a block group chosen by the folder's name.
-///
-/// For minutes ext4 makes no file of an inode that was freed, and each create in the same group
-/// looks at all of those again: what an earlier bench removed would cost this one up to 1 ms a
-/// file.
-fn spread_folders(folder: &Path) {
-    if let Ok(dir) = File::open(folder)
-        && let Ok(flags) = ioctl_getflags(&dir)
-    {
-        let _ = ioctl_setflags(&dir, flags | IFlags::TOPDIR);
-    }
-}
-
-/// Runs it as a task, from where a program that serves VMs acquires too.
-async fn unless_interrupted<T: Send + 'static>(
-    measure: impl Future<Output = Result<T, BenchError>> + Send + 'static,
-) -> Result<T, BenchError> {
-    let signal = |kind| signal(kind).map_err(BenchError::at("signals"));
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    // Dropped, it ends the task.
-    let mut task = JoinSet::new();
-    task.spawn(measure);
-    tokio::select! {
-        Some(report) = task.join_next() => {
-            report.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-        }
-        _ = interrupt.recv() => Err(BenchError::Interrupted),
-        _ = terminate.recv() => Err(BenchError::Interrupted),
-    }
-}
-
-/// The creators to measure, and those that this machine lacks and why. One that was asked for
-/// must be there.
-async fn choose_creators(
-    wanted: &[CreatorKind],
-    tools: &Tools,
-) -> Result<(Vec<CreatorKind>, BTreeMap<CreatorKind, String>), BenchError> {
-    let (mut there, mut missing) = (Vec::new(), BTreeMap::new());
-    for kind in CreatorKind::ALL {
-        if !wanted.is_empty() && !wanted.contains(&kind) {
-            continue;
-        }
-        let creator = kind.creator(tools, START_TIMEOUT);
-        match creator.start().await {
-            Ok(()) => there.push(kind),
-            Err(source) if wanted.contains(&kind) => {
-                return Err(BenchError::CreatorUnavailable { creator: kind.as_str(), source });
+    async fn measure(self, folder: PathBuf) -> Result<Answer, Failure> {
+        let version = version::version("qemu-img").await.ok();
+        let (qemu, filesystem) = (version.is_some(), filesystem::name(&folder).map_err(failed)?);
+        let machine = ground::machine(&filesystem, version.as_deref()).map_err(failed)?;
+        let base = &ground::make_base(&folder).map_err(failed)?;
+        let overlay =
+            &BaseImage::open(base, References::Deny)?.overlay(OverlayOptions::default())?;
+        let (mut columns, mut missing, mut sound) = (Columns::new(), BTreeMap::new(), 0);
+        let bar = ProgressBar::new_spinner();
+        let wanted = |kind: &CreatorKind| self.creators.is_empty() || self.creators.contains(kind);
+        for kind in CreatorKind::ALL.into_iter().filter(wanted) {
+            // Those that run QEMU take milliseconds for each.
+            let count = (self.count / [1, 5, 10][kind as usize]).max(16).min(self.count);
+            let dir = ground::folder(&folder).map_err(failed)?;
+            let (dir, made, figures) = (dir.path(), Vec::new(), Figures::default());
+            let mut bench = measure::Bench { base, overlay, qemu, kind, count, dir, made, figures };
+            let (name, lacking) = (kind.as_str(), Exit::CreatorUnavailable);
+            match bench.measure(|what| bar.set_message(format!("{name}: {what}"))).await {
+                Err(why) if why.exit() == lacking && self.creators.is_empty() => {
+                    missing.insert(name, why.to_string());
+                    continue;
+                }
+                measured => measured?,
             }
-            Err(error) => drop(missing.insert(kind, error.to_string())),
+            let checked = ground::check(&bench.made, overlay, kind == CreatorKind::Native, qemu);
+            checked.map_err(|error| failed(format!("creator {name}: {error}")))?;
+            sound += bench.made.len();
+            columns.insert(name, bench.figures);
         }
-        creator.stop().await;
+        bar.finish_and_clear();
+        // On tmpfs the `statx` of the base image alone is a third of a rename.
+        let unless = Some(&*filesystem).filter(|name| *name == filesystem::TMPFS);
+        let targets = judge(&ROWS, &columns, unless);
+        let text = if self.json {
+            let json = serde_json::json!({ "machine": machine, "creators": columns,
+                "missing": missing, "targets": targets, "sound": sound });
+            text::escaped_json(&format!("{json:#}\n"))
+        } else {
+            let missing: String =
+                missing.values().map(|why| ["missing: ", why, "\n"].concat()).collect();
+            let (machine, table) = (text::escaped(&machine), table(&ROWS, &columns, &targets));
+            format!("{machine}\n{missing}\n{table}\n\n{LEGEND} All {sound} overlays are sound.\n")
+        };
+        let missed = targets.iter().filter(|target| target.verdict == "missed").count();
+        let missed = (missed > 0).then(|| failed(format!("{missed} targets were missed")));
+        Ok(Answer { text, failures: missed.into_iter().collect(), code: 0 })
     }
-    Ok((there, missing))
 }
 
-fn count_for(kind: CreatorKind, count: usize) -> usize {
-    // They take milliseconds for each, and the run shall end within half a minute.
-    let share = match kind {
-        CreatorKind::Native => 1,
-        CreatorKind::StorageDaemon => 5,
-        CreatorKind::QemuImg => 10,
-    };
-    (count / share).max(QEMU_LEAST).min(count)
-}
-
-/// Drawn on a terminal alone, and only between measurements.
-fn progress_bar(steps: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}, {msg:32}");
-    let bar = ProgressBar::new(steps);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+fn failed(cause: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failed, cause, "")
 }

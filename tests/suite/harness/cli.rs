@@ -38,7 +38,7 @@ pub(crate) fn overlay_pool_after(setup: &str, scratch: &Path) -> Command {
     clean(command, scratch)
 }
 
-fn clean(mut command: Command, scratch: &Path) -> Command {
+pub(crate) fn clean(mut command: Command, scratch: &Path) -> Command {
     command.env_clear().current_dir(scratch).stdin(Stdio::null());
     let kept = ["PATH", "LLVM_PROFILE_FILE"];
     command.envs(kept.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));

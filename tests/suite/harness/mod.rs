@@ -1,6 +1,7 @@
 //! What the tiers share.
 
 pub(crate) mod artefacts;
+pub(crate) mod bench;
 pub(crate) mod case;
 pub(crate) mod cli;
 pub(crate) mod fake_tool;

@@ -1,5 +1,6 @@
 //! Pure logic: no files, no processes.
 
+mod bench;
 mod header;
 mod house;
 mod overlay;

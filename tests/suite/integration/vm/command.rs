@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use overlay_pool::vm::VmSettings;
 use serde_json::Value;
 
+use crate::harness::bench;
 use crate::harness::cli::{self, run};
 use crate::harness::prelude::*;
 use crate::harness::vms::{images, states};
@@ -170,19 +171,20 @@ async fn a_killed_owner_leaves_no_qemu(scratch: Scratch) {
 #[apply(test)]
 fn the_bench_measures_boots_and_resumes(scratch: Scratch) {
     let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
-    let mut command = cli::overlay_pool(&scratch);
+    let mut command = bench::command("vm", &scratch);
     command.env("OVERLAY_POOL_IMAGES", images());
-    let answer =
-        run(command.args(["bench", "--vm", "1", "--json", "--accel", accelerator.as_str()]));
-    assert_eq!(answer.code, Some(0), "{answer}");
+    let answer = run(command.args(["--count", "1", "--json", "--accel", accelerator.as_str()]));
     let facts: Value = serde_json::from_str(&answer.stdout).expect("JSON");
+    let targets = facts["targets"].as_array().expect("targets");
+    let missed = targets.iter().any(|target| target["verdict"] == "missed");
+    assert_eq!((answer.code, targets.len()), (Some(i32::from(missed)), 4), "{answer}");
     for kind in ["boot", "resume"] {
-        let sum: f64 = ["overlay", "spawn", "boot", "renew", "execute"]
-            .map(|phase| facts[kind][phase].as_f64().expect("seconds"))
-            .iter()
-            .sum();
-        let hello = facts[kind]["hello"].as_f64().expect("seconds");
-        assert!((sum - hello).abs() < 1e-6, "the phases are all there is: {facts}");
+        let of = |phase: &str| facts["columns"][kind][phase].as_f64().expect("milliseconds");
+        let phases = ["overlay_ms", "spawn_ms", "boot_ms", "renew_ms", "execute_ms"];
+        let sum: f64 = phases.map(of).iter().sum();
+        assert!((sum - of("hello_ms")).abs() < 1e-3, "the phases are all there is: {facts}");
+        let share = of(&format!("overlay_percent_of_{kind}"));
+        assert!((share * of("hello_ms") - 100.0 * of("overlay_ms")).abs() < 1e-6, "{facts}");
     }
     let left: Vec<_> = scratch.read_dir().expect("a folder").flatten().collect();
     assert!(left.is_empty(), "{left:?} are left");

@@ -6,20 +6,18 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use overlay_pool::image::{BaseRef, Format};
-use overlay_pool::process::spawn;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::client::Client;
-use crate::commands::bench::error::BenchError;
-use crate::commands::bench::machine::{Resident, cpu_time, resident};
+use crate::bench::Error;
+use crate::bench::proc::{Resident, cpu_time, resident};
 
-/// How long a server may take to start, to stock its pool, or to end.
+/// How long a server may make no overlay while it restocks, and may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `overlay-pool serve` of one base image. Dropped, it is killed.
-#[derive(Debug)]
 pub(super) struct Server {
     child: Child,
     base: BaseRef,
@@ -35,27 +33,23 @@ impl Server {
         targets: &Path,
         base: &BaseRef,
         ready: usize,
-    ) -> Result<Self, BenchError> {
+    ) -> Result<Self, Error> {
         let (socket, log) = (dir.join("socket"), dir.join("log"));
-        let program = std::env::current_exe().map_err(BenchError::at("/proc/self/exe"))?;
-        let mut command = Command::new(&program);
-        command
+        let named = match base.format {
+            Format::Qcow2 => "--base",
+            Format::Raw => "--raw-base",
+        };
+        let child = Command::new(env!("CARGO_BIN_EXE_overlay-pool"))
             .args(["serve", "--creator", "native", "--max-vms", &(2 * ready).to_string()])
-            .arg(match base.format {
-                Format::Qcow2 => "--base",
-                Format::Raw => "--raw-base",
-            })
-            .arg(&base.path)
-            .arg("--targets")
-            .arg(targets)
-            .arg("--socket")
-            .arg(&socket)
-            .arg("--dir")
-            .arg(dir.join("pool"))
+            .args([Path::new(named), &base.path])
+            .args([Path::new("--targets"), targets])
+            .args([Path::new("--socket"), &socket])
+            .args([Path::new("--dir"), &dir.join("pool")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(&log).map_err(BenchError::at(&log))?);
-        let child = spawn(command).await.map_err(BenchError::at(&program))?;
+            .stderr(File::create(&log)?)
+            .kill_on_drop(true)
+            .spawn()?;
         let mut server = Self { child, base: base.clone(), socket, log };
         let mut client = server.first_client().await?;
         server.restocked(&mut client, ready).await?;
@@ -63,16 +57,12 @@ impl Server {
     }
 
     /// Another connection.
-    pub(super) async fn client(&self) -> Result<Client, BenchError> {
-        Client::connect(&self.socket, self.base.clone()).await
+    pub(super) async fn client(&self) -> Result<Client, Error> {
+        Ok(Client::connect(&self.socket, self.base.clone()).await?)
     }
 
     /// Waits until `count` overlays are ready.
-    pub(super) async fn restocked(
-        &self,
-        client: &mut Client,
-        count: usize,
-    ) -> Result<(), BenchError> {
+    pub(super) async fn restocked(&self, client: &mut Client, count: usize) -> Result<(), Error> {
         let (mut had, mut since) = (0, Instant::now());
         loop {
             let has = client.ready().await?;
@@ -83,21 +73,18 @@ impl Server {
                 (had, since) = (has, Instant::now());
             }
             if since.elapsed() > PATIENCE {
-                let message = format!("restocking stopped at {has} of {count} overlays");
-                return Err(BenchError::Server { message });
+                return Err(self.failed(&format!("it stopped restocking at {has} of {count}")));
             }
             sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// What it takes of the memory.
-    pub(super) fn resident(&self) -> Result<Resident, BenchError> {
-        resident(&self.proc()).map_err(BenchError::at(self.proc()))
+    pub(super) fn resident(&self) -> Result<Resident, Error> {
+        Ok(resident(&self.proc())?)
     }
 
-    /// The time that it has had on any core.
-    pub(super) fn cpu_time(&self) -> Result<Duration, BenchError> {
-        cpu_time(&self.proc()).map_err(BenchError::at(self.proc()))
+    pub(super) fn cpu_time(&self) -> Result<Duration, Error> {
+        Ok(cpu_time(&self.proc())?)
     }
 
     fn proc(&self) -> PathBuf {
@@ -105,27 +92,27 @@ impl Server {
     }
 
     /// Ends it, as a service manager does.
-    pub(super) async fn stop(mut self) -> Result<(), BenchError> {
+    pub(super) async fn stop(mut self) -> Result<(), Error> {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
         if let Some(pid) = pid {
-            kill_process(pid, Signal::TERM).map_err(|errno| self.failed(&errno.to_string()))?;
+            kill_process(pid, Signal::TERM)?;
         }
         match timeout(PATIENCE, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(self.failed(&status.to_string())),
-            Ok(Err(error)) => Err(self.failed(&error.to_string())),
+            Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(self.failed("it doesn't end")),
         }
     }
 
     /// Waits until it listens.
-    async fn first_client(&mut self) -> Result<Client, BenchError> {
+    async fn first_client(&mut self) -> Result<Client, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(client) = self.client().await {
                 return Ok(client);
             }
-            if let Ok(Some(status)) = self.child.try_wait() {
+            if let Some(status) = self.child.try_wait()? {
                 return Err(self.failed(&status.to_string()));
             }
             if Instant::now() > deadline {
@@ -136,12 +123,9 @@ impl Server {
     }
 
     /// An error with the last that the server said.
-    fn failed(&self, what: &str) -> BenchError {
+    fn failed(&self, what: &str) -> Error {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let message = match log.lines().last() {
-            Some(line) => format!("{what}: {line}"),
-            None => what.to_owned(),
-        };
-        BenchError::Server { message }
+        let said = log.lines().last().unwrap_or("it said nothing");
+        format!("overlay-pool serve: {what}: {said}").into()
     }
 }

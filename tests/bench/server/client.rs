@@ -1,0 +1,112 @@
+//! Clients that acquire: over HTTP on a connection of their own, or from a pool in this process.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use overlay_pool::image::BaseRef;
+use overlay_pool::{OverlayPool, Source};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::bench::Error;
+
+/// Somebody who acquires, one overlay after the other.
+pub(super) trait Acquire: Send + 'static {
+    /// Acquires one overlay, with a disk of `size` bytes if that is given.
+    fn acquire(
+        &mut self,
+        target: &Path,
+        size: Option<u64>,
+    ) -> impl Future<Output = Result<Source, Error>> + Send;
+}
+
+/// A caller in the pool's own process.
+pub(super) struct Caller {
+    pub(super) pool: Arc<OverlayPool>,
+    pub(super) base: BaseRef,
+}
+
+impl Acquire for Caller {
+    async fn acquire(&mut self, target: &Path, size: Option<u64>) -> Result<Source, Error> {
+        let base = self.base.clone();
+        let acquired = match size {
+            Some(size) => self.pool.acquire_sized(base, target, size).await?,
+            None => self.pool.acquire(base, target).await?,
+        };
+        Ok(acquired.source)
+    }
+}
+
+/// A client of the server on one connection that is kept. It does as little as a client can, so
+/// that the server is what is measured.
+pub(super) struct Client {
+    stream: UnixStream,
+    base: BaseRef,
+    answer: Vec<u8>,
+}
+
+impl Client {
+    pub(super) async fn connect(socket: &Path, base: BaseRef) -> io::Result<Self> {
+        Ok(Self { stream: UnixStream::connect(socket).await?, base, answer: Vec::new() })
+    }
+
+    /// How many overlays are ready.
+    pub(super) async fn ready(&mut self) -> Result<usize, Error> {
+        let stats = self.ask("GET /v1/stats", "").await?;
+        let ready = stats["ready"].as_object().ok_or("stats without what is ready")?;
+        Ok(usize::try_from(ready.values().filter_map(Value::as_u64).sum::<u64>())?)
+    }
+
+    /// Asks, and gives the body of a good answer.
+    async fn ask(&mut self, what: &str, body: &str) -> Result<Value, Error> {
+        let request = format!(
+            "{what} HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.stream.write_all(request.as_bytes()).await?;
+        self.answer.clear();
+        loop {
+            if self.stream.read_buf(&mut self.answer).await? == 0 {
+                return Err("the server closed the connection".into());
+            }
+            if let Some((good, body)) = parse(&self.answer)? {
+                let said = || String::from_utf8_lossy(body).into_owned().into();
+                return if good { Ok(serde_json::from_slice(body)?) } else { Err(said()) };
+            }
+        }
+    }
+}
+
+impl Acquire for Client {
+    async fn acquire(&mut self, target: &Path, size: Option<u64>) -> Result<Source, Error> {
+        let BaseRef { path, format } = &self.base;
+        let mut request = json!({ "base": path, "format": format.as_str(), "target": target });
+        if let Some(size) = size {
+            request["virtual_size"] = size.into();
+        }
+        let answer = self.ask("POST /v1/acquire", &request.to_string()).await?;
+        match answer["source"].as_str() {
+            Some("pooled") => Ok(Source::Pooled),
+            Some("on-demand") => Ok(Source::OnDemand),
+            _ => Err(format!("no answer to an acquire: {answer}").into()),
+        }
+    }
+}
+
+/// Whether a whole answer is a good one, and its body; none if there is more to come.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(bool, &[u8])>, Error> {
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let mut lines = std::str::from_utf8(&bytes[..end])?.split("\r\n");
+    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 "));
+    let good = status.ok_or("no answer in HTTP/1.1")?.starts_with('2');
+    let length: Option<usize> = lines.find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+    });
+    Ok(bytes[end + 4..].get(..length.unwrap_or(0)).map(|body| (good, body)))
+}

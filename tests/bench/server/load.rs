@@ -1,0 +1,164 @@
+//! The clients of one side, and what they did.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use overlay_pool::Source;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::sleep_until;
+
+use super::client::Acquire;
+use super::{CLIENTS, RATE};
+use crate::bench::figures::{Figures, percentile};
+use crate::bench::{Error, float};
+
+/// When a client acquires again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// When it has an answer.
+    Free,
+    /// When it is time, at [`RATE`].
+    Steady,
+}
+
+/// All acquires of one kind.
+#[derive(Default)]
+struct Load {
+    pooled: Vec<Duration>,
+    on_demand: Vec<Duration>,
+    /// How long all of it took, with the removal of what was acquired.
+    took: Duration,
+}
+
+/// What was measured of one side.
+#[derive(Default)]
+pub(super) struct Loads {
+    /// Acquires that a ready overlay does for, each after the answer to the last.
+    plain: Load,
+    /// The same at [`RATE`].
+    paced: Load,
+    /// Acquires of a larger disk, which is never ready.
+    larger: Load,
+}
+
+impl Loads {
+    pub(super) fn columns(self, ready: usize) -> Figures {
+        let mut figures = Figures::default();
+        figures.set("ready", float(ready));
+        let loads = [("plain", self.plain), ("paced", self.paced), ("larger", self.larger)];
+        for (name, Load { pooled, on_demand, took }) in loads {
+            let acquires = float(pooled.len() + on_demand.len());
+            figures.set(format!("{name}_acquires"), acquires);
+            figures.set(format!("{name}_per_s"), acquires / took.as_secs_f64());
+            figures.set(format!("{name}_pooled_percent"), 100.0 * float(pooled.len()) / acquires);
+            for (source, samples) in [("pooled", pooled), ("on_demand", on_demand)] {
+                let p50 = percentile(samples.clone(), 50);
+                figures.set(format!("{name}_{source}_p50_us"), p50);
+                figures.set(format!("{name}_{source}_p99_us"), percentile(samples, 99));
+            }
+        }
+        figures
+    }
+}
+
+/// All clients of one side, and what they did.
+pub(super) struct Side<A> {
+    pub(super) clients: Vec<A>,
+    /// A folder for each client.
+    folders: Vec<PathBuf>,
+    rounds: usize,
+    pub(super) figures: Loads,
+    /// What each client acquired last in each round; the others are removed.
+    pub(super) kept: Vec<PathBuf>,
+    pub(super) kept_larger: Vec<PathBuf>,
+}
+
+impl<A: Acquire> Side<A> {
+    pub(super) fn new(clients: Vec<A>, targets: &Path) -> Result<Self, Error> {
+        let folders: Vec<_> =
+            (0..clients.len()).map(|client| targets.join(client.to_string())).collect();
+        folders.iter().try_for_each(fs::create_dir)?;
+        let (kept, kept_larger) = (Vec::new(), Vec::new());
+        Ok(Self { clients, folders, rounds: 0, figures: Loads::default(), kept, kept_larger })
+    }
+
+    /// Has all clients acquire `each` overlays, at once.
+    pub(super) async fn round(
+        &mut self,
+        pace: Pace,
+        each: usize,
+        size: Option<u64>,
+    ) -> Result<(), Error> {
+        self.rounds += 1;
+        let Loads { plain, paced, larger } = &mut self.figures;
+        let (load, kept) = match (size, pace) {
+            (None, Pace::Free) => (plain, &mut self.kept),
+            (None, Pace::Steady) => (paced, &mut self.kept),
+            (Some(_), _) => (larger, &mut self.kept_larger),
+        };
+        let mut tasks = JoinSet::new();
+        let start = Instant::now();
+        let mut first = start;
+        for (client, folder) in self.clients.drain(..).zip(&self.folders) {
+            let target = folder.join(format!("{}.qcow2", self.rounds));
+            kept.push(target.clone());
+            let schedule = Schedule { next: (pace == Pace::Steady).then_some(first) };
+            first += Duration::from_secs(1) / RATE;
+            tasks.spawn(acquire(client, schedule, target, each, size));
+        }
+        let shares = tasks.join_all().await;
+        load.took += start.elapsed();
+        for share in shares {
+            let (client, samples) = share?;
+            self.clients.push(client);
+            for (source, took) in samples {
+                match source {
+                    Source::Pooled => load.pooled.push(took),
+                    Source::OnDemand => load.on_demand.push(took),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// When a client's requests are due, if they are due at any time.
+struct Schedule {
+    next: Option<Instant>,
+}
+
+impl Schedule {
+    /// Waits until a request is due, and gives when its time begins. If it is late, since the last
+    /// one took long, that is when it was due.
+    async fn due(&mut self) -> Instant {
+        let Some(due) = self.next else { return Instant::now() };
+        self.next = Some(due + Duration::from_secs(CLIENTS as u64) / RATE);
+        if due < Instant::now() {
+            return due;
+        }
+        sleep_until(due.into()).await;
+        Instant::now()
+    }
+}
+
+/// Acquires `count` overlays one after the other, and removes all but the last.
+async fn acquire<A: Acquire>(
+    mut client: A,
+    mut schedule: Schedule,
+    target: PathBuf,
+    count: usize,
+    size: Option<u64>,
+) -> Result<(A, Vec<(Source, Duration)>), Error> {
+    let mut samples = Vec::with_capacity(count);
+    for number in 0..count {
+        if number > 0 {
+            fs::remove_file(&target)?;
+        }
+        let start = schedule.due().await;
+        let source = client.acquire(&target, size).await?;
+        samples.push((source, start.elapsed()));
+        yield_now().await; // as after a request, where there is none
+    }
+    Ok((client, samples))
+}

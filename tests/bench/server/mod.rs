@@ -1,0 +1,208 @@
+//! A server under load, in turns with the same load on a pool in this process.
+
+pub(crate) mod client;
+mod load;
+mod process;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use overlay_pool::image::Overlay;
+use overlay_pool::{OverlayPool, PoolConfig};
+use tokio::time::sleep;
+
+use self::client::Caller;
+use self::load::{Pace, Side};
+use self::process::Server;
+use super::figures::Row;
+use super::proc::Resident;
+use super::{Bench, Error, Ground, Measured, Options, filesystem, ground};
+
+/// How many clients acquire at once.
+const CLIENTS: usize = 64;
+/// How many overlays each side has ready at most: about what is acquired in the time that
+/// restocking begins after.
+const READY: usize = 10_000;
+/// At which rate all clients together acquire if they don't do so as fast as they can.
+const RATE: u32 = 10_000;
+/// So many acquires as fast as can be are made for one at that rate, and for one of a larger disk.
+const PLAIN_TO_PACED: usize = 4;
+const PLAIN_TO_LARGER: usize = 10;
+/// How long restocking may make no overlay.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Measure a server under the load of 64 clients, in turns with the same load on a pool in this
+/// process.
+#[derive(Debug, Parser)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    options: Options,
+    /// How many overlays to acquire of each side as fast as can be.
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    count: usize,
+    /// How often the sides take turns.
+    #[arg(long, value_name = "N", default_value_t = 5,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    rounds: usize,
+}
+
+impl Bench for Serve {
+    const DIR: &str = "/dev/shm";
+    const ROWS: &[Row] = &[
+        ("ready", "overlays ready at most", None),
+        ("plain_acquires", "as fast as can be: acquires", None),
+        ("plain_per_s", "  acquires/s", Some(("serve", '≥', 10_000.0))),
+        ("plain_per_s_by_in_process", "  acquires/s, serve ÷ in process", None),
+        ("plain_pooled_percent", "  pooled, %", None),
+        ("plain_pooled_p50_us", "  pooled p50, µs", None),
+        ("plain_pooled_p99_us", "  pooled p99, µs", None),
+        ("cpu_us", "  the server's CPU time, µs each", None),
+        ("paced_acquires", "at 10,000/s: acquires", None),
+        ("paced_pooled_percent", "  pooled, %", None),
+        ("paced_pooled_p50_us", "  pooled p50, µs", None),
+        ("paced_pooled_p99_us", "  pooled p99, µs", Some(("serve", '≤', 5000.0))),
+        ("larger_acquires", "on demand, as fast as can be", None),
+        ("larger_per_s", "  acquires/s", None),
+        ("larger_on_demand_p50_us", "  on demand p50, µs", None),
+        ("larger_on_demand_p99_us", "  on demand p99, µs", None),
+        ("memory_start_mib", "memory with a full pool, MiB", None),
+        ("memory_early_mib", "memory after round 1, MiB", None),
+        ("memory_end_mib", "memory at the end, MiB", None),
+        ("memory_most_mib", "memory at most, MiB", None),
+        ("memory_end_by_early", "memory, end ÷ after round 1", Some(("serve", '≤', 1.1))),
+    ];
+
+    fn options(&self) -> &Options {
+        &self.options
+    }
+
+    async fn measure(self, ground: Ground) -> Result<Measured, Error> {
+        let rounds = self.rounds;
+        let each = self.count.div_ceil(rounds * CLIENTS);
+        let ready = (each * CLIENTS * rounds).min(READY);
+        let [server_dir, server_targets, targets] =
+            ["server", "server-targets", "targets"].map(|name| ground.folder(name));
+        let server_targets = server_targets?;
+
+        ground.progress("stocking");
+        let server = Server::start(&server_dir?, &server_targets, &ground.base, ready).await?;
+        let start = server.resident()?.now;
+        let mut watch = server.client().await?;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(server.client().await?);
+        }
+        let mut served = Side::new(clients, &server_targets)?;
+        let pool = start_pool(&ground, ready).await?;
+        let caller = || Caller { pool: Arc::clone(&pool), base: ground.base.clone() };
+        let mut called = Side::new((0..CLIENTS).map(|_| caller()).collect(), &targets?)?;
+
+        let (mut early, cpu) = (start, server.cpu_time()?);
+        for round in 1..=rounds {
+            ground.progress(format!("as fast as can be, {round} of {rounds}"));
+            served.round(Pace::Free, each, None).await?;
+            if round == 1 {
+                early = server.resident()?.now;
+            }
+            server.restocked(&mut watch, ready).await?;
+            called.round(Pace::Free, each, None).await?;
+            restocked(&pool, ready).await?;
+        }
+        let cpu = server.cpu_time()?.saturating_sub(cpu);
+        let paced = each.div_ceil(PLAIN_TO_PACED);
+        for round in 1..=rounds {
+            ground.progress(format!("at a steady rate, {round} of {rounds}"));
+            served.round(Pace::Steady, paced, None).await?;
+            server.restocked(&mut watch, ready).await?;
+            called.round(Pace::Steady, paced, None).await?;
+            restocked(&pool, ready).await?;
+        }
+        ground.progress("on demand");
+        let size = ground.overlay.virtual_size() + (1 << 20);
+        for _ in 0..rounds {
+            served.round(Pace::Free, each.div_ceil(PLAIN_TO_LARGER), Some(size)).await?;
+            called.round(Pace::Free, each.div_ceil(PLAIN_TO_LARGER), Some(size)).await?;
+        }
+        let Resident { now: end, most } = server.resident()?;
+
+        ground.progress("checking");
+        let overlay = &ground.overlay;
+        let larger = Overlay::new(overlay.backing(), overlay.format(), size, overlay.profile())?;
+        let mut sound = 0;
+        for (kept, expected) in [
+            (&served.kept, overlay),
+            (&called.kept, overlay),
+            (&served.kept_larger, &larger),
+            (&called.kept_larger, &larger),
+        ] {
+            ground::check(kept, expected, true, ground.qemu)?;
+            sound += kept.len();
+        }
+        ground.progress("removing");
+        drop((served.clients, watch));
+        server.stop().await?;
+        pool.stop().await;
+
+        let mut serve = served.figures.columns(ready);
+        let in_process = called.figures.columns(ready);
+        let ratio = serve.0["plain_per_s"] / in_process.0["plain_per_s"];
+        serve.set("plain_per_s_by_in_process", ratio);
+        serve.set("cpu_us", cpu.as_secs_f64() * 1e6 / serve.0["plain_acquires"]);
+        for (when, bytes) in [("start", start), ("early", early), ("end", end), ("most", most)] {
+            serve.set(format!("memory_{when}_mib"), bytes / 1_048_576.0);
+        }
+        serve.divide("memory_end_by_early", "memory_end_mib", "memory_early_mib");
+        Ok(Measured {
+            what: format!(
+                "{CLIENTS} clients of a server, and {CLIENTS} callers of a pool in their own \
+                 process, in turns."
+            ),
+            columns: [("serve", serve), ("in process", in_process)].into(),
+            sound,
+            unless: not_judged(&ground, rounds),
+        })
+    }
+}
+
+/// A pool like the server's.
+async fn start_pool(ground: &Ground, ready: usize) -> Result<Arc<OverlayPool>, Error> {
+    let pool = Arc::new(OverlayPool::new(PoolConfig {
+        max_concurrent_vms: i64::try_from(2 * ready)?,
+        pool_dir: ground.dir.join("pool"),
+        ..PoolConfig::default()
+    })?);
+    pool.start(Some(vec![ground.base.clone()])).await?;
+    restocked(&pool, ready).await?;
+    Ok(pool)
+}
+
+/// Waits until `count` overlays are ready.
+async fn restocked(pool: &OverlayPool, count: usize) -> Result<(), Error> {
+    let (mut had, mut since) = (0, Instant::now());
+    loop {
+        let has = pool.stats().ready.values().sum();
+        if has == count {
+            return Ok(());
+        }
+        if has != had {
+            (had, since) = (has, Instant::now());
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(format!("restocking stopped at {has} of {count} overlays").into());
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The promises are for two cores and tmpfs, and for rounds to compare.
+fn not_judged(ground: &Ground, rounds: usize) -> Option<String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if ground.filesystem != filesystem::TMPFS {
+        Some(ground.filesystem.clone())
+    } else if cores < 2 {
+        Some("one core".to_owned())
+    } else {
+        (rounds < 2).then(|| "one round".to_owned())
+    }
+}
