@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use overlay_pool::vm::{VmSettings, sweep_states};
 use overlay_pool::{PoolDirError, Sweep, sweep};
 
 use super::arguments::PoolDir;
@@ -10,8 +11,9 @@ use super::failure::Failure;
 use super::{Answer, text};
 
 const EXAMPLES: &str = "\
-Only directories that a pool made and whose owner is dead are removed; a live owner holds a lock
-on its own. Pools do the same when they start.
+Only directories that a pool or a VM made and whose owner is dead are removed, and states of VMs
+that were half saved; a live owner holds a lock on its own. Pools and VMs do the same when they
+start.
 
 Examples:
   overlay-pool gc --dry-run
@@ -37,7 +39,12 @@ impl Gc {
         let (what, did) =
             if self.dry_run { (Sweep::Look, "would remove") } else { (Sweep::Remove, "removed") };
         let dir = self.dir.path();
-        let leftovers = sweep(&dir, what)?;
+        let mut leftovers = sweep(&dir, what)?;
+        let settings = VmSettings::from_env()
+            .map_err(|error| Failure::new(Exit::Usage, error, "or unset it"))?;
+        let states = VmSettings { dir: dir.clone(), ..settings }.states();
+        let drafts = sweep_states(&states, what);
+        leftovers.extend(drafts.map_err(|source| PoolDirError { path: states, source })?);
         let mut answer = Answer::default();
         if leftovers.is_empty() {
             answer.text = format!("nothing left over in {}\n", text::escaped_path(&dir));

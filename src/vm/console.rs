@@ -28,7 +28,7 @@ pub(super) fn keep(directory: &Path, vm: &str, text: &str) -> Option<PathBuf> {
         DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         file.write_all(text.as_bytes())?;
-        newest::prune(directory, LOGS, |name| name.ends_with(".log"))
+        newest::prune(directory, LOGS, |name| name.starts_with("vm-"))
     };
     match write() {
         Ok(()) => Some(path),

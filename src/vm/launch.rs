@@ -63,11 +63,13 @@ impl Launch {
         }
     }
 
-    /// Resumes a saved state; none if that isn't possible: the state is of no use then.
+    /// Resumes a saved state, if it is sound, which may take as long to tell as QEMU to start;
+    /// none if that isn't possible: the state is of no use then.
     pub(super) async fn resume(
         &self,
         machine: &Machine,
         state: &SavedState,
+        sound: impl Future<Output = bool>,
     ) -> Result<Option<Launched>, VmError> {
         let begin = Instant::now();
         let deadline = begin + RESUMED;
@@ -78,7 +80,11 @@ impl Launch {
         let ram = state.ram();
         let beginning = Beginning::Resume(&ram);
         let start = Qemu::start(machine, &self.disk, beginning, self.disk_limit, deadline);
-        let (qemu, stream) = match start.await {
+        let (sound, started) = tokio::join!(sound, start);
+        if !sound {
+            return unusable(&"it is damaged");
+        }
+        let (qemu, stream) = match started {
             Ok(started) => started,
             Err(QemuError::Vm(error)) => return Err(error),
             Err(error) => return unusable(&error),

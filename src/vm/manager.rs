@@ -170,7 +170,7 @@ impl VmManager {
                     return self.hand_over(&started, language, ids, member.home, member.alive);
                 }
                 Err(cause) => {
-                    tracing::warn!(vm = member.home.address().id, ?cause, "it did not go on")
+                    tracing::warn!(vm = member.home.address().id, ?cause, "it did not go on");
                 }
             }
         }

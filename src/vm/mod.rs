@@ -49,5 +49,6 @@ pub use manager::VmManager;
 pub use program::Program;
 pub use settings::{SettingsError, VmSettings};
 pub use state::VmState;
+pub use states::sweep_states;
 pub use warm::WarmStats;
 pub use workshop::can_resume;

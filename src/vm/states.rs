@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::hashes::{Mark, hex};
 use super::newest;
+use crate::{Leftover, Sweep};
 
 /// The states that are kept, newest first: each takes 60 MiB of disk and more.
 const KEPT: usize = 8;
@@ -136,7 +137,7 @@ impl SavedStates {
         let path = self.directory.join(format!("{DRAFT}{:032x}", rand::random::<u128>()));
         DirBuilder::new().mode(0o700).create(&path)?;
         let lock = File::open(&path)?;
-        let draft = Draft { path, lock: lock };
+        let draft = Draft { path, lock };
         flock(&draft.lock, FlockOperation::NonBlockingLockExclusive)?;
         private(&draft.ram())?;
         private(&draft.devices())?;
@@ -167,15 +168,45 @@ impl SavedStates {
         let states = newest::prune(&self.directory, KEPT, |name| {
             name.len() == NAME && name.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
-        let drafts = newest::prune(&self.directory, 0, |name| {
-            let locked =
-                |file: File| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
-            name.starts_with(DRAFT) && !File::open(self.directory.join(name)).is_ok_and(locked)
-        });
-        if let Err(error) = states.and(drafts) {
+        let drafts = sweep_states(&self.directory, Sweep::Remove);
+        if let Err(error) = states.and(drafts.map(drop)) {
             tracing::warn!(states = %self.directory.display(), %error, "not pruned");
         }
     }
+}
+
+/// Looks for what dead processes left of states that they were saving; of a directory that isn't
+/// there, nothing.
+///
+/// # Errors
+///
+/// The directory can't be read.
+pub fn sweep_states(directory: &Path, what: Sweep) -> io::Result<Vec<Leftover>> {
+    let entries = match directory.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut dead = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let is_draft =
+            |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(DRAFT.as_bytes());
+        // Another user's, a living maker's, or gone by now: not ours to judge.
+        let Some(lock) =
+            path.file_name().filter(|name| is_draft(name)).and_then(|_| File::open(&path).ok())
+        else {
+            continue;
+        };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        let error = match what {
+            Sweep::Look => None,
+            Sweep::Remove => remove(&path).err(),
+        };
+        dead.push(Leftover { path, error });
+    }
+    Ok(dead)
 }
 
 impl Draft {
@@ -377,9 +408,12 @@ mod tests {
     fn drafts_of_the_dead_go_and_those_of_the_living_stay() {
         let dir = tempfile::tempdir().expect("a folder");
         let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        let living = states.begin().expect("a draft");
         let dead = states.directory.join(format!("{DRAFT}0"));
         fs::create_dir(&dead).expect("a folder");
-        let living = states.begin().expect("a draft");
+        let left = sweep_states(&states.directory, Sweep::Look).expect("a look");
+        assert_eq!(left.iter().map(|left| &left.path).collect::<Vec<_>>(), [&dead]);
+        assert!(dead.exists());
         saved(&states, &json!(1), b"state");
         assert!(!dead.exists());
         assert!(living.ram().exists());

@@ -20,7 +20,7 @@ use super::home::{Address, Home};
 use super::images;
 use super::interpreter::Interpreter;
 use super::language::Language;
-use super::launch::{self, Launch};
+use super::launch::{self, Launch, Launched};
 use super::machine::Machine;
 use super::settings::VmSettings;
 use super::states::{SavedState, SavedStates};
@@ -121,17 +121,10 @@ impl Workshop {
             interpreter: Interpreter::of(language).start(),
             autopsy: self.autopsy(&address.id),
         };
-        let mut resumed = None;
-        if let Some(state) = self.state(machine).await? {
-            let marks = machine.marks()?;
-            resumed = launch.resume(machine, &state).await?;
-            if resumed.is_none() {
-                state.remove();
-            } else if machine.marks()? != marks {
-                // What it was resumed on is perhaps not what it was saved on.
-                resumed = None;
-            }
-        }
+        let resumed = match &self.saved {
+            Some(saved) => self.resume(saved, machine, &launch).await?,
+            None => None,
+        };
         let (launched, start) = match resumed {
             Some(launched) => (launched, Start::Resumed),
             None => (launch.boot(machine).await?, Start::Booted),
@@ -142,21 +135,46 @@ impl Workshop {
         Ok(Alive { qemu, guest, disk: disk.source, start, phases })
     }
 
+    /// Resumes the machine's saved state; none if there is none, or none that is of use: it is
+    /// removed then.
+    async fn resume(
+        &self,
+        saved: &Arc<Saved>,
+        machine: &Machine,
+        launch: &Launch,
+    ) -> Result<Option<Launched>, VmError> {
+        let Some(state) = self.state(saved, machine).await? else { return Ok(None) };
+        let marks = machine.marks()?;
+        let checked = {
+            let (saved, state) = (Arc::clone(saved), state.clone());
+            spawn_blocking(move || saved.states.is_sound(&state))
+        };
+        let sound = async { checked.await.unwrap_or(false) };
+        let resumed = launch.resume(machine, &state, sound).await?;
+        if resumed.is_none() {
+            state.remove();
+        }
+        // What it was resumed on must be what it was saved on.
+        Ok(if machine.marks()? == marks { resumed } else { None })
+    }
+
     pub(super) fn autopsy(&self, vm: &str) -> Autopsy {
         Autopsy { vm: vm.to_owned(), logs: self.settings.dir.join("console") }
     }
 
-    /// The saved state of the machine, made where there is none; none if none can be made, or if
-    /// it is damaged: then it is removed, and the next one is made.
-    async fn state(&self, machine: &Machine) -> Result<Option<SavedState>, VmError> {
-        let Some(saved) = &self.saved else { return Ok(None) };
+    /// The saved state of the machine, made where there is none; none if none can be made.
+    async fn state(
+        &self,
+        saved: &Arc<Saved>,
+        machine: &Machine,
+    ) -> Result<Option<SavedState>, VmError> {
         let key = self.key(saved, machine).await?;
         if let Some(state) = saved.states.find(&key) {
-            return Ok(sound(saved, state).await);
+            return Ok(Some(state));
         }
         let mut impossible = self.making.lock().await;
         if let Some(state) = saved.states.find(&key) {
-            return Ok(sound(saved, state).await);
+            return Ok(Some(state));
         }
         if impossible.contains(&key.to_string()) {
             return Ok(None);
@@ -165,8 +183,7 @@ impl Workshop {
             tracing::warn!(base = %machine.base.path().display(), cause, "no state saved");
             impossible.insert(key.to_string());
         }
-        let Some(state) = saved.states.find(&key) else { return Ok(None) };
-        Ok(sound(saved, state).await)
+        Ok(saved.states.find(&key))
     }
 
     async fn key(&self, saved: &Arc<Saved>, machine: &Machine) -> Result<Value, VmError> {
@@ -205,20 +222,6 @@ impl Workshop {
         let finished = spawn_blocking(move || saved.states.finish(&draft, key)).await;
         finished.map_err(|error| text(&error))?.map_err(|error| text(&error))
     }
-}
-
-/// The state, if it has the bytes that were saved; else it is removed.
-async fn sound(saved: &Arc<Saved>, state: SavedState) -> Option<SavedState> {
-    let saved = Arc::clone(saved);
-    let checked = spawn_blocking(move || {
-        if saved.states.is_sound(&state) {
-            return Some(state);
-        }
-        tracing::warn!(state = %state.path().display(), "damaged: removed, and the VM boots");
-        state.remove();
-        None
-    });
-    checked.await.unwrap_or_default()
 }
 
 /// Whether a QEMU of this version, as it tells it, can resume VMs; one that tells none may try.

@@ -1,7 +1,6 @@
 //! The connection to a guest's supervisor.
 
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
@@ -11,12 +10,17 @@ use tokio::time::{Instant, timeout_at};
 use super::error::GuestError;
 use super::frame::{Decoder, MAX_PAYLOAD, Report, Request};
 
+/// How many bytes are read at once.
+const BUFFER: usize = 16 << 10;
+
 /// Requests out, reports in. A call that is dropped leaves no half of a frame: a task of its own
 /// writes. What it holds is bounded, since no more code and input is sent than was taken.
 #[derive(Debug)]
 pub(super) struct Channel {
     reader: OwnedReadHalf,
     decoder: Decoder,
+    /// What is read goes here first.
+    buffer: Box<[u8]>,
     outgoing: mpsc::UnboundedSender<Vec<u8>>,
     _writer: JoinSet<()>,
 }
@@ -27,7 +31,8 @@ impl Channel {
         let (outgoing, frames) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(write(writer, frames));
-        Self { reader, decoder: Decoder::default(), outgoing, _writer: task }
+        let (decoder, buffer) = (Decoder::default(), vec![0; BUFFER].into_boxed_slice());
+        Self { reader, decoder, buffer, outgoing, _writer: task }
     }
 
     /// Sends requests, all or none of them. That QEMU has gone shows when the answer is read.
@@ -50,9 +55,8 @@ impl Channel {
             if let Some(report) = self.decoder.next()? {
                 return Ok(report);
             }
-            let mut bytes = [0; 16 << 10];
-            match self.reader.read(&mut bytes).await {
-                Ok(read @ 1..) => self.decoder.push(&bytes[..read]),
+            match self.reader.read(&mut self.buffer).await {
+                Ok(read @ 1..) => self.decoder.push(&self.buffer[..read]),
                 _ => return Err(GuestError::Closed),
             }
         }

@@ -169,22 +169,23 @@ async fn a_killed_owner_leaves_no_qemu(scratch: Scratch) {
 }
 
 #[apply(test)]
-fn the_bench_measures_boots_and_resumes(scratch: Scratch) {
+fn the_bench_measures_each_way_to_a_vm(scratch: Scratch) {
     let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
     let mut command = bench::command("vm", &scratch);
-    command.env("OVERLAY_POOL_IMAGES", images());
-    let answer = run(command.args(["--count", "1", "--json", "--accel", accelerator.as_str()]));
+    command.env("OVERLAY_POOL_IMAGES", images()).args(["--accel", accelerator.as_str()]);
+    let answer = run(command.args(["--count", "1", "--waiting", "1", "--json"]));
     let facts: Value = serde_json::from_str(&answer.stdout).expect("JSON");
     let targets = facts["targets"].as_array().expect("targets");
     let missed = targets.iter().any(|target| target["verdict"] == "missed");
-    assert_eq!((answer.code, targets.len()), (Some(i32::from(missed)), 4), "{answer}");
-    for kind in ["boot", "resume"] {
-        let of = |phase: &str| facts["columns"][kind][phase].as_f64().expect("milliseconds");
-        let phases = ["overlay_ms", "spawn_ms", "boot_ms", "renew_ms", "execute_ms"];
-        let sum: f64 = phases.map(of).iter().sum();
-        assert!((sum - of("hello_ms")).abs() < 1e-3, "the phases are all there is: {facts}");
-        let share = of(&format!("overlay_percent_of_{kind}"));
-        assert!((share * of("hello_ms") - 100.0 * of("overlay_ms")).abs() < 1e-6, "{facts}");
+    assert_eq!((answer.code, targets.len()), (Some(i32::from(missed)), 7), "{answer}");
+    for language in ["python", "node"] {
+        let of = |name: &str| facts[language][name].as_f64().expect("a figure");
+        for figure in ["boot_ms", "miss_ms", "warm_ms", "exec_ms", "pss_mib"] {
+            assert!(of(figure) > 0.0, "{facts}");
+        }
+        assert!((of("boot_by_warm") * of("warm_ms") - of("boot_ms")).abs() < 1e-3, "{facts}");
+        let parts = ["overlay_ms", "spawn_ms", "load_ms", "renew_ms"].map(of).iter().sum::<f64>();
+        assert!(parts <= of("miss_ms"), "what the creation took is a part of it: {facts}");
     }
     let left: Vec<_> = scratch.read_dir().expect("a folder").flatten().collect();
     assert!(left.is_empty(), "{left:?} are left");

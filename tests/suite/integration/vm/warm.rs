@@ -61,7 +61,7 @@ async fn the_clock_of_one_that_waited_is_right(scratch: Scratch) {
 async fn one_that_died_is_not_given_out(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::Python, 1).await;
     eventually("one waits", || ready(&manager) == 1).await;
-    for (pid, _) in children() {
+    for pid in children().into_keys() {
         let pid = Pid::from_raw(pid).expect("a PID");
         kill_process(pid, Signal::KILL).expect("it is killed");
     }
@@ -77,13 +77,13 @@ async fn one_that_hangs_is_given_up(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::Python, 1).await;
     eventually("one waits", || ready(&manager) == 1).await;
     let hung = children();
-    for (pid, _) in &hung {
+    for pid in hung.keys() {
         let pid = Pid::from_raw(*pid).expect("a PID");
         kill_process(pid, Signal::STOP).expect("it is stopped");
     }
     let vm = create(&manager, Language::Python).await;
     let of_vm = |pid: i32| u32::try_from(pid).ok() == vm.pid();
-    assert!(!hung.iter().any(|(pid, _)| of_vm(*pid)), "it hangs");
+    assert!(!hung.keys().any(|pid| of_vm(*pid)), "it hangs");
     assert_eq!(prints(&vm, "print('well')").await, "well\n");
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
