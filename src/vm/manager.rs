@@ -17,7 +17,7 @@ use super::machine::Machine;
 use super::settings::VmSettings;
 use super::state::VmState;
 use super::tenancy::check_id;
-use super::warm::{Warm, WarmStats};
+use super::warm::{Warm, WarmStats, keep_filled};
 use super::workshop::Workshop;
 use crate::image::BaseRef;
 use crate::{Sweep, sweep};
@@ -25,7 +25,8 @@ use crate::{Sweep, sweep};
 /// Makes VMs on pooled overlays, and destroys them.
 ///
 /// Shared by reference among tasks. Stopped or dropped, it leaves no QEMU process, no working
-/// directory and no socket.
+/// directory and no socket; if it is dropped while a VM is made that shall wait, that goes a
+/// moment later.
 ///
 /// # Example
 ///
@@ -124,8 +125,7 @@ impl VmManager {
         let warm = Arc::new(Warm::new(&self.settings.warm, Arc::clone(&slots)));
         let mut filling = JoinSet::new();
         if !self.settings.warm.is_empty() {
-            let (warm, workshop) = (Arc::clone(&warm), Arc::clone(&workshop));
-            filling.spawn(async move { warm.keep_filled(&workshop).await });
+            filling.spawn(keep_filled(Arc::downgrade(&warm), Arc::downgrade(&workshop)));
         }
         let (filling, launches) = (filling.into(), tokio::sync::RwLock::default());
         let started = Started { workshop, slots, warm, filling, launches };
@@ -303,6 +303,9 @@ impl Drop for VmManager {
     fn drop(&mut self) {
         for vm in self.vms().values() {
             vm.destroy_now();
+        }
+        if let Ok(started) = self.started() {
+            started.warm.clear();
         }
     }
 }

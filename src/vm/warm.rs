@@ -5,12 +5,12 @@
 //! after its machine was renewed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::io::empty;
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::alive::Alive;
 use super::error::VmError;
@@ -61,7 +61,7 @@ pub struct WarmStats {
 #[derive(Debug)]
 pub(super) struct Warm {
     shelves: Mutex<BTreeMap<Language, Shelf>>,
-    changed: Notify,
+    changed: Arc<Notify>,
     slots: Arc<Semaphore>,
 }
 
@@ -82,7 +82,7 @@ impl Warm {
             (*language, Shelf { wanted, members, asked, hits: 0, misses: 0 })
         };
         let shelves = Mutex::new(wanted.iter().map(shelf).collect());
-        Self { shelves, changed: Notify::new(), slots }
+        Self { shelves, changed: Arc::default(), slots }
     }
 
     /// A member whose machine stands on what is there now.
@@ -137,26 +137,19 @@ impl Warm {
         shelves.get(&language).map(of).unwrap_or_default()
     }
 
-    /// Keeps as many members as are wanted, one being made at a time. Never ends by itself.
-    pub(super) async fn keep_filled(&self, workshop: &Workshop) {
-        let mut not_before = Instant::now();
+    /// Gives members up, and makes those that lack, one at a time; says whether all that can be
+    /// now is done, and nothing failed.
+    async fn keep(&self, workshop: &Workshop) -> bool {
         loop {
             self.look_through(workshop);
-            let now = Instant::now();
-            if let Some(language) = self.lacking(workshop).filter(|_| now >= not_before) {
-                match self.make(workshop, language).await {
-                    Ok(Some(member)) => self.add(language, member),
-                    Ok(None) => not_before = Instant::now() + LOOK,
-                    Err(error) => {
-                        tracing::warn!(%language, %error, "no VM made to wait");
-                        not_before = Instant::now() + PAUSE;
-                    }
+            let Some(language) = self.lacking(workshop) else { return true };
+            match self.make(workshop, language).await {
+                Ok(Some(member)) => self.add(language, member),
+                Ok(None) => return true,
+                Err(error) => {
+                    tracing::warn!(%language, %error, "no VM made to wait");
+                    return false;
                 }
-                continue;
-            }
-            tokio::select! {
-                () = self.changed.notified() => sleep(LEAVE_ALONE).await,
-                () = sleep_until(now + LOOK) => {}
             }
         }
     }
@@ -230,6 +223,24 @@ impl Warm {
 
     fn shelves(&self) -> MutexGuard<'_, BTreeMap<Language, Shelf>> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps as many members as are wanted, as long as there is anybody who wants them.
+pub(super) async fn keep_filled(warm: Weak<Warm>, workshop: Weak<Workshop>) {
+    let Some(changed) = warm.upgrade().map(|warm| Arc::clone(&warm.changed)) else { return };
+    while let (Some(warm), Some(workshop)) = (warm.upgrade(), workshop.upgrade()) {
+        let done = warm.keep(&workshop).await;
+        // Whoever drops them need not wait for this task.
+        drop((warm, workshop));
+        if !done {
+            sleep(PAUSE).await;
+            continue;
+        }
+        tokio::select! {
+            () = changed.notified() => sleep(LEAVE_ALONE).await,
+            () = sleep(LOOK) => {}
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use overlay_pool::vm::{Language, Start, VmSettings};
 
 use crate::harness::prelude::*;
-use crate::harness::vms::{assert_no_vm_left, prints, settings, warmed};
+use crate::harness::vms::{assert_no_vm_left, prints, settings, until_ready, warmed};
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
 
@@ -60,7 +60,7 @@ async fn pairs_differ(
     let manager = warmed(settings, language, 2).await;
     let mut seen: Vec<Vec<String>> = Vec::new();
     for pair in 0..pairs() {
-        eventually("two VMs wait", || manager.warm_stats(language).ready == 2).await;
+        until_ready(&manager, language, 2).await;
         for _ in 0..2 {
             let vm = manager.create_vm(language, "tenant", "task").await.expect("a VM");
             assert_eq!(vm.start(), Some(Start::Warm), "pair {pair}");

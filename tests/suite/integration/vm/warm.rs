@@ -9,7 +9,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::pools::children;
 use crate::harness::prelude::*;
-use crate::harness::vms::{assert_no_vm_left, create, images, prints, settings, warmed};
+use crate::harness::vms::{
+    assert_no_vm_left, create, images, prints, settings, until_ready, warmed,
+};
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
 
@@ -20,14 +22,14 @@ fn ready(manager: &VmManager) -> usize {
 #[apply(test)]
 async fn one_that_waits_is_given_out_and_replaced(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    eventually("one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     let vm = create(&manager, Language::Python).await;
     assert_eq!((vm.start(), vm.disk_source()), (Some(Start::Warm), Some(Source::Pooled)));
     let code = "import socket\nprint(socket.gethostname())\nopen('/root/file', 'w').write('x')";
     assert_eq!(prints(&vm, code).await, format!("{}\n", vm.id()));
     // It can be used again, as any other.
     assert_eq!(prints(&vm, "print(open('/root/file').read())").await, "x\n");
-    eventually("another one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     let other = create(&manager, Language::Python).await;
     assert_eq!(other.start(), Some(Start::Warm));
     assert_ne!(vm.id(), other.id());
@@ -43,7 +45,7 @@ async fn one_that_waits_is_given_out_and_replaced(scratch: Scratch) {
 #[apply(test)]
 async fn the_clock_of_one_that_waited_is_right(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    eventually("one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let begin = now().expect("a time");
     eventually("time passes", || now().expect("a time") > begin + Duration::from_secs(3)).await;
@@ -60,7 +62,7 @@ async fn the_clock_of_one_that_waited_is_right(scratch: Scratch) {
 #[apply(test)]
 async fn one_that_died_is_not_given_out(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    eventually("one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     for pid in children().into_keys() {
         let pid = Pid::from_raw(pid).expect("a PID");
         kill_process(pid, Signal::KILL).expect("it is killed");
@@ -75,7 +77,7 @@ async fn one_that_died_is_not_given_out(scratch: Scratch) {
 #[apply(test)]
 async fn one_that_hangs_is_given_up(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    eventually("one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     let hung = children();
     for pid in hung.keys() {
         let pid = Pid::from_raw(*pid).expect("a PID");
@@ -98,7 +100,7 @@ async fn those_on_a_base_that_was_replaced_are_given_up(scratch: Scratch) {
     }
     let settings = VmSettings { base_images_dir: images_dir.clone(), ..settings(&scratch) };
     let manager = warmed(settings, Language::Python, 1).await;
-    eventually("one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     let base = manager.base_image(Language::Python).expect("a base image");
     let copy = scratch.join("copy");
     std::fs::copy(&base, &copy).expect("a copy");
@@ -113,7 +115,7 @@ async fn those_on_a_base_that_was_replaced_are_given_up(scratch: Scratch) {
 async fn those_that_nobody_asks_for_are_given_up(scratch: Scratch) {
     let settings = VmSettings { warm_idle: Duration::from_secs(60), ..settings(&scratch) };
     let manager = warmed(settings.clone(), Language::Python, 1).await;
-    eventually("one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     manager.stop().await;
     let idle = VmSettings { warm_idle: Duration::ZERO, ..settings };
     let manager = warmed(idle, Language::Python, 1).await;
@@ -130,7 +132,7 @@ async fn those_that_nobody_asks_for_are_given_up(scratch: Scratch) {
 async fn one_that_waits_makes_room(scratch: Scratch) {
     let settings = VmSettings { max_concurrent_vms: 1, ..settings(&scratch) };
     let manager = warmed(settings, Language::Python, 1).await;
-    eventually("one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     let vm = create(&manager, Language::Javascript).await;
     assert_eq!(ready(&manager), 0);
     assert_eq!(prints(&vm, "console.log('hello')").await, "hello\n");
@@ -143,7 +145,7 @@ async fn one_that_waits_makes_room(scratch: Scratch) {
 #[apply(test)]
 async fn a_dropped_manager_leaves_none_waiting(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    eventually("one waits", || ready(&manager) == 1).await;
+    until_ready(&manager, Language::Python, 1).await;
     drop(manager);
     assert_no_vm_left(&scratch).await;
 }
