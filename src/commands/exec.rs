@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use overlay_pool::vm::{
-    Accelerator, End, Execution, Language, Outcome, Output, Program, Stream, Vm, VmError,
+    Accelerator, End, Execution, Language, Outcome, Output, Program, Start, Stream, Vm, VmError,
     VmManager, VmSettings,
 };
 use serde_json::{Value, json};
@@ -147,6 +147,14 @@ impl Exec {
         } else {
             self.pass_on(&vm, job).await?
         };
+        if manager.settings().resume && vm.start() == Some(Start::Booted) {
+            // Where standard error is closed, there is nobody to tell.
+            let _ = writeln!(
+                io::stderr(),
+                "overlay-pool: the VM booted, since no saved state could be resumed; --verbose says \
+                 why, --no-resume asks for it"
+            );
+        }
         if let Some(target) = &self.keep {
             manager.keep_disk(&vm, target).await?;
         }

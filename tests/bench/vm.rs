@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use overlay_pool::vm::{Accelerator, End, Language, Program, Start, Stream, VmManager, VmSettings};
+use overlay_pool::vm::{
+    Accelerator, End, Language, Program, Start, Stream, VmError, VmManager, VmSettings,
+};
 use tokio::io::empty;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep};
 
 use super::figures::{Figures, Row, percentile};
 use super::{Bench, Error, Ground, Measured, Options, float};
@@ -34,6 +38,10 @@ pub(super) struct Vms {
     /// How many VMs wait while their memory is measured; 0 measures none.
     #[arg(long, value_name = "N", default_value_t = 10)]
     waiting: u32,
+    /// For how many seconds VMs are asked for once a second, and then ten times a second; 0 asks
+    /// for none.
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: usize,
     /// What runs the VMs' instructions: auto, kvm or tcg. `OVERLAY_POOL_ACCEL`, or else auto: KVM
     /// if it is usable, never TCG.
     #[arg(long)]
@@ -58,6 +66,15 @@ impl Bench for Vms {
         ("boot_by_warm", "    boot ÷ waited", Some(("node", '≥', 100.0))),
         ("exec_ms", "overlay-pool exec, no server, ms", None),
         ("pss_mib", "memory of each that waits, MiB", Some(("python", '≤', 80.0))),
+        ("asks_at_1", "python, four wait: asks, 1 a second", None),
+        ("misses_at_1", "  of them: none waited", Some(("load", '≤', 0.0))),
+        ("failures_at_1", "  of them: failed", Some(("load", '≤', 0.0))),
+        ("first_line_at_1_ms", "  to first line, ms", None),
+        ("asks_at_10", "asks, 10 a second", None),
+        ("misses_at_10", "  of them: none waited", None),
+        ("refused_at_10", "  of them: refused, too many", None),
+        ("failures_at_10", "  of them: failed", Some(("load", '≤', 0.0))),
+        ("first_line_at_10_ms", "  to first line, ms", None),
     ];
 
     fn options(&self) -> &Options {
@@ -79,6 +96,9 @@ impl Bench for Vms {
         for (name, language) in [("python", Language::Python), ("node", Language::Javascript)] {
             ground.progress(format!("{name}: saving a state"));
             columns.insert(name, self.language(&ground, &settings, language).await?);
+        }
+        if self.seconds > 0 {
+            columns.insert("load", self.load(&ground, &settings).await?);
         }
         Ok(Measured {
             what: format!(
@@ -106,16 +126,16 @@ impl Vms {
         }
         let (mut boots, mut misses, mut warms) = (Vec::new(), Vec::new(), Vec::new());
         let mut parts = <[Vec<Duration>; 4]>::default();
-        ask(&missing, language, Start::Resumed).await?;
+        ask(&missing, language, Some(Start::Resumed)).await?;
         for round in 1..=self.count {
             ground.progress(format!("{language}: {round} of {}", self.count));
-            boots.push(ask(&booting, language, Start::Booted).await?.first_line);
-            let miss = ask(&missing, language, Start::Resumed).await?;
+            boots.push(ask(&booting, language, Some(Start::Booted)).await?.first_line);
+            let miss = ask(&missing, language, Some(Start::Resumed)).await?;
             misses.push(miss.first_line);
             parts.iter_mut().zip(miss.parts).for_each(|(all, part)| all.push(part));
             wait_for(&waiting, language, 1).await?;
             sleep(QUIET).await;
-            warms.push(ask(&waiting, language, Start::Warm).await?.first_line);
+            warms.push(ask(&waiting, language, Some(Start::Warm)).await?.first_line);
         }
         for manager in [booting, missing, waiting] {
             manager.stop().await;
@@ -157,6 +177,48 @@ impl Vms {
     }
 }
 
+impl Vms {
+    /// Asks that come however many are under way, while four VMs wait at most.
+    async fn load(&self, ground: &Ground, settings: &VmSettings) -> Result<Figures, Error> {
+        let warm = BTreeMap::from([(Language::Python, 4)]);
+        let settings = VmSettings { warm, max_concurrent_vms: 12, ..settings.clone() };
+        let manager = Arc::new(VmManager::new(settings));
+        manager.start_for(Language::Python).await?;
+        let mut figures = Figures::default();
+        for rate in [1, 10] {
+            ground.progress(format!("load: {rate} a second"));
+            wait_for(&manager, Language::Python, 4).await?;
+            let misses = manager.warm_stats(Language::Python).misses;
+            let (mut asks, mut lines) = (JoinSet::new(), Vec::new());
+            let mut tick = interval(Duration::from_secs(1) / u32::try_from(rate)?);
+            for _ in 0..rate * self.seconds {
+                tick.tick().await;
+                let manager = Arc::clone(&manager);
+                asks.spawn(async move { ask(&manager, Language::Python, None).await });
+            }
+            let (mut refused, mut failed) = (0, 0);
+            while let Some(asked) = asks.join_next().await {
+                match asked? {
+                    Ok(asked) => lines.push(asked.first_line),
+                    Err(error) => match error.downcast_ref() {
+                        Some(VmError::TooMany { .. }) => refused += 1,
+                        _ => failed += 1,
+                    },
+                }
+            }
+            let misses = manager.warm_stats(Language::Python).misses - misses;
+            figures.set(format!("asks_at_{rate}"), float(rate * self.seconds));
+            figures.set(format!("misses_at_{rate}"), float(usize::try_from(misses)?));
+            figures.set(format!("refused_at_{rate}"), float(refused));
+            figures.set(format!("failures_at_{rate}"), float(failed));
+            let median = percentile(lines, 50).map(|us| us / 1000.0);
+            figures.set(format!("first_line_at_{rate}_ms"), median);
+        }
+        manager.stop().await;
+        Ok(figures)
+    }
+}
+
 struct Asked {
     first_line: Duration,
     /// Of the creation: overlay, spawn, boot or loading, renewal.
@@ -164,7 +226,11 @@ struct Asked {
 }
 
 /// One VM, from asking for it until the first line of its code's output.
-async fn ask(manager: &VmManager, language: Language, start: Start) -> Result<Asked, Error> {
+async fn ask(
+    manager: &VmManager,
+    language: Language,
+    start: Option<Start>,
+) -> Result<Asked, Error> {
     let begin = Instant::now();
     let vm = manager.create_vm(language, "bench", "vm").await?;
     let program = Program::new(hello(language));
@@ -181,7 +247,7 @@ async fn ask(manager: &VmManager, language: Language, start: Start) -> Result<As
     });
     let (outcome, phases) = (outcome?, vm.phases());
     // What was measured must be what it is said to be.
-    if vm.start() != Some(start) {
+    if start.is_some() && vm.start() != start {
         return Err(format!("a VM was {:?} instead of {start:?}", vm.start()).into());
     }
     if outcome.end != End::Code(0) || said != format!("{HELLO}\n").into_bytes() {

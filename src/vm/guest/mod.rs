@@ -12,7 +12,6 @@ mod tests;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rand::RngCore;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
@@ -55,8 +54,7 @@ impl Guest {
     /// To be done after each boot or resume, and before any other code; the answer is waited for
     /// with the next that is asked.
     pub(super) fn renew(&mut self, hostname: &str) -> Result<(), GuestError> {
-        let mut seed = [0; SEED];
-        rand::rng().fill_bytes(&mut seed);
+        let seed: [u8; SEED] = rand::random();
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.renewing = true;
         self.channel.send(&[Request::Renew { time, hostname, seed: &seed }])

@@ -106,6 +106,31 @@ fn an_interrupt_ends_it_with_what_came(scratch: Scratch) {
     assert_eq!(scratch.join("pool").read_dir().map_or(0, Iterator::count), 0);
 }
 
+/// A state that is damaged is removed, the VM boots, and that is said; the next one saves another.
+#[apply(test)]
+fn a_damaged_state_is_told(scratch: Scratch) {
+    let hello = || {
+        let mut command = exec(&scratch);
+        command.env("OVERLAY_POOL_STATES", scratch.join("states"));
+        run(command.args(["python", "-c", "print('hello')"]))
+    };
+    let said = |answer: &cli::Answer| answer.stderr.contains("no saved state could be resumed");
+    assert!(!said(&hello()));
+    let entries = scratch.join("states").read_dir().expect("a folder").flatten();
+    let state = entries.map(|entry| entry.path()).find(|path| path.is_dir()).expect("a state");
+    // Truncated, as a disk that was full or a copy that was cut off leaves it.
+    let (ram, private) = (state.join("ram"), std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    std::fs::set_permissions(&ram, private).expect("a mode");
+    let file = std::fs::File::options().write(true).open(&ram).expect("the state");
+    file.set_len(file.metadata().expect("its length").len() / 2).expect("truncated");
+    let answer = hello();
+    assert_eq!((answer.code, &*answer.stdout), (Some(0), "hello\n"), "{answer}");
+    assert!(said(&answer), "{answer}");
+    assert!(!ram.exists());
+    let answer = hello();
+    assert!(!said(&answer), "{answer}");
+}
+
 /// The host's disk is full: that is said, and at once.
 #[apply(test)]
 #[needs(MountNamespace)]
@@ -173,11 +198,11 @@ fn the_bench_measures_each_way_to_a_vm(scratch: Scratch) {
     let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
     let mut command = bench::command("vm", &scratch);
     command.env("OVERLAY_POOL_IMAGES", images()).args(["--accel", accelerator.as_str()]);
-    let answer = run(command.args(["--count", "1", "--waiting", "1", "--json"]));
+    let answer = run(command.args(["--count", "1", "--waiting", "1", "--seconds", "1", "--json"]));
     let facts: Value = serde_json::from_str(&answer.stdout).expect("JSON");
     let targets = facts["targets"].as_array().expect("targets");
     let missed = targets.iter().any(|target| target["verdict"] == "missed");
-    assert_eq!((answer.code, targets.len()), (Some(i32::from(missed)), 7), "{answer}");
+    assert_eq!((answer.code, targets.len()), (Some(i32::from(missed)), 10), "{answer}");
     for language in ["python", "node"] {
         let of = |name: &str| facts[language][name].as_f64().expect("a figure");
         for figure in ["boot_ms", "miss_ms", "warm_ms", "exec_ms", "pss_mib"] {
@@ -187,6 +212,9 @@ fn the_bench_measures_each_way_to_a_vm(scratch: Scratch) {
         let parts = ["overlay_ms", "spawn_ms", "load_ms", "renew_ms"].map(of).iter().sum::<f64>();
         assert!(parts <= of("miss_ms"), "what the creation took is a part of it: {facts}");
     }
+    let load = |name: &str| facts["load"][name].as_f64().expect("a figure");
+    assert_eq!((load("asks_at_1"), load("asks_at_10")), (1.0, 10.0), "{facts}");
+    assert_eq!((load("failures_at_1"), load("failures_at_10")), (0.0, 0.0), "{facts}");
     let left: Vec<_> = scratch.read_dir().expect("a folder").flatten().collect();
     assert!(left.is_empty(), "{left:?} are left");
 }
