@@ -63,6 +63,12 @@ pub enum Error {
     },
 }
 
+impl From<(PathBuf, io::Error)> for Error {
+    fn from((path, source): (PathBuf, io::Error)) -> Self {
+        Self::Path { path, source }
+    }
+}
+
 impl Error {
     /// The contract's name of the error, the same for every port.
     #[must_use]

@@ -8,24 +8,37 @@
 //!   ids (S1, A4, …); the documentation names them.
 //! - [`creator`]: three ways to make an overlay.
 //! - [`image`]: base images, the qcow2 header, and the bytes of an empty overlay.
-//! - [`api`]: the pool for other programs, over HTTP on a Unix socket.
-//! - [`vm`]: VMs on pooled overlays that run code, and whether KVM can really run a guest.
+//! - `api`: the pool for other programs, over HTTP on a Unix socket: with the feature `client` a
+//!   client, with `server` the server.
+//! - `vm`: VMs on pooled overlays that run code, and whether KVM can really run a guest (feature
+//!   `vm`).
+//!
+//! The default feature, `cli`, is for the program `overlay-pool` and has all of these. A program
+//! that only wants the pool turns the default features off.
 //!
 //! Linux only. Events are reported through [`tracing`].
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod error;
 mod pool;
 mod process;
 mod qmp;
 mod sys;
+mod worker;
 
+#[cfg(any(feature = "client", feature = "server"))]
 pub mod api;
 pub mod creator;
 pub mod image;
+/// For the crate's own binary, and no part of the interface.
+#[cfg(any(feature = "client", feature = "server"))]
+#[doc(hidden)]
+pub mod paths;
+pub mod place;
+#[cfg(feature = "vm")]
 pub mod vm;
 
 pub use error::Error;
-pub use pool::{
-    Acquired, BaseState, Histogram, Leftover, Metrics, Opened, OverlayPool, PoolConfig,
-    PoolDirError, Restocking, Source, Space, Stats, Sweep, Target, discover, sweep, try_pool_dir,
-};
+pub use place::Target;
+pub use pool::{Acquired, BaseState, OverlayPool, PREFIX, PoolConfig, Source, Stats};

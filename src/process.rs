@@ -5,64 +5,41 @@
 //! starts all children.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::process::{Child, Command};
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
 use crate::sys;
+use crate::worker::Worker;
 
-struct Request {
-    command: Command,
-    runtime: Handle,
-    answer: oneshot::Sender<io::Result<Child>>,
-}
+static SPAWNER: Mutex<Option<Arc<Worker>>> = Mutex::new(None);
 
-static SPAWNER: Mutex<Option<mpsc::Sender<Request>>> = Mutex::new(None);
-
-/// The thread that starts children; where it can't be had now, the next asks for it again.
-fn spawner() -> io::Result<mpsc::Sender<Request>> {
+/// The thread that starts children; if it can't be had now, the next asks for it again.
+fn spawner() -> io::Result<Arc<Worker>> {
     let mut spawner = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(sender) = &*spawner {
-        return Ok(sender.clone());
+    if let Some(worker) = &*spawner {
+        return Ok(Arc::clone(worker));
     }
-    let (sender, requests) = mpsc::channel::<Request>();
-    thread::Builder::new().name("overlay-pool-spawn".to_owned()).spawn(move || {
-        for Request { mut command, runtime, answer } in requests {
-            let _guard = runtime.enter();
-            // A child that nobody waits for any more is dropped here, and so killed.
-            let _ = answer.send(command.spawn());
-        }
-    })?;
-    Ok(spawner.insert(sender).clone())
+    let worker = Arc::new(Worker::start("overlay-pool-spawn")?);
+    Ok(Arc::clone(spawner.insert(worker)))
 }
 
 /// Starts a child that is killed when it is dropped, and when this process ends in any way.
-pub(crate) async fn spawn(command: Command) -> io::Result<Child> {
-    spawn_with(command, Vec::new()).await
+pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
+    command.kill_on_drop(true);
+    sys::die_with_parent(&mut command);
+
+    // A child that nobody waits for any more is dropped there, and so killed.
+    spawner()?.run(async move { command.spawn() }).await?
 }
 
 /// Like [`spawn`], with descriptors that the child has under the numbers they have here; this
 /// process' own are closed.
+#[cfg(feature = "vm")]
 pub(crate) async fn spawn_with(
     mut command: Command,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Vec<std::os::fd::OwnedFd>,
 ) -> io::Result<Child> {
-    if !descriptors.is_empty() {
-        sys::inherit(&mut command, descriptors);
-    }
-    command.kill_on_drop(true);
-    sys::die_with_parent(&mut command);
-
-    let (answer, child) = oneshot::channel();
-    let request = Request { command, runtime: Handle::current(), answer };
-    spawner()?.send(request).map_err(|_| gone())?;
-    child.await.map_err(|_| gone())?
-}
-
-fn gone() -> io::Error {
-    io::Error::other("the thread that starts child processes has ended")
+    sys::inherit(&mut command, descriptors);
+    spawn(command).await
 }

@@ -3,19 +3,20 @@
 #![expect(unsafe_code, reason = "nothing else can ask for these")]
 
 use std::io;
+#[cfg(feature = "vm")]
 use std::os::fd::OwnedFd;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 use std::sync::atomic::AtomicU8;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 use kvm_bindings::kvm_userspace_memory_region;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 use kvm_ioctls::VmFd;
+#[cfg(feature = "vm")]
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal,
-    setrlimit,
-};
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+#[cfg(feature = "vm")]
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::process::Command;
 
 /// Has the kernel kill the child when the thread that starts it ends.
@@ -33,6 +34,7 @@ fn ask_for_death(parent: Pid) -> io::Result<()> {
 }
 
 /// Has the child keep `descriptors` open, under the numbers they have here.
+#[cfg(feature = "vm")]
 pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
     let keep = move || -> io::Result<()> {
         for descriptor in &descriptors {
@@ -46,6 +48,7 @@ pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
 }
 
 /// Has the kernel refuse the child to write past `bytes` of any file, with an error and no signal.
+#[cfg(feature = "vm")]
 pub(crate) fn limit_files(command: &mut Command, bytes: u64) {
     // Ours may be lower already, and can't be raised.
     let most = getrlimit(Resource::Fsize).maximum.map_or(bytes, |most| most.min(bytes));
@@ -61,6 +64,7 @@ pub(crate) fn limit_files(command: &mut Command, bytes: u64) {
     }
 }
 
+#[cfg(feature = "vm")]
 fn ignore_file_size_signal() -> io::Result<()> {
     // SAFETY: no handler of ours is replaced, and none is installed.
     let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -68,16 +72,16 @@ fn ignore_file_size_signal() -> io::Result<()> {
 }
 
 /// The size of a [`Page`] in bytes.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 pub(crate) const PAGE: usize = 4096;
 
 /// A page of a guest's memory. Atomic, since the guest may write to it at any time.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 #[repr(C, align(4096))]
 pub(crate) struct Page(pub(crate) [AtomicU8; PAGE]);
 
 /// Gives a VM one page of memory at a guest address.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "vm", target_arch = "x86_64"))]
 pub(crate) fn map_guest_memory(
     vm: &VmFd,
     guest_address: u64,

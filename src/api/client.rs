@@ -15,12 +15,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{
-    AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, OpenAnswer, OpenRequest, Problem,
-    Removed,
+use super::wire::{
+    AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, OpenAnswer, OpenRequest,
+    Problem, Removed, Source, Stats,
 };
-use crate::image::{BaseRef, Format};
-use crate::pool::{BaseState, Opened, Stats};
+use crate::image::BaseRef;
 pub use error::ClientError;
 use exchange::{Answer, Exchange, Question};
 
@@ -28,6 +27,18 @@ use exchange::{Answer, Exchange, Question};
 const IDLE: usize = 16;
 /// What a path in a URL is written with: all else is escaped, slashes too.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// An overlay that was handed over as an open file that has no name. It is gone when the last
+/// descriptor of it is closed.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where the overlay came from.
+    pub source: Source,
+    /// The base image under it, absolute and resolved.
+    pub base: PathBuf,
+    /// The overlay, open for reading and writing.
+    pub file: File,
+}
 
 /// A client of `overlay-pool serve`.
 ///
@@ -41,8 +52,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// # Example
 ///
 /// ```
-/// use overlay_pool::Source;
-/// use overlay_pool::api::Client;
+/// use overlay_pool::api::{Client, Source};
 /// use overlay_pool::image::BaseRef;
 /// # use std::sync::Arc;
 /// # use overlay_pool::api::{Access, Limits, Server};
@@ -208,10 +218,6 @@ impl Client {
         let BaseRef { path, format } = base.into();
         let path = absolute(&path)?;
         let name = path.to_str().ok_or_else(|| ClientError::NotUtf8 { path: path.clone() })?;
-        let format = match format {
-            Format::Qcow2 => "qcow2",
-            Format::Raw => "raw",
-        };
         let at = format!("/v1/bases/{}?format={format}", utf8_percent_encode(name, PLAIN));
         let answer = self.exchange(Method::DELETE, &at, None::<&()>).await;
         match answer.and_then(|answer| self.read::<Removed>(&answer)) {

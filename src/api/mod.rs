@@ -7,26 +7,18 @@
 //! Every error is a [`Problem`], but for what is no HTTP/1.1 or has too long a head: that hyper
 //! refuses with a bare status, 400 or 431, before any of this is asked.
 
-mod acceptor;
-mod access;
-mod acquire;
-mod bases;
+#[cfg(feature = "client")]
 mod client;
-mod connection;
-mod extract;
-mod metrics;
-mod openapi;
-mod peers;
-mod problem;
-mod refusals;
-mod roots;
+mod descriptors;
+#[cfg(feature = "server")]
 mod server;
-mod status;
+mod wire;
 
-pub use access::{Access, AccessError};
-pub use acquire::{AcquireAnswer, AcquireRequest, BaseRequest, OpenAnswer, OpenRequest};
-pub use bases::{BaseAdded, Removed};
-pub use client::{Client, ClientError};
-pub use openapi::openapi;
-pub use problem::Problem;
-pub use server::{Limits, Server};
+#[cfg(feature = "client")]
+pub use client::{Client, ClientError, Opened};
+#[cfg(feature = "server")]
+pub use server::{Access, AccessError, Limits, PREFIX, Server, look_again, openapi};
+pub use wire::{
+    AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, OpenAnswer, OpenRequest,
+    Problem, Removed, Source, Stats,
+};

@@ -1,9 +1,26 @@
 //! Accepting clients, and answering them within bounds.
 
+mod acceptor;
+mod access;
+mod acquire;
+mod bases;
+mod connection;
+mod extract;
+mod metrics;
+mod open;
+mod openapi;
+mod peers;
+mod problem;
+mod refusals;
+mod restocking;
+mod roots;
+mod state;
+mod status;
+mod traffic;
+
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,13 +41,18 @@ use tokio::time::timeout;
 use tokio_io_timeout::TimeoutWriter;
 use tower::ServiceExt;
 
-use super::acceptor::Acceptor;
-use super::access::Access;
-use super::connection::{Connection, Descriptors};
-use super::metrics::Traffic;
-use super::openapi;
-use super::peers::{Full, Peer, Peers, Room};
-use super::problem::Problem;
+pub use access::{Access, AccessError};
+pub use bases::look_again;
+pub use open::PREFIX;
+pub use openapi::openapi;
+
+use acceptor::Acceptor;
+use connection::{Connection, Descriptors};
+use peers::{Full, Peer, Peers, Room};
+use state::Shared;
+use traffic::Traffic;
+
+use super::wire::Problem;
 use crate::pool::OverlayPool;
 
 /// What hyper needs at least.
@@ -77,21 +99,6 @@ impl Default for Limits {
     }
 }
 
-/// What all requests share.
-#[derive(Clone, Debug)]
-pub(super) struct Shared {
-    pub(super) pool: Arc<OverlayPool>,
-    pub(super) access: Arc<Access>,
-    pub(super) traffic: Traffic,
-    ending: Arc<AtomicBool>,
-}
-
-impl Shared {
-    pub(super) fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
-    }
-}
-
 /// Serves a pool over HTTP/1.1 on a Unix socket.
 #[derive(Debug)]
 pub struct Server {
@@ -104,9 +111,7 @@ impl Server {
     #[must_use]
     pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
         let limits = Limits { client_timeout: limits.client_timeout.min(LONGEST), ..limits };
-        let (traffic, ending) = (Traffic::default(), Arc::default());
-        let shared = Shared { pool, access, traffic, ending };
-        Self { shared, limits }
+        Self { shared: Shared::new(pool, access), limits }
     }
 
     /// Answers clients until `end` is done; then takes no more of them, and waits until those
@@ -121,6 +126,7 @@ impl Server {
         listener: UnixListener,
         end: impl Future<Output = ()>,
     ) -> impl Future<Output = io::Result<()>> {
+        open::OpenFiles::sweep(&self.shared.pool);
         // Now, so that what it keeps in reserve is there before its caller opens anything more.
         let acceptor = Acceptor::new(listener);
         self.attend(acceptor, end)
@@ -163,7 +169,7 @@ impl Server {
                 drop(admitted);
             });
         }
-        self.shared.ending.store(true, Ordering::Relaxed);
+        self.shared.end();
         drop(acceptor);
         if timeout(self.limits.drain_timeout, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests under way were given up");

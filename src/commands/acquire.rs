@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use overlay_pool::api::{AcquireAnswer, Client};
+use overlay_pool::Error;
+use overlay_pool::api::{AcquireAnswer, Client, Source};
 use overlay_pool::image::BaseRef;
-use overlay_pool::{Error, Source};
 
 use super::arguments::{self, Socket};
 use super::failure::Failure;

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use overlay_pool::PoolConfig;
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Profile;
 use overlay_pool::vm::{Accelerator, Language};
@@ -23,7 +22,7 @@ pub(super) struct PoolDir {
 
 impl PoolDir {
     pub(super) fn path(self) -> PathBuf {
-        self.dir.unwrap_or_else(PoolConfig::default_pool_dir)
+        self.dir.unwrap_or_else(pool_dir)
     }
 }
 
@@ -42,18 +41,37 @@ impl Socket {
     }
 }
 
+/// Where pools make their directories by default: `OVERLAY_POOL_DIR` where it is set;
+/// /var/lib/overlay-pool for root; else overlay-pool in `XDG_STATE_HOME` or ~/.local/state.
+pub(super) fn pool_dir() -> PathBuf {
+    if let Some(dir) = variable("OVERLAY_POOL_DIR") {
+        return dir;
+    }
+    if geteuid().is_root() {
+        return "/var/lib/overlay-pool".into();
+    }
+    let state = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
+        .unwrap_or_else(|| "/var/lib".into());
+    state.join("overlay-pool")
+}
+
+/// A path that the environment names.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// Where a server listens: the path that was given, or `OVERLAY_POOL_SOCKET`, or the user's own
 /// place.
 pub(super) fn socket(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let path = given.or_else(|| set("OVERLAY_POOL_SOCKET"));
+    let path = given.or_else(|| variable("OVERLAY_POOL_SOCKET"));
     if let Some(path) = path {
         return Ok(path);
     }
     if geteuid().is_root() {
         return Ok("/run/overlay-pool/pool.sock".into());
     }
-    let runtime = set("XDG_RUNTIME_DIR").map(|directory| directory.join("overlay-pool.sock"));
+    let runtime = variable("XDG_RUNTIME_DIR").map(|directory| directory.join("overlay-pool.sock"));
     runtime.ok_or_else(|| {
         let cause = "no socket: neither OVERLAY_POOL_SOCKET nor XDG_RUNTIME_DIR is set";
         Failure::new(Exit::Usage, cause, "name one with --socket")

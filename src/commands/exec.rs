@@ -334,7 +334,7 @@ fn facts(vm: &Vm, execution: &Execution) -> Value {
         "vm": vm.id(),
         "language": vm.language(),
         "start": vm.start(),
-        "disk": vm.disk_source(),
+        "disk": vm.disk_source().map(overlay_pool::api::Source::from),
         "end": execution.end,
         "exit_code": execution.end.code(),
         "stdout": execution.stdout.text(),

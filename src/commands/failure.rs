@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 
+use overlay_pool::Error;
 use overlay_pool::api::ClientError;
 use overlay_pool::creator::CreatorError;
 use overlay_pool::image::{BaseError, HeaderError, OverlayError};
-use overlay_pool::{Error, PoolDirError};
+use overlay_pool::place::PlaceError;
 
 use super::exit::Exit;
 use super::text;
@@ -91,15 +92,15 @@ impl From<BaseError> for Failure {
     }
 }
 
-impl From<PoolDirError> for Failure {
-    fn from(error: PoolDirError) -> Self {
+impl From<PlaceError> for Failure {
+    fn from(error: PlaceError) -> Self {
         let advice = pool_dir(&error);
         Self::new(Exit::Failed, &error, advice)
     }
 }
 
 /// What to do about a pool directory that can't be used.
-pub(super) fn pool_dir(error: &PoolDirError) -> &'static str {
+pub(super) fn pool_dir(error: &PlaceError) -> &'static str {
     // With an error number the system said so, without one we did, and gave the advice.
     if error.source.raw_os_error().is_some() {
         "name another with --dir or OVERLAY_POOL_DIR"

@@ -1,9 +1,11 @@
 //! `gc`: what dead owners left.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use overlay_pool::vm::{VmSettings, sweep_states};
-use overlay_pool::{PoolDirError, Sweep, sweep};
+use overlay_pool::api;
+use overlay_pool::place::{Leftover, PlaceError, Sweep, sweep};
+use overlay_pool::vm::{self, VmSettings};
 
 use super::arguments::PoolDir;
 use super::exit::Exit;
@@ -11,9 +13,9 @@ use super::failure::Failure;
 use super::{Answer, text};
 
 const EXAMPLES: &str = "\
-Only directories that a pool or a VM made and whose owner is dead are removed, and states of VMs
-that were half saved; a live owner holds a lock on its own. Pools and VMs do the same when they
-start.
+Only directories that a pool, a server or a VM made and whose owner is dead are removed, and states
+of VMs that were half saved; a live owner holds a lock on its own. Each does the same for its kind
+when it starts.
 
 Examples:
   overlay-pool gc --dry-run
@@ -30,8 +32,21 @@ pub(super) struct Gc {
     dir: PoolDir,
 }
 
-fn not_removed(error: PoolDirError) -> Failure {
+fn not_removed(error: PlaceError) -> Failure {
     Failure::new(Exit::Failed, error, "remove it by hand")
+}
+
+/// What dead owners of any kind left: pools, servers, VMs and states of VMs.
+pub(super) fn leftovers(dir: &Path, what: Sweep) -> Result<Vec<Leftover>, PlaceError> {
+    let mut all = Vec::new();
+    for prefix in [overlay_pool::PREFIX, api::PREFIX, vm::PREFIX] {
+        all.append(&mut sweep(dir, prefix, what)?);
+    }
+    // A setting that can't be used doesn't move them.
+    let settings = VmSettings::from_env().unwrap_or_default();
+    let states = VmSettings { dir: dir.to_owned(), ..settings }.states();
+    all.append(&mut sweep(&states, vm::DRAFT_PREFIX, what)?);
+    Ok(all)
 }
 
 impl Gc {
@@ -39,12 +54,7 @@ impl Gc {
         let (what, did) =
             if self.dry_run { (Sweep::Look, "would remove") } else { (Sweep::Remove, "removed") };
         let dir = self.dir.path();
-        let mut leftovers = sweep(&dir, what)?;
-        let settings = VmSettings::from_env()
-            .map_err(|error| Failure::new(Exit::Usage, error, "or unset it"))?;
-        let states = VmSettings { dir: dir.clone(), ..settings }.states();
-        let drafts = sweep_states(&states, what);
-        leftovers.extend(drafts.map_err(|source| PoolDirError { path: states, source })?);
+        let leftovers = leftovers(&dir, what)?;
         let mut answer = Answer::default();
         if leftovers.is_empty() {
             answer.text = format!("nothing left over in {}\n", text::escaped_path(&dir));
@@ -55,7 +65,7 @@ impl Gc {
                 None => {
                     let _ = writeln!(answer.text, "{did} {}", text::escaped_path(&path));
                 }
-                Some(source) => answer.failures.push(not_removed(PoolDirError { path, source })),
+                Some(source) => answer.failures.push(not_removed(PlaceError { path, source })),
             }
         }
         Ok(answer)

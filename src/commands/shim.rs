@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_pool::creator::CreatorKind;
-use overlay_pool::image::BaseRef;
-use overlay_pool::{Error, OverlayPool, PoolConfig};
+use overlay_pool::image::{BaseRef, Format};
+use overlay_pool::{Acquired, Error, OverlayPool, PoolConfig, api, paths};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -95,19 +95,9 @@ struct Base {
     format: Format,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    Qcow2,
-    Raw,
-}
-
 impl From<Base> for BaseRef {
     fn from(Base { path, format }: Base) -> Self {
-        match format {
-            Format::Qcow2 => Self::qcow2(path),
-            Format::Raw => Self::raw(path),
-        }
+        Self { path, format }
     }
 }
 
@@ -225,16 +215,21 @@ async fn serve_from(pool: Arc<OverlayPool>, request: Request) -> Answer {
                 Some(size) => pool.acquire_sized(base, target, size).await,
                 None => pool.acquire(base, target).await,
             };
-            acquired.map(|acquired| json!(acquired))
+            acquired.map(handed_over)
         }
         Request::Stop {} => {
             pool.stop().await;
             Ok(json!({}))
         }
         // What isn't served here was served before.
-        _ => Ok(json!(pool.stats())),
+        _ => Ok(json!(api::Stats::from(pool.stats()))),
     };
     result.map_err(|error| named(&error))
+}
+
+fn handed_over(Acquired { source, base, target }: Acquired) -> Value {
+    let [base, target] = [base, target].map(|path| paths::text(&path, str::to_owned));
+    json!({ "source": api::Source::from(source), "base": base, "target": target })
 }
 
 /// Prints one answer as one line.

@@ -1,8 +1,9 @@
 //! Text that is safe on a terminal: names in images and on disks may hold anything.
 
 use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use overlay_pool::paths;
 
 /// The text with everything that doesn't print (line ends and terminal escape sequences among
 /// it) written as an escape, and backslashes doubled, so that an escape is always one of ours.
@@ -18,13 +19,7 @@ pub(super) fn escaped(text: &str) -> String {
 
 /// Like [`escaped`], with bytes that aren't UTF-8 as `\xNN`.
 pub(super) fn escaped_path(path: &Path) -> String {
-    path.as_os_str().as_bytes().utf8_chunks().fold(String::new(), |mut out, chunk| {
-        out.push_str(&escaped(chunk.valid()));
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
-        out
-    })
+    paths::text(path, escaped)
 }
 
 /// JSON means the same, and shows on a terminal what it means, with everything that doesn't

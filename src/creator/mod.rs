@@ -1,59 +1,108 @@
-//! Three ways to make an overlay, behind one trait.
+//! Three ways to make an overlay.
 //!
 //! A creator fills an open, empty file; it never sees the file's name. So it can't overwrite
 //! anything, can't leave a partial file behind, and needs no cleaning up of files when it fails
 //! or is cancelled: that is up to whoever made the file.
+//!
+//! They are a closed set, and so an enum: what a pool promises of a creator (that nothing of it is
+//! left after a stop, whatever ends it) can't be left to a caller's own.
 
 mod native;
 mod qemu_img;
 mod storage_daemon;
 
 use std::fs::File;
-use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::qmp::QmpError;
-pub use native::Native;
 pub use qemu_img::QemuImg;
 pub use storage_daemon::StorageDaemon;
 
 use crate::image::Overlay;
 
-/// A boxed future, so that creators can be chosen at run time.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// How many creations a creator with processes has under way at most, on demand and ahead,
+/// abandoned ones among them.
+const MAX_IN_FLIGHT: u32 = 32;
 
-/// How many on-demand creations a creator with processes has under way at most.
-const MAX_IN_FLIGHT: usize = 32;
+/// What makes overlays.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Creator {
+    /// See [`CreatorKind::Native`].
+    Native,
+    /// See [`CreatorKind::StorageDaemon`].
+    StorageDaemon(StorageDaemon),
+    /// See [`CreatorKind::QemuImg`].
+    QemuImg(QemuImg),
+}
 
-/// A way to make an overlay.
-pub trait Creator: Send + Sync + 'static {
-    /// Makes the creator ready, or says that it can't be used on this machine.
-    fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>>;
+impl Creator {
+    /// A creator that isn't started. A creation that takes longer than `timeout` fails.
+    #[must_use]
+    pub fn new(kind: CreatorKind, tools: &Tools, timeout: Duration) -> Self {
+        match kind {
+            CreatorKind::Native => Self::Native,
+            CreatorKind::StorageDaemon => {
+                Self::StorageDaemon(StorageDaemon::new(&tools.storage_daemon, timeout))
+            }
+            CreatorKind::QemuImg => Self::QemuImg(QemuImg::new(&tools.qemu_img, timeout)),
+        }
+    }
+
+    /// Makes the creator ready.
+    ///
+    /// # Errors
+    ///
+    /// A [`CreatorError`] that says why it can't be used on this machine.
+    pub async fn start(&self) -> Result<(), CreatorError> {
+        match self {
+            Self::Native => Ok(()),
+            Self::StorageDaemon(creator) => creator.start().await,
+            Self::QemuImg(creator) => creator.start().await,
+        }
+    }
 
     /// Whether [`write`](Self::write) does its work on the thread that polls it, and so keeps it
     /// for as long as the filesystem takes.
-    fn blocks(&self) -> bool {
-        false
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        matches!(self, Self::Native)
     }
 
     /// Writes `overlay` into `file`, which is empty and open for writing.
     ///
-    /// When this future is dropped the file's content is undefined, and nothing else is left.
-    fn write<'a>(
-        &'a self,
-        overlay: &'a Arc<Overlay>,
-        file: &'a Arc<File>,
-    ) -> BoxFuture<'a, Result<(), CreatorError>>;
+    /// If this future is dropped the file's content is undefined. A program that still works on it
+    /// is killed or runs to its end, and counts as under way for so long.
+    ///
+    /// # Errors
+    ///
+    /// A [`CreatorError`] that says why the overlay could not be made.
+    pub async fn write(
+        &self,
+        overlay: &Arc<Overlay>,
+        file: &Arc<File>,
+    ) -> Result<(), CreatorError> {
+        match self {
+            Self::Native => Ok(native::write(overlay, file)?),
+            Self::StorageDaemon(creator) => creator.write(overlay, file).await,
+            Self::QemuImg(creator) => creator.write(overlay, file).await,
+        }
+    }
 
-    /// Ends what the creator has running. Creations under way fail; it can be started again.
-    fn stop(&self) -> BoxFuture<'_, ()>;
+    /// Ends what the creator has running, for good: creations under way fail, and so do later ones.
+    pub async fn stop(&self) {
+        match self {
+            Self::Native => {}
+            Self::StorageDaemon(creator) => creator.stop().await,
+            Self::QemuImg(creator) => creator.stop().await,
+        }
+    }
 }
 
 /// The creators that come with the pool.
@@ -82,16 +131,6 @@ impl CreatorKind {
             Self::Native => "native",
             Self::StorageDaemon => "storage-daemon",
             Self::QemuImg => "qemu-img",
-        }
-    }
-
-    /// Makes the creator. A creation that takes longer than `timeout` fails.
-    #[must_use]
-    pub fn creator(self, tools: &Tools, timeout: Duration) -> Arc<dyn Creator> {
-        match self {
-            Self::Native => Arc::new(Native),
-            Self::StorageDaemon => Arc::new(StorageDaemon::new(&tools.storage_daemon, timeout)),
-            Self::QemuImg => Arc::new(QemuImg::new(&tools.qemu_img, timeout)),
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
-use super::{BoxFuture, Creator, CreatorError, MAX_IN_FLIGHT, path_for_child};
+use super::{CreatorError, MAX_IN_FLIGHT, path_for_child};
 use crate::image::Overlay;
 use crate::process;
 use crate::qmp::{Qmp, QmpError};
@@ -31,9 +31,15 @@ const MAX_MESSAGE: u64 = 1000;
 /// Asks a `qemu-storage-daemon` to make overlays, several at a time.
 #[derive(Debug)]
 pub struct StorageDaemon {
+    inner: Arc<Inner>,
+    /// A permit for each creation, held until the daemon is done with it.
+    permits: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Inner {
     program: PathBuf,
     timeout: Duration,
-    in_flight: Semaphore,
     /// The daemon in use, started by the first who needs it; none when stopped.
     current: Mutex<Option<Arc<Slot>>>,
 }
@@ -45,61 +51,80 @@ impl StorageDaemon {
     /// A creator that runs `program` and gives each creation `timeout`; half of it is given to
     /// the daemon at hand, the other half to its replacement.
     #[must_use]
-    pub fn new(program: &Path, timeout: Duration) -> Self {
-        Self {
-            program: program.to_owned(),
-            timeout,
-            in_flight: Semaphore::new(MAX_IN_FLIGHT),
-            current: Mutex::default(),
-        }
+    pub(super) fn new(program: &Path, timeout: Duration) -> Self {
+        let inner = Inner { program: program.to_owned(), timeout, current: Mutex::default() };
+        let permits = Arc::new(Semaphore::new(MAX_IN_FLIGHT as usize));
+        Self { inner: Arc::new(inner), permits }
     }
 
+    pub(super) async fn start(&self) -> Result<(), CreatorError> {
+        let slot = Arc::new(Slot::new());
+        let daemon = Daemon::start(&self.inner.program);
+        let limit = self.inner.timeout;
+        match timeout(limit, slot.get_or_try_init(|| daemon)).await {
+            Ok(started) => started.map(drop)?,
+            Err(_) => return Err(CreatorError::Timeout(limit)),
+        }
+        *self.inner.current() = Some(slot);
+        Ok(())
+    }
+
+    pub(super) async fn write(
+        &self,
+        overlay: &Arc<Overlay>,
+        file: &Arc<File>,
+    ) -> Result<(), CreatorError> {
+        let limit = self.inner.timeout;
+        let created = timeout(limit, self.create(overlay, file)).await;
+        created.unwrap_or(Err(CreatorError::Timeout(limit)))
+    }
+
+    async fn create(&self, overlay: &Arc<Overlay>, file: &Arc<File>) -> Result<(), CreatorError> {
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+            return Err(CreatorError::Stopped);
+        };
+        let (inner, overlay, file) =
+            (Arc::clone(&self.inner), Arc::clone(overlay), Arc::clone(file));
+        // A task of its own, so that a cancelled caller leaves neither job nor node behind.
+        let creation = tokio::spawn(async move {
+            let _permit = permit;
+            match inner.attempt(&overlay, &file).await {
+                Err(error) if is_broken(&error) => inner.attempt(&overlay, &file).await,
+                result => result,
+            }
+        });
+        creation.await.map_err(|_| CreatorError::Stopped)?
+    }
+
+    pub(super) async fn stop(&self) {
+        let slot = self.inner.current().take();
+        if let Some(daemon) = slot.as_ref().and_then(|slot| slot.get()) {
+            daemon.kill().await;
+        }
+    }
+}
+
+impl Inner {
     fn current(&self) -> MutexGuard<'_, Option<Arc<Slot>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn create(&self, overlay: &Arc<Overlay>, file: &Arc<File>) -> Result<(), CreatorError> {
-        let Ok(_permit) = self.in_flight.acquire().await else {
-            return Err(CreatorError::Stopped);
-        };
-        match self.attempt(overlay, file).await {
-            Err(error) if is_broken(&error) => self.attempt(overlay, file).await,
-            result => result,
-        }
-    }
-
-    async fn attempt(&self, overlay: &Arc<Overlay>, file: &Arc<File>) -> Result<(), CreatorError> {
+    async fn attempt(&self, overlay: &Overlay, file: &File) -> Result<(), CreatorError> {
         let slot = self.current().clone().ok_or(CreatorError::Stopped)?;
         file.set_len(0)?; // a daemon that broke may have written
         let patience = self.timeout / 2;
-        let result = match timeout(patience, self.ask(&slot, overlay, file)).await {
-            Ok(result) => result,
-            Err(_) => Err(CreatorError::Timeout(patience)),
+        let creation = async {
+            let daemon = slot.get_or_try_init(|| Daemon::start(&self.program)).await?;
+            daemon.create(overlay, file).await
         };
+        let result = timeout(patience, creation).await;
+        let result = result.unwrap_or(Err(CreatorError::Timeout(patience)));
         if let Err(error) = &result
             && is_broken(error)
         {
             self.replace(&slot, error).await;
         }
         result
-    }
-
-    async fn ask(
-        &self,
-        slot: &Arc<Slot>,
-        overlay: &Arc<Overlay>,
-        file: &Arc<File>,
-    ) -> Result<(), CreatorError> {
-        slot.get_or_try_init(|| Daemon::start(&self.program)).await?;
-        let (slot, overlay, file) = (Arc::clone(slot), Arc::clone(overlay), Arc::clone(file));
-        // A task of its own, so that a cancelled caller leaves neither job nor node behind.
-        let creation = tokio::spawn(async move {
-            match slot.get() {
-                Some(daemon) => daemon.create(&overlay, &file).await,
-                None => Err(CreatorError::Stopped),
-            }
-        });
-        creation.await.map_err(|_| CreatorError::Stopped)?
     }
 
     /// Ends a broken daemon and makes room for the next, unless somebody did so already.
@@ -115,43 +140,6 @@ impl StorageDaemon {
         if let Some(daemon) = broken.get() {
             daemon.kill().await;
         }
-    }
-}
-
-impl Creator for StorageDaemon {
-    fn start(&self) -> BoxFuture<'_, Result<(), CreatorError>> {
-        Box::pin(async {
-            let slot = Arc::new(Slot::new());
-            match timeout(self.timeout, slot.get_or_try_init(|| Daemon::start(&self.program))).await
-            {
-                Ok(started) => started.map(drop)?,
-                Err(_) => return Err(CreatorError::Timeout(self.timeout)),
-            }
-            *self.current() = Some(slot);
-            Ok(())
-        })
-    }
-
-    fn write<'a>(
-        &'a self,
-        overlay: &'a Arc<Overlay>,
-        file: &'a Arc<File>,
-    ) -> BoxFuture<'a, Result<(), CreatorError>> {
-        Box::pin(async move {
-            match timeout(self.timeout, self.create(overlay, file)).await {
-                Ok(result) => result,
-                Err(_) => Err(CreatorError::Timeout(self.timeout)),
-            }
-        })
-    }
-
-    fn stop(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            let slot = self.current().take();
-            if let Some(daemon) = slot.as_ref().and_then(|slot| slot.get()) {
-                daemon.kill().await;
-            }
-        })
     }
 }
 

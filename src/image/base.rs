@@ -1,15 +1,16 @@
 //! A base image: the shared, read-only disk under the overlays.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::header::{Header, READ_LIMIT};
 use super::header_error::HeaderError;
-use super::overlay::{Format, Overlay, OverlayError, OverlayOptions, SECTOR};
+use super::layout::SECTOR;
+use super::overlay::{Format, Overlay, OverlayError, OverlayOptions};
 
 /// How a caller names a base image: a path, and the format it declares.
 ///
@@ -44,10 +45,22 @@ impl BaseRef {
     }
 }
 
+impl BaseRef {
+    /// The same with an absolute path, by the working directory and without a look at the disk.
+    pub(crate) fn absolute(self) -> Result<Self, (PathBuf, io::Error)> {
+        Ok(Self { path: absolute(self.path)?, ..self })
+    }
+}
+
 impl<P: AsRef<Path>> From<P> for BaseRef {
     fn from(path: P) -> Self {
         Self::qcow2(path.as_ref())
     }
+}
+
+/// Makes a path absolute, by the working directory and without a look at the disk.
+pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf, (PathBuf, io::Error)> {
+    std::path::absolute(&path).map_err(|source| (path, source))
 }
 
 /// Whether a base image may refer to other files: a backing file, an external data file.
@@ -62,13 +75,17 @@ pub enum References {
     Allow,
 }
 
-/// What tells one state of a file from another.
+/// What tells one state of a file from another (rule A10).
+///
+/// A copy that keeps the time of modification (`cp -p`) still differs by the time of change. That
+/// also differs after `chmod`, a new hard link or a rename, which change no byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Identity {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Identity {
@@ -89,6 +106,7 @@ impl From<&Metadata> for Identity {
             inode: metadata.ino(),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }
@@ -143,7 +161,7 @@ pub enum BaseError {
     },
 }
 
-/// A base image that was opened, judged good, and closed again.
+/// A base image that was opened and judged good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseImage {
     path: PathBuf,
@@ -153,20 +171,48 @@ pub struct BaseImage {
 }
 
 impl BaseImage {
-    /// Resolves the path, reads the image's first 64 KiB at most, and judges it.
+    /// Opens the image, reads its first 64 KiB at most, and judges it.
     ///
     /// # Errors
     ///
     /// A [`BaseError`] that says what is wrong with which file.
     pub fn open(base: &BaseRef, references: References) -> Result<Self, BaseError> {
         let failed = |source| BaseError::Io { path: base.path.clone(), source };
+        let file = open(&base.path)?;
+        // Where the name leads to in one step may be elsewhere in the next.
         let path = base.path.canonicalize().map_err(failed)?;
-        let (bytes, metadata) = read_start(&path)?;
-        let virtual_size = match base.format {
-            Format::Raw => metadata.size(),
+        let image = Self::judge(&file, path, base.format, references)?;
+        if Identity::of(&image.path).map_err(failed)? != image.identity {
+            return Err(failed(io::Error::other("it was replaced while it was judged; try again")));
+        }
+        Ok(image)
+    }
+
+    /// Judges an image that is open already. `path` is what overlays record: where QEMU, and
+    /// nobody but who is trusted, finds this very file.
+    ///
+    /// # Errors
+    ///
+    /// A [`BaseError`] that calls the file by `path`.
+    pub fn judge(
+        file: &File,
+        path: PathBuf,
+        format: Format,
+        references: References,
+    ) -> Result<Self, BaseError> {
+        let (bytes, metadata) = read(file, &path)?;
+        let virtual_size = match format {
+            // As QEMU counts: what is over the last whole sector fills another one.
+            Format::Raw => metadata.size().next_multiple_of(SECTOR),
             Format::Qcow2 => qcow2_size(&path, &bytes, metadata.size(), references)?,
         };
-        Ok(Self { path, format: base.format, virtual_size, identity: Identity::from(&metadata) })
+        Ok(Self { path, format, virtual_size, identity: Identity::from(&metadata) })
+    }
+
+    /// How the image is named by its resolved path.
+    #[must_use]
+    pub fn name(&self) -> BaseRef {
+        BaseRef { path: self.path.clone(), format: self.format }
     }
 
     /// The absolute path with every symbolic link resolved.
@@ -202,29 +248,96 @@ impl BaseImage {
     pub fn overlay(&self, options: OverlayOptions) -> Result<Overlay, BaseError> {
         let failed = |source| BaseError::Overlay { path: self.path.clone(), source };
         let size = options.virtual_size.unwrap_or(self.virtual_size);
-        if size < self.virtual_size {
+        if size.div_ceil(SECTOR) < self.virtual_size.div_ceil(SECTOR) {
             return Err(failed(OverlayError::SmallerThanBase { size, base: self.virtual_size }));
         }
         Overlay::new(&self.path, self.format, size, options.profile).map_err(failed)
     }
 }
 
-/// Reads the first [`READ_LIMIT`] bytes of a regular file, and what `fstat` says of it.
+/// A base image as a caller gives it: by name, or opened and judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Base {
+    /// To be looked up.
+    Named(BaseRef),
+    /// Judged already, and not looked up again.
+    Judged(BaseImage),
+}
+
+impl Base {
+    /// How it is named.
+    #[must_use]
+    pub fn name(&self) -> BaseRef {
+        match self {
+            Self::Named(name) => name.clone(),
+            Self::Judged(image) => image.name(),
+        }
+    }
+
+    /// The same with an absolute path.
+    pub(crate) fn absolute(self) -> Result<Self, (PathBuf, io::Error)> {
+        match self {
+            Self::Named(name) => name.absolute().map(Self::Named),
+            judged @ Self::Judged(_) => Ok(judged),
+        }
+    }
+
+    /// The judged image, opened now if it wasn't.
+    pub(crate) fn judged(&self, references: References) -> Result<BaseImage, BaseError> {
+        match self {
+            Self::Named(name) => BaseImage::open(name, references),
+            Self::Judged(image) => Ok(image.clone()),
+        }
+    }
+}
+
+impl<N: Into<BaseRef>> From<N> for Base {
+    fn from(name: N) -> Self {
+        Self::Named(name.into())
+    }
+}
+
+impl From<BaseImage> for Base {
+    fn from(image: BaseImage) -> Self {
+        Self::Judged(image)
+    }
+}
+
+/// The first [`READ_LIMIT`] bytes of a regular file, and what `fstat` says of it.
 ///
 /// # Errors
 ///
 /// [`BaseError::Io`] and [`BaseError::NotAFile`].
 pub fn read_start(path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
-    let failed = |source| BaseError::Io { path: path.to_owned(), source };
+    read(&open(path)?, path)
+}
+
+fn open(path: &Path) -> Result<File, BaseError> {
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-    let file = File::options().read(true).custom_flags(nonblock).open(path).map_err(failed)?;
+    let opened = File::options().read(true).custom_flags(nonblock).open(path);
+    opened.map_err(|source| BaseError::Io { path: path.to_owned(), source })
+}
+
+fn read(file: &File, path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
+    let failed = |source| BaseError::Io { path: path.to_owned(), source };
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(BaseError::NotAFile { path: path.to_owned() });
     }
-    let mut bytes = Vec::with_capacity(READ_LIMIT);
-    file.take(READ_LIMIT as u64).read_to_end(&mut bytes).map_err(failed)?;
+    let mut bytes = vec![0; READ_LIMIT];
+    let mut length = 0;
+    // Wherever others who have it open are in it.
+    while length < READ_LIMIT {
+        match file.read_at(&mut bytes[length..], length as u64) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    bytes.truncate(length);
     Ok((bytes, metadata))
 }
 

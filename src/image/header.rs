@@ -5,47 +5,24 @@
 //! an image refers to bytes outside its file. Source: QEMU `docs/interop/qcow2.rst`.
 
 use std::ffi::OsStr;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::header_error::HeaderError;
+use super::layout::{
+    BITMAPS, BITMAPS_LENGTH, CLUSTER_BITS, COMPRESSION_TYPE, CORRUPT, DATA_FILE, DIRTY,
+    EXTENDED_L2, EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_DATA_FILE, EXTENSION_END,
+    EXTENSION_LUKS, HEADER_LENGTH_V2, HEADER_LENGTH_V3, KNOWN_INCOMPATIBLE, LAZY_REFCOUNTS, MAGIC,
+    MAX_BACKING_FORMAT, MAX_BACKING_NAME, MAX_BITMAP_DIRECTORY_BYTES, MAX_BITMAPS, MAX_L1_BYTES,
+    MAX_REFCOUNT_TABLE_BYTES, MAX_SNAPSHOTS, MIN_SNAPSHOT_BYTES,
+};
 use super::overlay::feature_name;
 
 /// How many bytes of an image are read at most; header, extensions and backing file name must
 /// lie within them (QEMU writes less than 2 KiB).
 pub const READ_LIMIT: usize = 64 << 10;
-
-const MAGIC: [u8; 4] = *b"QFI\xfb";
-pub(super) const HEADER_LENGTH_V2: u32 = 72;
-pub(super) const HEADER_LENGTH_V3: u32 = 104;
-const CLUSTER_BITS: Range<u32> = 9..22;
-const MAX_BACKING_NAME: u32 = 1023;
-const MAX_L1_BYTES: u64 = 32 << 20;
-const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
-const MAX_SNAPSHOTS: u32 = 65536;
-const MIN_SNAPSHOT_BYTES: u64 = 40;
-const MAX_BITMAPS: u32 = 65535;
-const MAX_BITMAP_DIRECTORY_BYTES: u64 = 1 << 30;
-
-const DIRTY: u64 = 1 << 0;
-const CORRUPT: u64 = 1 << 1;
-const DATA_FILE: u64 = 1 << 2;
-const COMPRESSION_TYPE: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
-const KNOWN_INCOMPATIBLE: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
-const LAZY_REFCOUNTS: u64 = 1 << 0;
-const BITMAPS: u64 = 1 << 0;
-
-const EXTENSION_END: u32 = 0;
-const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
-const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
-const EXTENSION_BITMAPS: u32 = 0x2385_2875;
-const EXTENSION_LUKS: u32 = 0x0537_be77;
-const BITMAPS_LENGTH: u64 = 24;
-pub(super) const MAX_BACKING_FORMAT: usize = 15;
 
 /// How the compressed clusters of an image are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,6 +1,6 @@
 //! Why a qcow2 header is refused.
 
-use super::header::{HEADER_LENGTH_V2, HEADER_LENGTH_V3, MAX_BACKING_FORMAT};
+use super::layout::{HEADER_LENGTH_V2, HEADER_LENGTH_V3, MAX_BACKING_FORMAT};
 
 /// Why a qcow2 header is refused: the field, what it holds, and what it may hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,11 +3,15 @@
 //! Nothing here does I/O beyond one bounded read of a base image.
 
 mod base;
+mod discover;
 mod header;
 mod header_error;
+mod layout;
 mod overlay;
 
-pub use base::{BaseError, BaseImage, BaseRef, Identity, References, read_start};
+pub(crate) use base::absolute;
+pub use base::{Base, BaseError, BaseImage, BaseRef, Identity, References, read_start};
+pub use discover::discover;
 pub use header::{Bitmaps, CompressionType, Extensions, Header, READ_LIMIT};
 pub use header_error::HeaderError;
 pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};

@@ -7,22 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+
+use super::layout::{
+    EXTENDED_L2, EXTENSION_BACKING_FORMAT, EXTENSION_END, EXTENSION_FEATURE_NAMES, HEADER_LENGTH,
+    LAZY_REFCOUNTS, MAGIC, MAX_BACKING_NAME, MAX_L1_BYTES, SECTOR,
+};
 
 /// The format of a base image, as the overlay records it.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -100,7 +93,7 @@ impl Profile {
     /// The largest virtual size in bytes: QEMU reads an L1 table of at most 32 MiB.
     #[must_use]
     pub fn max_virtual_size(self) -> u64 {
-        MAX_L1_ENTRIES * self.bytes_per_l1_entry()
+        MAX_L1_BYTES / 8 * self.bytes_per_l1_entry()
     }
 
     /// The profile as `qemu-img create -o` takes it.
@@ -158,16 +151,10 @@ pub enum OverlayError {
     },
 }
 
-const MAX_BACKING_NAME: usize = 1023;
-const MAX_L1_ENTRIES: u64 = (32 << 20) / 8;
-/// The unit of a virtual size, in bytes.
-pub(super) const SECTOR: u64 = 512;
 /// The cluster each part of an empty overlay starts in.
 const REFCOUNT_TABLE: u64 = 1;
 const REFCOUNT_BLOCK: u64 = 2;
 const L1_TABLE: u64 = 3;
-/// Version 3 header with the compression type and its padding.
-const HEADER_LENGTH: u32 = 112;
 
 /// A run of bytes at its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,7 +204,7 @@ impl Overlay {
         profile: Profile,
     ) -> Result<Self, OverlayError> {
         let name = backing.as_os_str().as_bytes();
-        if name.is_empty() || name.len() > MAX_BACKING_NAME {
+        if name.is_empty() || name.len() > MAX_BACKING_NAME as usize {
             return Err(OverlayError::BackingNameLength(name.len()));
         }
         if name.contains(&0) {
@@ -271,6 +258,12 @@ impl Overlay {
         self.virtual_size
     }
 
+    /// Whether a disk of `virtual_size` bytes, rounded up to a sector, is this one's size.
+    #[must_use]
+    pub fn is_of(&self, virtual_size: u64) -> bool {
+        virtual_size.div_ceil(SECTOR) == self.virtual_size / SECTOR
+    }
+
     /// Which features the overlay uses.
     #[must_use]
     pub fn profile(&self) -> Profile {
@@ -289,14 +282,6 @@ impl Overlay {
         self.file_len
     }
 }
-
-/// Bits of the feature fields that an overlay sets.
-const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
-const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1 << 0;
-
-const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
-const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
-const EXTENSION_END: u32 = 0;
 
 /// The feature name table: kind (0 incompatible, 1 compatible, 2 autoclear), bit, name.
 const FEATURES: [(u8, u8, &str); 8] = [
@@ -334,13 +319,13 @@ fn header(name: &[u8], format: Format, size: u64, l1_entries: u64, profile: Prof
     let cluster = profile.cluster_size();
     let extensions = extensions(format);
     let name_offset = u64::from(HEADER_LENGTH) + extensions.len() as u64;
-    let incompatible = if profile.extended_l2() { INCOMPATIBLE_EXTENDED_L2 } else { 0 };
-    let compatible = if profile.lazy_refcounts() { COMPATIBLE_LAZY_REFCOUNTS } else { 0 };
+    let incompatible = if profile.extended_l2() { EXTENDED_L2 } else { 0 };
+    let compatible = if profile.lazy_refcounts() { LAZY_REFCOUNTS } else { 0 };
     // A disk of size 0 has no L1 table.
     let l1_offset = if l1_entries == 0 { 0 } else { L1_TABLE * cluster };
 
     [
-        b"QFI\xfb".as_slice(),
+        MAGIC.as_slice(),
         &3_u32.to_be_bytes(), // version
         &name_offset.to_be_bytes(),
         &(name.len() as u32).to_be_bytes(),

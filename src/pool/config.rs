@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::geteuid;
-
 use crate::creator::{CreatorKind, Tools};
 use crate::image::{OverlayOptions, References};
 
@@ -27,7 +25,7 @@ pub struct PoolConfig {
     pub images_path: PathBuf,
     /// Where the pool makes its directory. It must lie on the filesystem of the targets, or each
     /// acquire is made on demand; `/tmp` is a bad place where it is tmpfs, since the overlays
-    /// then compete with the guests for memory. Default [`PoolConfig::default_pool_dir`].
+    /// then compete with the guests for memory. Default `/var/lib/overlay-pool`.
     pub pool_dir: PathBuf,
     /// How overlays are made. Default [`CreatorKind::Native`].
     pub creator: CreatorKind,
@@ -41,8 +39,8 @@ pub struct PoolConfig {
     /// How long after an acquire the shelves are filled again. Default 500 ms; 0 is at once.
     pub restock_interval: Duration,
     /// How many overlays are made at once while stocking. Default 8; 0 counts as 1. The native
-    /// creator makes one after the other where the runtime has several threads: in one that is set
-    /// aside for it, so that a slow disk keeps no other.
+    /// creator makes one after the other, on a thread of the runtime's for blocking work, so that a
+    /// slow disk keeps no other.
     pub max_creations: usize,
     /// How long one creation may take. Default 10 s.
     pub create_timeout: Duration,
@@ -58,7 +56,7 @@ impl Default for PoolConfig {
         Self {
             max_concurrent_vms: 10,
             images_path: "images".into(),
-            pool_dir: Self::default_pool_dir(),
+            pool_dir: "/var/lib/overlay-pool".into(),
             creator: CreatorKind::default(),
             tools: Tools::default(),
             overlay: OverlayOptions::default(),
@@ -78,24 +76,6 @@ impl PoolConfig {
     #[must_use]
     pub fn pool_size(&self) -> i64 {
         self.max_concurrent_vms / 2
-    }
-
-    /// `OVERLAY_POOL_DIR` where it is set; `/var/lib/overlay-pool` for root; else
-    /// `overlay-pool` in `XDG_STATE_HOME` or `~/.local/state`.
-    #[must_use]
-    pub fn default_pool_dir() -> PathBuf {
-        let set =
-            |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if let Some(dir) = set("OVERLAY_POOL_DIR") {
-            return dir;
-        }
-        if geteuid().is_root() {
-            return "/var/lib/overlay-pool".into();
-        }
-        let state = set("XDG_STATE_HOME")
-            .or_else(|| set("HOME").map(|home| home.join(".local/state")))
-            .unwrap_or_else(|| "/var/lib".into());
-        state.join("overlay-pool")
     }
 }
 

@@ -3,22 +3,13 @@
 mod acquire;
 mod bases;
 mod config;
-mod directory;
-mod draft;
-mod histogram;
-pub(crate) mod paths;
-mod rename;
-mod restock;
 mod shelf;
 mod shelves;
-mod space;
 mod stats;
-mod target;
-mod upkeep;
+mod stock;
 
-use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -26,23 +17,19 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-pub use acquire::{Acquired, Opened, Source};
-pub use bases::{BaseState, discover};
+pub use acquire::{Acquired, Source};
+pub use bases::BaseState;
 pub use config::PoolConfig;
-pub use histogram::Histogram;
-pub use restock::Restocking;
-pub use space::Space;
-pub use stats::{Metrics, Stats};
-pub use target::Target;
-pub use upkeep::{Leftover, PoolDirError, Sweep, sweep, try_pool_dir};
+pub use stats::Stats;
 
-use crate::creator::CreatorKind;
+use crate::creator::{Creator, CreatorKind};
 use crate::error::Error;
-use crate::image::BaseRef;
-pub(crate) use directory::{Directory, leads_into_owned, would_be_swept};
-use restock::Stock;
-use shelves::Shelves;
+use crate::image::{BaseRef, absolute, discover};
 use stats::Counters;
+use stock::{Starting, Stock};
+
+/// What the names of pools' directories begin with (rule D1).
+pub const PREFIX: &str = "pool-";
 
 /// How often the removal of the pool directory is tried, and how long between two tries.
 const CLOSE_TRIES: usize = 50;
@@ -77,6 +64,7 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(20);
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 pub struct OverlayPool {
     config: PoolConfig,
     counters: Arc<Counters>,
@@ -92,11 +80,11 @@ impl OverlayPool {
     ///
     /// # Errors
     ///
-    /// [`Error::Path`] where a path is relative and the working directory can't be told.
+    /// [`Error::Path`] if a path is relative and the working directory can't be told.
     pub fn new(config: PoolConfig) -> Result<Self, Error> {
         let config = PoolConfig {
-            images_path: absolute(&config.images_path)?,
-            pool_dir: absolute(&config.pool_dir)?,
+            images_path: absolute(config.images_path)?,
+            pool_dir: absolute(config.pool_dir)?,
             ..config
         };
         Ok(Self {
@@ -105,6 +93,12 @@ impl OverlayPool {
             stock: RwLock::default(),
             lifecycle: Mutex::default(),
         })
+    }
+
+    /// What it was told, with absolute paths.
+    #[must_use]
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
     }
 
     /// How many overlays each shelf holds; at 0 or less every acquire is made on demand.
@@ -122,8 +116,7 @@ impl OverlayPool {
     /// Where the ready overlays lie while the pool is started and makes any ahead.
     #[must_use]
     pub fn directory(&self) -> Option<PathBuf> {
-        let directory = self.stock()?.directory()?;
-        Some(directory.path().to_owned())
+        Some(self.stock()?.directory()?.path().to_owned())
     }
 
     /// Starts the creator, removes what dead owners left, and fills a shelf for each of `bases`,
@@ -140,17 +133,19 @@ impl OverlayPool {
         if self.stock().is_some() {
             return Err(Error::AlreadyStarted);
         }
-        let bases = self.wanted(bases)?;
-        let creator = self.config.creator.creator(&self.config.tools, self.config.create_timeout);
-        let unavailable =
-            |source| Error::CreatorUnavailable { creator: self.config.creator.as_str(), source };
+        let bases = match bases {
+            Some(bases) => {
+                bases.into_iter().map(BaseRef::absolute).collect::<Result<Vec<_>, _>>()?
+            }
+            None => discover(&self.config.images_path),
+        };
+        let kind = self.config.creator;
+        let creator = Creator::new(kind, &self.config.tools, self.config.create_timeout);
+        let unavailable = |source| Error::CreatorUnavailable { creator: kind.as_str(), source };
         creator.start().await.map_err(unavailable)?;
 
-        let directory = (self.pool_size() > 0).then(|| self.make_directory()).flatten();
-        let (options, references) = (self.config.overlay, self.config.references);
-        let shelves = Shelves::new(options, references, Arc::clone(&self.counters));
-        let counters = Arc::clone(&self.counters);
-        let stock = Arc::new(Stock::new(&self.config, shelves, creator, directory, counters));
+        let stock = Arc::new(Stock::new(&self.config, creator, Arc::clone(&self.counters)));
+        let mut starting = Starting(Some(Arc::clone(&stock)));
         if stock.directory().is_some() {
             for base in &bases {
                 stock.shelves.await_base(base);
@@ -160,12 +155,13 @@ impl OverlayPool {
             *lifecycle = Some(tokio::spawn(restock));
         }
         tracing::info!(
-            creator = self.config.creator.as_str(),
+            creator = kind.as_str(),
             directory = ?stock.directory().map(|directory| directory.path().to_owned()),
             bases = bases.len(),
             size = self.pool_size(),
             "start"
         );
+        starting.0 = None;
         *self.stock.write().unwrap_or_else(PoisonError::into_inner) = Some(stock);
         Ok(())
     }
@@ -179,49 +175,8 @@ impl OverlayPool {
     /// What the pool holds, and what it did since it was made.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let stock = self.stock();
-        let shelves = stock.as_ref().filter(|stock| stock.directory().is_some());
-        Stats {
-            ready: shelves.map(|stock| stock.shelves.ready()).unwrap_or_default(),
-            pooled: self.counters.pooled.count(),
-            on_demand: self.counters.on_demand.count(),
-            failed: self.counters.failed.get(),
-            discarded: self.counters.discarded.get(),
-        }
-    }
-
-    /// How long its work took, since it was made, and what else there is to watch.
-    #[must_use]
-    pub fn metrics(&self) -> Metrics {
-        Metrics {
-            pooled: self.counters.pooled.histogram(),
-            on_demand: self.counters.on_demand.histogram(),
-            created: self.counters.created.histogram(),
-            create_failed: self.counters.create_failed.get(),
-            reclaimed: self.counters.reclaimed.get(),
-        }
-    }
-
-    /// The room on the filesystem of the pool directory; none where the pool has no directory.
-    #[must_use]
-    pub fn space(&self) -> Option<Space> {
-        Space::of(self.stock()?.directory()?.as_ref()).ok()
-    }
-
-    /// Whether overlays are made ahead: not while the pool is stopped, drained, has no directory
-    /// or less space than [`min_free`](PoolConfig::min_free).
-    #[must_use]
-    pub fn restocking(&self) -> Restocking {
-        self.stock().map_or(Restocking::Off, |stock| stock.restocking())
-    }
-
-    /// Makes no more overlays ahead, until the next [`start`](Self::start). Those that are ready are
-    /// still handed over, and others are made on demand.
-    pub async fn stop_restocking(&self) {
-        if let Some(restock) = self.lifecycle.lock().await.take() {
-            restock.abort();
-            let _ = restock.await;
-        }
+        let stock = self.stock().filter(|stock| stock.directory().is_some());
+        self.counters.with(stock.map(|stock| stock.shelves.ready()).unwrap_or_default())
     }
 
     /// Removes the ready overlays, the pool directory and the creator. Acquired overlays are the
@@ -230,19 +185,19 @@ impl OverlayPool {
         let mut lifecycle = self.lifecycle.lock().await;
         let stock = self.stock.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(stock) = stock else { return };
+        stock.rules.pause(true);
         if let Some(restock) = lifecycle.take() {
             restock.abort();
             let _ = restock.await;
         }
-        stock.quiesce().await;
+        drop(stock.filling.lock().await);
         stock.creator.stop().await;
         // On FUSE and NFS a removed file has a name until its last user's end is known there.
         let mut tries = CLOSE_TRIES;
         while let Err(error) = stock.close() {
             tries -= 1;
             if tries == 0 || error.kind() != io::ErrorKind::DirectoryNotEmpty {
-                log_not_removed(&stock, &error);
-                break;
+                break; // told when the directory is dropped
             }
             sleep(CLOSE_PAUSE).await;
         }
@@ -252,26 +207,6 @@ impl OverlayPool {
     fn stock(&self) -> Option<Arc<Stock>> {
         self.stock.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    fn make_directory(&self) -> Option<Directory> {
-        let parent = &self.config.pool_dir;
-        match directory::sweep(parent, Sweep::Remove) {
-            Ok(dead) => {
-                let removed = dead.iter().filter(|leftover| leftover.error.is_none()).count();
-                self.counters.reclaimed.add(removed);
-                dead.iter().for_each(log_leftover);
-            }
-            Err(error) => tracing::warn!(directory = %parent.display(), %error, "not swept"),
-        }
-        match Directory::create(parent) {
-            Ok(directory) => Some(directory),
-            Err(error) => {
-                let directory = parent.display();
-                tracing::warn!(%directory, %error, "no pool directory: overlays are made on demand");
-                None
-            }
-        }
-    }
 }
 
 impl Drop for OverlayPool {
@@ -280,37 +215,6 @@ impl Drop for OverlayPool {
             restock.abort();
         }
         // What a creation under way still holds goes when it ends.
-        if let Some(stock) = self.stock()
-            && let Err(error) = stock.close()
-        {
-            log_not_removed(&stock, &error);
-        }
+        let _ = self.stock().map(|stock| stock.close());
     }
-}
-
-impl fmt::Debug for OverlayPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OverlayPool").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-fn log_leftover(Leftover { path, error }: &Leftover) {
-    let directory = path.display();
-    match error {
-        None => tracing::info!(%directory, "removed what a dead owner left"),
-        Some(error) => tracing::warn!(%directory, %error, "left-over pool directory not removed"),
-    }
-}
-
-fn log_not_removed(stock: &Stock, error: &io::Error) {
-    let directory = stock.directory().map(|directory| directory.path().to_owned());
-    tracing::warn!(?directory, %error, "pool directory not removed");
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(|source| Error::Path { path: path.to_owned(), source })
-}
-
-fn absolute_base(base: &BaseRef) -> Result<BaseRef, Error> {
-    Ok(BaseRef { path: absolute(&base.path)?, format: base.format })
 }

@@ -1,225 +1,231 @@
 //! The ready overlays of one base image.
 
-use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bases::BaseState;
-use super::directory::Entry;
+use super::stats::Counters;
 use crate::image::{BaseImage, BaseRef, Identity, Overlay};
+use crate::place::{Directory, Entry};
 
 /// The wait after a first failed creation; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
+/// What holds for all shelves of a pool.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// How many overlays each holds.
+    pub(super) size: usize,
+    /// After how long without an acquire a shelf gives its overlays up.
+    pub(super) idle: Option<Duration>,
+    /// Nothing is kept ready. Read under a shelf's lock: once it is set and the shelf was cleared,
+    /// nothing comes onto it.
+    pub(super) paused: AtomicBool,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Rules {
+    /// Has nothing kept ready, or something again.
+    pub(super) fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+}
+
 /// One base image's ready overlays, and what is known of the image.
 #[derive(Debug)]
-pub(crate) struct Shelf {
-    base: BaseRef,
+pub(super) struct Shelf {
+    /// The base image, by its resolved path if it was ever there.
+    pub(super) base: BaseRef,
+    rules: Arc<Rules>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    image: Image,
+    /// The file that was judged; none if it wasn't there.
+    seen: Option<Identity>,
+    /// What was found; none if the image can't be used, and nothing is made until it is another.
+    image: Option<Image>,
     ready: Vec<Entry>,
-    /// Creations under way.
-    pending: usize,
-    /// Overlays that were taken and may come back, since their target may exist.
-    taken: usize,
+    /// How many slots there are.
+    slots: usize,
     failures: u32,
     retry_at: Option<Instant>,
     last_used: Instant,
 }
 
+/// A good base image.
 #[derive(Debug)]
-enum Image {
-    /// The image as it was judged, and the overlay that was laid out over it.
-    Good { identity: Identity, overlay: Arc<Overlay>, virtual_size: u64 },
-    /// The image can't be used; nothing is made until the file is another.
-    Bad { seen: Option<Identity> },
+struct Image {
+    virtual_size: u64,
+    /// Laid out over it. Which one it is also tells one state of the image from another.
+    overlay: Arc<Overlay>,
 }
 
 impl State {
-    /// When the shelf will have been idle for `idle`; never, where that is beyond the end of time.
+    /// When the shelf will have been idle; never, if that is beyond the end of time.
     fn idle_at(&self, idle: Option<Duration>) -> Option<Instant> {
         self.last_used.checked_add(idle?)
     }
 }
 
-/// What a shelf has for an acquire.
+/// What an acquire gets from a shelf.
 #[derive(Debug)]
-pub(crate) struct Taken {
-    /// A ready overlay, where there was one.
-    pub(crate) entry: Option<Entry>,
-    /// What to make where there was none. Which one it is also says which state of the base
-    /// image an overlay was made of.
-    pub(crate) overlay: Arc<Overlay>,
+pub(super) struct Taken {
+    /// What to make if nothing was ready.
+    pub(super) overlay: Arc<Overlay>,
+    /// A ready overlay, and its slot.
+    pub(super) ready: Option<(Slot, Entry)>,
 }
 
 impl Shelf {
     /// An empty shelf of a base image that was not judged good yet.
-    pub(crate) fn waiting(base: BaseRef, seen: Option<Identity>) -> Self {
+    pub(super) fn new(base: BaseRef, seen: Option<Identity>, rules: Arc<Rules>) -> Self {
         let state = State {
-            image: Image::Bad { seen },
+            seen,
+            image: None,
             ready: Vec::new(),
-            pending: 0,
-            taken: 0,
+            slots: 0,
             failures: 0,
             retry_at: None,
             last_used: Instant::now(),
         };
-        Self { base, state: Mutex::new(state) }
-    }
-
-    /// The base image's resolved path.
-    pub(crate) fn path(&self) -> &Path {
-        &self.base.path
-    }
-
-    pub(crate) fn base(&self) -> &BaseRef {
-        &self.base
+        Self { base, rules, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a ready overlay, where the base image is still the one they were made of, and `size`,
-    /// if there is one, is theirs.
-    pub(crate) fn take(&self, seen: Identity, size: Option<u64>) -> Option<Taken> {
+    /// Takes a ready overlay, if the base image is still the one they were made of, and `size`, if
+    /// there is one, is theirs.
+    pub(super) fn take(self: &Arc<Self>, seen: Identity, size: Option<u64>) -> Option<Taken> {
         let mut state = self.state();
-        let Image::Good { identity, overlay, .. } = &state.image else { return None };
-        if *identity != seen || size.is_some_and(|size| size != overlay.virtual_size()) {
+        let overlay = Arc::clone(&state.image.as_ref()?.overlay);
+        if state.seen != Some(seen) || size.is_some_and(|size| !overlay.is_of(size)) {
             return None;
         }
-        let overlay = Arc::clone(overlay);
         state.last_used = Instant::now();
         let entry = state.ready.pop();
-        state.taken += usize::from(entry.is_some());
-        Some(Taken { entry, overlay })
+        let ready = entry.map(|entry| (self.slot(&mut state, &overlay), entry));
+        Some(Taken { overlay, ready })
     }
 
-    /// Takes note that a taken overlay won't come back.
-    pub(crate) fn spend(&self) {
-        self.state().taken -= 1;
-    }
-
-    /// Takes an overlay back; gives it up where the base image is another by now.
-    pub(crate) fn take_back(&self, entry: Entry, made_of: &Arc<Overlay>) -> Option<Entry> {
-        self.spend();
-        self.put(entry, made_of)
-    }
-
-    /// Puts an overlay on the shelf; gives it back where the base image is another by now.
-    fn put(&self, entry: Entry, made_of: &Arc<Overlay>) -> Option<Entry> {
+    /// Takes on one creation, unless the shelf is full.
+    pub(super) fn claim(self: &Arc<Self>) -> Option<Slot> {
         let mut state = self.state();
-        match &state.image {
-            Image::Good { overlay, .. } if Arc::ptr_eq(overlay, made_of) => {
-                state.ready.push(entry);
-                state.failures = 0;
-                state.retry_at = None;
-                None
-            }
-            _ => Some(entry),
-        }
+        self.lacking(&state)?;
+        state.retry_at = None; // it is over
+        let overlay = Arc::clone(&state.image.as_ref()?.overlay);
+        Some(self.slot(&mut state, &overlay))
     }
 
-    /// Takes note of the base image as it is now. Overlays of another state come back.
-    pub(crate) fn renew(&self, image: &BaseImage, overlay: Overlay) -> Vec<Entry> {
+    fn slot(self: &Arc<Self>, state: &mut State, overlay: &Arc<Overlay>) -> Slot {
+        state.slots += 1;
+        Slot { shelf: Arc::clone(self), overlay: Arc::clone(overlay) }
+    }
+
+    /// How many overlays the shelf has or gets, if another one is to be made for it now.
+    pub(super) fn level(&self) -> Option<usize> {
+        self.lacking(&self.state())
+    }
+
+    fn lacking(&self, state: &State) -> Option<usize> {
+        let (now, level) = (Instant::now(), state.ready.len() + state.slots);
+        let wanted = state.image.is_some()
+            && level < self.rules.size
+            && !self.rules.is_paused()
+            && state.retry_at.is_none_or(|at| at <= now)
+            && state.idle_at(self.rules.idle).is_none_or(|at| now < at);
+        wanted.then_some(level)
+    }
+
+    /// Takes note of the base image as it is now. Overlays of another state are given up.
+    pub(super) fn renew(&self, image: &BaseImage, overlay: Overlay) {
         let mut state = self.state();
-        let unchanged = matches!(state.image, Image::Good { identity, virtual_size, .. }
-            if identity == image.identity() && virtual_size == image.virtual_size());
-        if unchanged {
-            return Vec::new();
+        if state.image.is_some() && state.seen == Some(image.identity()) {
+            return;
         }
-        state.image = Image::Good {
-            identity: image.identity(),
-            overlay: Arc::new(overlay),
-            virtual_size: image.virtual_size(),
-        };
+        state.seen = Some(image.identity());
+        let virtual_size = image.virtual_size();
+        state.image = Some(Image { virtual_size, overlay: Arc::new(overlay) });
         state.retry_at = None;
-        std::mem::take(&mut state.ready)
+        drop(state);
+        self.clear("base image changed");
     }
 
-    /// Takes note that the base image can't be used. All overlays come back.
-    pub(crate) fn refuse(&self, seen: Option<Identity>) -> Vec<Entry> {
+    /// Takes note that the base image, as it was seen, can't be used. Its overlays are given up.
+    pub(super) fn refuse(&self, seen: Option<Identity>) -> usize {
         let mut state = self.state();
-        state.image = Image::Bad { seen };
-        std::mem::take(&mut state.ready)
+        state.seen = seen;
+        state.image = None;
+        drop(state);
+        self.clear("base image can't be used")
     }
 
     /// Whether `seen` is another file than the one that was judged, good or bad.
-    pub(crate) fn changed(&self, seen: Option<Identity>) -> bool {
-        match self.state().image {
-            Image::Good { identity, .. } => seen != Some(identity),
-            Image::Bad { seen: before } => seen != before,
-        }
+    pub(super) fn changed(&self, seen: Option<Identity>) -> bool {
+        self.state().seen != seen
     }
 
-    /// Gives up all overlays.
-    pub(crate) fn clear(&self) -> Vec<Entry> {
+    /// Gives up all overlays; says how many.
+    pub(super) fn clear(&self, reason: &'static str) -> usize {
+        let ready = self.take_all();
+        self.discard(ready, reason)
+    }
+
+    /// Takes all overlays: the pool ends.
+    pub(super) fn take_all(&self) -> Vec<Entry> {
         std::mem::take(&mut self.state().ready)
     }
 
-    /// Gives up the overlays whose file somebody removed.
-    pub(crate) fn drop_vanished(&self) -> Vec<Entry> {
-        self.state().ready.extract_if(.., |entry| !entry.exists()).collect()
+    /// Gives up what nobody uses.
+    pub(super) fn give_up_idle(&self) {
+        let idle_at = self.state().idle_at(self.rules.idle);
+        if idle_at.is_some_and(|at| at <= Instant::now()) {
+            self.clear("idle");
+        }
     }
 
-    /// How many overlays are ready; none where the base image can't be used.
-    pub(crate) fn ready(&self) -> Option<usize> {
-        let state = self.state();
-        matches!(state.image, Image::Good { .. }).then_some(state.ready.len())
+    /// Gives up what somebody removed, and what isn't in this directory.
+    pub(super) fn give_up_vanished(&self, directory: Option<&Arc<Directory>>) {
+        let is_gone = |entry: &mut Entry| !directory.is_some_and(|at| entry.is_in(at));
+        let gone = self.state().ready.extract_if(.., is_gone).collect();
+        self.discard(gone, "removed from outside");
     }
 
-    /// What there is of this base image, of which `target` overlays shall be ready.
-    pub(crate) fn report(&self, target: usize) -> BaseState {
-        let seen = Identity::of(&self.base.path).ok();
+    /// Removes overlays that were ready and that nobody shall have; counts them.
+    pub(super) fn discard(&self, entries: Vec<Entry>, reason: &'static str) -> usize {
+        let count = entries.len();
+        if count > 0 {
+            self.rules.counters.add(|counts| counts.discarded += count as u64);
+            tracing::info!(base = %self.base.path.display(), count, reason, "discard");
+        }
+        drop(entries);
+        count
+    }
+
+    /// What there is of this base image.
+    pub(super) fn report(&self) -> BaseState {
         let state = self.state();
-        let (virtual_size, stale) = match state.image {
-            Image::Good { identity, virtual_size, .. } => {
-                (Some(virtual_size), seen != Some(identity))
-            }
-            Image::Bad { .. } => (None, false),
-        };
         BaseState {
-            path: self.base.path.clone(),
-            format: self.base.format,
-            virtual_size,
+            base: self.base.clone(),
+            virtual_size: state.image.as_ref().map(|image| image.virtual_size),
+            identity: state.seen,
             ready: state.ready.len(),
-            stale: if stale { state.ready.len() } else { 0 },
-            pending: state.pending,
-            target,
+            pending: state.slots,
         }
-    }
-
-    /// Whether anything could be made for this shelf, and how many it has or is getting.
-    pub(crate) fn level(&self, now: Instant, idle: Option<Duration>) -> Option<usize> {
-        let state = self.state();
-        let usable = matches!(state.image, Image::Good { .. })
-            && state.retry_at.is_none_or(|at| at <= now)
-            && state.idle_at(idle).is_none_or(|at| now < at);
-        usable.then_some(state.ready.len() + state.pending)
-    }
-
-    /// Takes on one creation, where the shelf isn't full counting those under way and those that
-    /// may come back.
-    pub(crate) fn claim(self: &Arc<Self>, size: usize) -> Option<Claim> {
-        let mut state = self.state();
-        let Image::Good { overlay, .. } = &state.image else { return None };
-        if state.ready.len() + state.pending + state.taken >= size {
-            return None;
-        }
-        let overlay = Arc::clone(overlay);
-        state.pending += 1;
-        drop(state);
-        Some(Claim { shelf: Arc::clone(self), overlay })
     }
 
     /// Puts the next try off, longer with each failure; says for how long.
-    pub(crate) fn back_off(&self, now: Instant) -> Duration {
-        let mut state = self.state();
+    pub(super) fn back_off(&self) -> Duration {
+        let (mut state, now) = (self.state(), Instant::now());
         if let Some(at) = state.retry_at.filter(|at| *at > now) {
             return at - now; // others of the same batch have failed
         }
@@ -234,52 +240,47 @@ impl Shelf {
 
     /// When this shelf wants to be looked at again by itself: to try again what failed, or to
     /// give up what nobody uses. A base image that can't be used is no reason.
-    pub(crate) fn due(&self, size: usize, now: Instant, idle: Option<Duration>) -> Option<Instant> {
-        let state = self.state();
-        let idle_at = state.idle_at(idle);
-        let wanted = matches!(state.image, Image::Good { .. })
-            && state.ready.len() < size
+    pub(super) fn due(&self) -> Option<Instant> {
+        let (state, now) = (self.state(), Instant::now());
+        let idle_at = state.idle_at(self.rules.idle);
+        let wanted = state.image.is_some()
+            && state.ready.len() < self.rules.size
+            && !self.rules.is_paused()
             && idle_at.is_none_or(|at| now < at);
         let retry = state.retry_at.filter(|_| wanted);
         let give_up = idle_at.filter(|_| !state.ready.is_empty());
         retry.into_iter().chain(give_up).min()
     }
-
-    /// Whether nobody acquired from this shelf for `idle`.
-    pub(crate) fn is_idle(&self, now: Instant, idle: Duration) -> bool {
-        self.state().idle_at(Some(idle)).is_some_and(|at| at <= now)
-    }
 }
 
-/// One creation that a shelf counts as under way.
+/// A place on a shelf for an overlay that is being made, or that was taken and may come back. It
+/// counts for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Claim {
-    shelf: Arc<Shelf>,
-    overlay: Arc<Overlay>,
+pub(super) struct Slot {
+    pub(super) shelf: Arc<Shelf>,
+    /// What to make, or what was made.
+    pub(super) overlay: Arc<Overlay>,
 }
 
-impl Claim {
-    pub(crate) fn shelf(&self) -> &Arc<Shelf> {
-        &self.shelf
-    }
-
-    pub(crate) fn overlay(&self) -> &Arc<Overlay> {
-        &self.overlay
-    }
-
-    /// Puts the finished overlay on the shelf; gives it back where the base image changed.
-    pub(crate) fn fulfil(self, entry: Entry) -> Option<Entry> {
-        self.shelf.put(entry, &self.overlay)
+impl Slot {
+    /// Puts a finished overlay on the shelf. It comes back if nothing is kept ready any more or if
+    /// the base image is another by now.
+    pub(super) fn put(self, entry: Entry) -> Result<(), Entry> {
+        let mut state = self.shelf.state();
+        let current = state.image.as_ref().map(|image| &image.overlay);
+        let is_current = current.is_some_and(|overlay| Arc::ptr_eq(overlay, &self.overlay));
+        if !is_current || self.shelf.rules.is_paused() {
+            return Err(entry);
+        }
+        state.ready.push(entry);
+        // What else failed in the same batch still waits for its next try.
+        state.failures = 0;
+        Ok(())
     }
 }
 
-impl Drop for Claim {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.shelf.state().pending -= 1;
+        self.shelf.state().slots -= 1;
     }
-}
-
-/// The resolved form of how a caller names a base image.
-pub(crate) fn resolved(image: &BaseImage) -> BaseRef {
-    BaseRef { path: PathBuf::from(image.path()), format: image.format() }
 }

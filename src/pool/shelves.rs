@@ -1,188 +1,148 @@
-//! All shelves of a pool, and how a caller's path finds its own.
+//! All shelves of a pool, and how a caller's name for a base image finds its own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::directory::Entry;
-use super::shelf::{Shelf, Taken, resolved};
-use super::stats::Counters;
-use crate::image::{BaseError, BaseImage, BaseRef, Identity, OverlayOptions, References};
+use super::shelf::{Rules, Shelf, Taken};
+use crate::image::{Base, BaseError, BaseImage, BaseRef, Identity, OverlayOptions, References};
 
 /// How many ways to name base images are remembered; over it they are forgotten and resolved
 /// again, so that a caller who always finds a new way can't fill the memory.
 const MAX_NAMES: usize = 4096;
 
 #[derive(Debug)]
-pub(crate) struct Shelves {
+pub(super) struct Shelves {
     options: OverlayOptions,
     references: References,
-    counters: Arc<Counters>,
-    maps: RwLock<Maps>,
-}
-
-#[derive(Debug, Default)]
-struct Maps {
-    by_base: HashMap<BaseRef, Arc<Shelf>>,
-    /// Absolute paths as callers gave them, symbolic links and all.
-    by_name: HashMap<BaseRef, Arc<Shelf>>,
+    rules: Arc<Rules>,
+    /// Absolute paths as callers gave them, symbolic links and all. A shelf is there for as long as
+    /// its own name leads to it.
+    names: RwLock<HashMap<BaseRef, Arc<Shelf>>>,
 }
 
 impl Shelves {
-    pub(crate) fn new(
-        options: OverlayOptions,
-        references: References,
-        counters: Arc<Counters>,
-    ) -> Self {
-        Self { options, references, counters, maps: RwLock::default() }
+    pub(super) fn new(options: OverlayOptions, references: References, rules: Arc<Rules>) -> Self {
+        Self { options, references, rules, names: RwLock::default() }
     }
 
-    fn maps(&self) -> RwLockReadGuard<'_, Maps> {
-        self.maps.read().unwrap_or_else(PoisonError::into_inner)
+    fn names(&self) -> RwLockReadGuard<'_, HashMap<BaseRef, Arc<Shelf>>> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn maps_mut(&self) -> RwLockWriteGuard<'_, Maps> {
-        self.maps.write().unwrap_or_else(PoisonError::into_inner)
+    fn names_mut(&self) -> RwLockWriteGuard<'_, HashMap<BaseRef, Arc<Shelf>>> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes from a shelf that is known and whose base image didn't change: one `statx`, and
-    /// another where the caller's path isn't the resolved one. None also where its overlays aren't
-    /// of `size`.
-    pub(crate) fn take_known(
-        &self,
-        base: &BaseRef,
-        size: Option<u64>,
-    ) -> Option<(Arc<Shelf>, Taken)> {
-        let shelf = Arc::clone(self.maps().by_name.get(base)?);
-        let seen = Identity::of(&base.path).ok()?;
-        if base.path != shelf.path() && Identity::of(shelf.path()).ok() != Some(seen) {
-            return None;
-        }
-        let taken = shelf.take(seen, size)?;
-        Some((shelf, taken))
-    }
-
-    /// Resolves and judges the base image, finds or makes its shelf, and takes from it.
-    pub(crate) fn take_new(&self, base: &BaseRef) -> Result<(Arc<Shelf>, Taken), BaseError> {
-        loop {
-            let (shelf, identity) = self.open(base)?;
-            if let Some(taken) = shelf.take(identity, None) {
-                return Ok((shelf, taken));
-            }
-            // The image changed again since it was judged.
-        }
-    }
-
-    /// Resolves and judges a base image and sees to its shelf.
-    pub(crate) fn open(&self, base: &BaseRef) -> Result<(Arc<Shelf>, Identity), BaseError> {
-        let judged = BaseImage::open(base, self.references)
-            .and_then(|image| image.overlay(self.options).map(|overlay| (image, overlay)));
-        let (image, overlay) = match judged {
-            Ok(judged) => judged,
-            Err(error) => {
-                self.refuse(base);
-                return Err(error);
+    /// another if the caller's path isn't the resolved one; none if the image was judged. None
+    /// also if its overlays aren't of `size`.
+    pub(super) fn take_known(&self, base: &Base, size: Option<u64>) -> Option<Taken> {
+        let (shelf, seen) = match base {
+            Base::Judged(image) => (self.names().get(&image.name()).cloned()?, image.identity()),
+            Base::Named(name) => {
+                let shelf = self.names().get(name).cloned()?;
+                let seen = Identity::of(&name.path).ok()?;
+                if *name != shelf.base && Identity::of(&shelf.base.path).ok() != Some(seen) {
+                    return None;
+                }
+                (shelf, seen)
             }
         };
+        shelf.take(seen, size)
+    }
+
+    /// Judges the base image, finds or makes its shelf, and takes from it.
+    pub(super) fn take_new(&self, base: &Base, size: Option<u64>) -> Result<Taken, BaseError> {
+        let image = base.judged(self.references).inspect_err(|_| {
+            let known = self.names().get(&base.name()).cloned();
+            let _ = known.map(|shelf| self.look_again(&shelf));
+        })?;
+        let shelf = self.shelve(base.name(), &image);
+        if let Some(taken) = shelf.ok().and_then(|shelf| shelf.take(image.identity(), size)) {
+            return Ok(taken);
+        }
+        // Of another size, or the image changed since it was judged.
+        let virtual_size = size.or(self.options.virtual_size);
+        let overlay = image.overlay(OverlayOptions { virtual_size, ..self.options })?;
+        Ok(Taken { overlay: Arc::new(overlay), ready: None })
+    }
+
+    /// Judges a base image and sees to its shelf.
+    pub(super) fn open(&self, base: &Base) -> Result<Arc<Shelf>, BaseError> {
+        self.shelve(base.name(), &base.judged(self.references)?)
+    }
+
+    /// Sees to the shelf of a base image that goes by this name.
+    fn shelve(&self, name: BaseRef, image: &BaseImage) -> Result<Arc<Shelf>, BaseError> {
+        let overlay = image.overlay(self.options)?;
+        let own = image.name();
         let shelf = {
-            let key = resolved(&image);
-            let mut maps = self.maps_mut();
-            if maps.by_name.len() >= MAX_NAMES {
-                maps.by_name.clear();
+            let mut names = self.names_mut();
+            if names.len() >= MAX_NAMES {
+                names.retain(|name, shelf| *name == shelf.base);
             }
-            let new = || Arc::new(Shelf::waiting(key.clone(), None));
-            let shelf = Arc::clone(maps.by_base.entry(key.clone()).or_insert_with(new));
-            maps.by_name.insert(key, Arc::clone(&shelf));
-            maps.by_name.insert(base.clone(), Arc::clone(&shelf));
+            let new = || Arc::new(Shelf::new(own.clone(), None, Arc::clone(&self.rules)));
+            let shelf = Arc::clone(names.entry(own.clone()).or_insert_with(new));
+            names.insert(name, Arc::clone(&shelf));
             shelf
         };
-        self.discard(&shelf, shelf.renew(&image, overlay), "base image changed");
-        Ok((shelf, image.identity()))
+        shelf.renew(image, overlay);
+        Ok(shelf)
     }
 
-    /// Sees to the shelf of a base image that was asked for, where it has none.
-    pub(crate) fn get_to_know(&self, base: &BaseRef) {
-        let is_known = self.maps().by_name.contains_key(base);
-        if !is_known && let Err(error) = self.open(base) {
-            tracing::debug!(%error, "no shelf");
-        }
-    }
-
-    /// Sees to the shelf of a base image that may not be there yet; says why it can't be used.
-    pub(crate) fn await_base(&self, base: &BaseRef) {
-        if let Err(error) = self.open(base) {
+    /// Sees to the shelf of a base image that may not be there yet.
+    pub(super) fn await_base(&self, base: &BaseRef) {
+        if let Err(error) = self.open(&base.clone().into()) {
             tracing::warn!(%error, "base image can't be used");
             let seen = Identity::of(&base.path).ok();
-            let waiting = || Arc::new(Shelf::waiting(base.clone(), seen));
-            self.maps_mut().by_base.entry(base.clone()).or_insert_with(waiting);
+            let waiting = || Arc::new(Shelf::new(base.clone(), seen, Arc::clone(&self.rules)));
+            self.names_mut().entry(base.clone()).or_insert_with(waiting);
         }
     }
 
-    /// Looks again at base images whose file is another than the one that was judged.
-    pub(crate) fn refresh(&self) {
-        for shelf in self.all() {
-            if !shelf.changed(Identity::of(shelf.path()).ok()) {
-                continue;
-            }
-            match self.open(shelf.base()) {
-                // It appeared, behind a symbolic link: its shelf is that of the resolved path.
-                Ok((other, _)) if !Arc::ptr_eq(&other, &shelf) => {
-                    self.maps_mut().by_base.remove(shelf.base());
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "base image can't be used"),
-            }
+    /// Looks again at a base image if its file is another than the one that was judged.
+    pub(super) fn look_again(&self, shelf: &Shelf) {
+        let seen = Identity::of(&shelf.base.path).ok();
+        // One that appeared behind a symbolic link has the shelf of its resolved path, and its name
+        // leads there from now on.
+        if shelf.changed(seen)
+            && let Err(error) = self.open(&shelf.base.clone().into())
+        {
+            tracing::warn!(%error, "base image can't be used");
+            shelf.refuse(seen);
         }
     }
 
     /// Gives up a base image's overlays and its shelf; says how many were ready.
-    pub(crate) fn forget(&self, base: &BaseRef) -> Option<usize> {
-        let path = base.path.canonicalize().unwrap_or_else(|_| PathBuf::from(&base.path));
+    pub(super) fn forget(&self, base: &BaseRef) -> Option<usize> {
         let shelf = {
-            let mut maps = self.maps_mut();
-            let shelf = maps.by_base.remove(&BaseRef { path, ..*base })?;
-            maps.by_name.retain(|_, named| !Arc::ptr_eq(named, &shelf));
+            let mut names = self.names_mut();
+            let shelf = names.get(base).cloned().or_else(|| {
+                let path = base.path.canonicalize().ok()?;
+                names.get(&BaseRef { path, ..*base }).cloned()
+            })?;
+            names.retain(|_, named| !Arc::ptr_eq(named, &shelf));
             shelf
         };
-        // Nothing more is made for it; what is being made is given up when it is done.
-        let ready = shelf.refuse(Identity::of(shelf.path()).ok());
-        let count = ready.len();
-        self.discard(&shelf, ready, "base image removed");
-        Some(count)
+        // What is being made for it is given up when it is done.
+        Some(shelf.refuse(None))
     }
 
-    /// How many overlays are ready, by base image; those that can't be used are left out.
-    pub(crate) fn ready(&self) -> BTreeMap<PathBuf, usize> {
+    /// How many overlays are ready, by base path; those that can't be used are left out.
+    pub(super) fn ready(&self) -> BTreeMap<PathBuf, usize> {
         let mut ready = BTreeMap::new();
-        for shelf in self.all() {
-            if let Some(count) = shelf.ready() {
-                *ready.entry(shelf.path().to_owned()).or_default() += count;
+        for state in self.all().iter().map(|shelf| shelf.report()) {
+            if state.virtual_size.is_some() {
+                *ready.entry(state.base.path).or_default() += state.ready;
             }
         }
         ready
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<Shelf>> {
-        self.maps().by_base.values().cloned().collect()
-    }
-
-    /// Removes overlays that nobody shall have, and counts them.
-    pub(crate) fn discard(&self, shelf: &Shelf, entries: Vec<Entry>, reason: &'static str) {
-        if !entries.is_empty() {
-            self.counters.discarded.add(entries.len());
-            let base = shelf.path().display();
-            tracing::info!(%base, count = entries.len(), reason, "discard");
-        }
-        drop(entries);
-    }
-
-    /// Gives up what lies on the shelf of a base image that can't be used.
-    fn refuse(&self, base: &BaseRef) {
-        let path = base.path.canonicalize().unwrap_or_else(|_| PathBuf::from(&base.path));
-        let shelf = self.maps().by_base.get(&BaseRef { path, ..*base }).cloned();
-        if let Some(shelf) = shelf {
-            let seen = Identity::of(shelf.path()).ok();
-            self.discard(&shelf, shelf.refuse(seen), "base image can't be used");
-        }
+    pub(super) fn all(&self) -> Vec<Arc<Shelf>> {
+        let names = self.names();
+        let own = names.iter().filter(|(name, shelf)| **name == shelf.base);
+        own.map(|(_, shelf)| Arc::clone(shelf)).collect()
     }
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::PREFIX;
 use super::error::VmError;
-use crate::pool::Directory;
+use crate::place::Directory;
 use crate::{OverlayPool, Source};
 
 /// The name of the disk in a VM's working directory.
@@ -33,7 +34,7 @@ impl Home {
         let failed =
             |source| VmError::File { what: "directory of VMs", path: parent.to_owned(), source };
         let parent = std::path::absolute(parent).map_err(failed)?;
-        let directory = Directory::create_for_vm(&parent).map_err(failed)?;
+        let directory = Directory::create(&parent, PREFIX).map_err(failed)?;
         Ok(Self { directory, _slot: slot })
     }
 

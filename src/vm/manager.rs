@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::PREFIX;
 use super::alive::Alive;
 use super::error::VmError;
 use super::handle::Vm;
@@ -20,7 +21,7 @@ use super::tenancy::check_id;
 use super::warm::{Warm, WarmStats, keep_filled};
 use super::workshop::Workshop;
 use crate::image::BaseRef;
-use crate::{Sweep, sweep};
+use crate::place::remove_leftovers;
 
 /// Makes VMs on pooled overlays, and destroys them.
 ///
@@ -116,9 +117,7 @@ impl VmManager {
         if self.started().is_ok() {
             return Err(VmError::AlreadyStarted);
         }
-        if let Err(error) = sweep(&self.settings.dir, Sweep::Remove) {
-            tracing::warn!(%error, "not swept");
-        }
+        remove_leftovers(&self.settings.dir, PREFIX);
         let workshop = Arc::new(Workshop::open(self.settings.clone(), bases).await?);
         let limit = usize::try_from(self.settings.max_concurrent_vms).unwrap_or(usize::MAX);
         let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));

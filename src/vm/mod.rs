@@ -37,6 +37,9 @@ mod tenancy;
 mod warm;
 mod workshop;
 
+/// What the names of VMs' directories begin with.
+pub const PREFIX: &str = "vm-";
+
 pub use accelerator::Accelerator;
 pub use alive::{Phases, Start};
 pub use error::VmError;
@@ -49,6 +52,6 @@ pub use manager::VmManager;
 pub use program::Program;
 pub use settings::{SettingsError, VmSettings};
 pub use state::VmState;
-pub use states::sweep_states;
+pub use states::DRAFT_PREFIX;
 pub use warm::WarmStats;
 pub use workshop::can_resume;

@@ -50,7 +50,7 @@ pub struct VmSettings {
     /// QEMU, by path or by name on `PATH`. `OVERLAY_POOL_QEMU`; default `qemu-system-ARCH`.
     pub qemu: PathBuf,
     /// Where VMs have their working directories and the pool its own. `OVERLAY_POOL_DIR`; default
-    /// [`PoolConfig::default_pool_dir`].
+    /// that of [`PoolConfig`].
     pub dir: PathBuf,
     /// Whether VMs are resumed from saved states. `OVERLAY_POOL_RESUME`, `on` or `off`; default on.
     pub resume: bool,
@@ -84,7 +84,7 @@ impl Default for VmSettings {
             execute_timeout: Duration::from_secs(60),
             max_output: 1 << 20,
             qemu: format!("qemu-system-{}", std::env::consts::ARCH).into(),
-            dir: PoolConfig::default_pool_dir(),
+            dir: PoolConfig::default().pool_dir,
             resume: true,
             states_dir: None,
             disk_mib: Self::DISK_MIB,

@@ -13,7 +13,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
@@ -22,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::hashes::{Mark, hex};
 use super::newest;
-use crate::{Leftover, Sweep};
+use crate::place::{Directory, remove_leftovers};
 
 /// The states that are kept, newest first: each takes 60 MiB of disk and more.
 const KEPT: usize = 8;
@@ -34,7 +33,7 @@ const DESCRIPTION: &str = "state.json";
 const RAM: &str = "ram";
 const DEVICES: &str = "devices";
 /// What the names of states that are being saved begin with.
-const DRAFT: &str = "draft-";
+pub const DRAFT_PREFIX: &str = "draft-";
 
 /// Where saved states are kept.
 #[derive(Debug)]
@@ -51,13 +50,9 @@ pub(super) struct SavedState {
     description: Description,
 }
 
-/// A state that is being saved. Dropped unfinished, it is removed.
+/// A state that is being saved. Dropped unfinished, it is removed; finished, it is elsewhere.
 #[derive(Debug)]
-pub(super) struct Draft {
-    path: PathBuf,
-    /// Locked, so that nobody takes it for one that was left.
-    lock: File,
-}
+pub(super) struct Draft(Directory);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Description {
@@ -134,11 +129,7 @@ impl SavedStates {
     /// Begins a state: empty files for QEMU to fill, readable for their owner alone.
     pub(super) fn begin(&self) -> io::Result<Draft> {
         self.prune();
-        let path = self.directory.join(format!("{DRAFT}{:032x}", rand::random::<u128>()));
-        DirBuilder::new().mode(0o700).create(&path)?;
-        let lock = File::open(&path)?;
-        let draft = Draft { path, lock };
-        flock(&draft.lock, FlockOperation::NonBlockingLockExclusive)?;
+        let draft = Draft(Directory::create(&self.directory, DRAFT_PREFIX)?);
         private(&draft.ram())?;
         private(&draft.devices())?;
         Ok(draft)
@@ -149,12 +140,12 @@ impl SavedStates {
         let path = self.directory.join(name(&key));
         let (ram, devices) = (Checksum::of(&draft.ram())?, Checksum::of(&draft.devices())?);
         let description = serde_json::to_vec(&Description { key, ram, devices })?;
-        private(&draft.path.join(DESCRIPTION))?.write_all(&description)?;
+        private(&draft.0.path().join(DESCRIPTION))?.write_all(&description)?;
         for file in [RAM, DEVICES, DESCRIPTION] {
-            fs::set_permissions(draft.path.join(file), Permissions::from_mode(0o400))?;
+            fs::set_permissions(draft.0.path().join(file), Permissions::from_mode(0o400))?;
         }
         remove(&path)?;
-        match fs::rename(&draft.path, &path) {
+        match fs::rename(draft.0.path(), &path) {
             // Another process was quicker: its state is as good.
             Err(error) if is_taken(&error) => {}
             result => result?,
@@ -168,60 +159,20 @@ impl SavedStates {
         let states = newest::prune(&self.directory, KEPT, |name| {
             name.len() == NAME && name.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
-        let drafts = sweep_states(&self.directory, Sweep::Remove);
-        if let Err(error) = states.and(drafts.map(drop)) {
+        if let Err(error) = states {
             tracing::warn!(states = %self.directory.display(), %error, "not pruned");
         }
+        remove_leftovers(&self.directory, DRAFT_PREFIX);
     }
-}
-
-/// Looks for what dead processes left of states that they were saving; of a directory that isn't
-/// there, nothing.
-///
-/// # Errors
-///
-/// The directory can't be read.
-pub fn sweep_states(directory: &Path, what: Sweep) -> io::Result<Vec<Leftover>> {
-    let entries = match directory.read_dir() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut dead = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let is_draft =
-            |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(DRAFT.as_bytes());
-        // Another user's, a living maker's, or gone by now: not ours to judge.
-        let Some(lock) =
-            path.file_name().filter(|name| is_draft(name)).and_then(|_| File::open(&path).ok())
-        else {
-            continue;
-        };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
-        }
-        let error = match what {
-            Sweep::Look => None,
-            Sweep::Remove => remove(&path).err(),
-        };
-        dead.push(Leftover { path, error });
-    }
-    Ok(dead)
 }
 
 impl Draft {
     pub(super) fn ram(&self) -> PathBuf {
-        self.path.join(RAM)
+        self.0.path().join(RAM)
     }
 
     pub(super) fn devices(&self) -> PathBuf {
-        self.path.join(DEVICES)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        self.0.path().join(DEVICES)
     }
 }
 
@@ -409,11 +360,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let states = SavedStates::open(dir.path().join("states")).expect("a folder");
         let living = states.begin().expect("a draft");
-        let dead = states.directory.join(format!("{DRAFT}0"));
+        let dead = states.directory.join(format!("{DRAFT_PREFIX}{:032x}", 1));
         fs::create_dir(&dead).expect("a folder");
-        let left = sweep_states(&states.directory, Sweep::Look).expect("a look");
-        assert_eq!(left.iter().map(|left| &left.path).collect::<Vec<_>>(), [&dead]);
-        assert!(dead.exists());
+        fs::write(dead.join(RAM), "half").expect("a file");
         saved(&states, &json!(1), b"state");
         assert!(!dead.exists());
         assert!(living.ram().exists());

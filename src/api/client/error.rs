@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::Problem;
+use crate::api::wire::Problem;
 
 /// Why a request to a server failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,16 +1,16 @@
 //! A socket that keeps the descriptors which come with its bytes.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
+
+use crate::api::descriptors;
 
 /// What went over a connection since a question began.
 #[derive(Clone, Debug, Default)]
@@ -74,17 +74,9 @@ impl Receiver {
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        // One at a time: the system closes what has no room, and answers bring one at most.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(&self.stream, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags)?;
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.traffic.descriptors().extend(descriptors);
-            }
-        }
-        Ok(received.bytes)
+        let (received, descriptors) = descriptors::receive(&self.stream, bytes)?;
+        self.traffic.descriptors().extend(descriptors);
+        Ok(received)
     }
 }
 

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use indicatif::BinaryBytes;
-use overlay_pool::{PoolDirError, Sweep, sweep, try_pool_dir};
+use overlay_pool::PREFIX;
+use overlay_pool::place::{PlaceError, Sweep, try_directory};
 use rustix::fs::{CWD, Mode, OFlags, openat, statvfs};
 use rustix::io::Errno;
 
 use super::Finding;
+use crate::commands::gc::leftovers as leftovers_in;
 use crate::commands::{failure, filesystem};
 
 /// Overlays grow as their guests write.
@@ -33,7 +35,7 @@ fn existing(pool_dir: &Path) -> PathBuf {
 
 fn leftovers(pool_dir: &Path) -> Finding {
     const WHAT: &str = "left-over directories";
-    match sweep(pool_dir, Sweep::Look) {
+    match leftovers_in(pool_dir, Sweep::Look) {
         Ok(dead) if dead.is_empty() => Finding::ok(WHAT, "none"),
         Ok(dead) => {
             Finding::note(WHAT, format!("{} of dead owners", dead.len()), "run overlay-pool gc")
@@ -44,13 +46,13 @@ fn leftovers(pool_dir: &Path) -> Finding {
 
 fn directory(pool_dir: &Path) -> Finding {
     const WHAT: &str = "pool directory";
-    match try_pool_dir(pool_dir) {
+    match try_directory(pool_dir, PREFIX) {
         Ok(()) => Finding::ok(WHAT, format!("{}: can be made and locked", pool_dir.display())),
         Err(error) => bad_directory(WHAT, &error),
     }
 }
 
-fn bad_directory(what: &'static str, error: &PoolDirError) -> Finding {
+fn bad_directory(what: &'static str, error: &PlaceError) -> Finding {
     let found = format!("{}: {}", error.path.display(), error.source);
     Finding::bad(what, found, failure::pool_dir(error))
 }

@@ -167,7 +167,7 @@ impl Options {
         let references = if self.allow_references { References::Allow } else { References::Deny };
         let pool = PoolConfig {
             max_concurrent_vms: self.max_vms.unwrap_or(pool.max_concurrent_vms),
-            pool_dir: self.dir.unwrap_or(pool.pool_dir),
+            pool_dir: self.dir.unwrap_or_else(arguments::pool_dir),
             creator: self.creator.unwrap_or(pool.creator),
             overlay: OverlayOptions {
                 profile: self.profile.unwrap_or_default(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use overlay_pool::OverlayPool;
-use overlay_pool::api::{Access, AccessError, Limits, Server};
+use overlay_pool::api::{Access, AccessError, Limits, Server, look_again};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -59,7 +59,6 @@ impl Service {
         let served = self.attend(&mut signals, &mut serving, address.as_pathname()).await;
         manager::stopping();
         let wind_down = async {
-            self.pool.stop_restocking().await;
             end.notify_one();
             if !serving.is_finished() {
                 let _ = (&mut serving).await;
@@ -94,7 +93,7 @@ impl Service {
             }
             tracing::info!("rescan");
             manager::reloading();
-            if let Err(error) = self.pool.rescan(Some(self.access.bases())) {
+            if let Err(error) = look_again(&self.pool, &self.access) {
                 tracing::warn!(%error, "no rescan");
             }
             manager::ready(&self.status());

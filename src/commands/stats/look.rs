@@ -5,8 +5,7 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanCount;
-use overlay_pool::BaseState;
-use overlay_pool::api::{Client, ClientError};
+use overlay_pool::api::{BaseState, Client, ClientError};
 use serde::Serialize;
 
 use crate::commands::text;

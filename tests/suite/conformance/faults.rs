@@ -19,10 +19,9 @@ impl World<'_> {
             Step::Signal { signal } => self.signal_aids(*signal).map(drop),
             Step::Write { path, text } => std::fs::write(self.file(path)?, text).map_err(unfit),
             Step::Symlink { path, to, relative } => {
-                let mut to = self.path(to)?;
-                if *relative {
-                    to = to.strip_prefix(self.folder).map_err(unfit)?.to_owned();
-                }
+                let absolute = self.path(to)?;
+                let below = absolute.strip_prefix(self.folder);
+                let to = if *relative { below.map_err(unfit)? } else { &absolute };
                 std::os::unix::fs::symlink(to, self.file(path)?).map_err(unfit)
             }
             Step::Remove { path } => {

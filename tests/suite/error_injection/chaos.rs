@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use overlay_pool::creator::CreatorKind;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::ground::{Ground, Overlays};

@@ -14,11 +14,19 @@ use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::Strace];
 
-/// `overlay-pool create` where opening the target's folder for an unnamed file isn't supported.
+/// `overlay-pool create` if opening an unnamed file in the target's folder isn't supported: the
+/// first `openat` there, since the folder itself is opened by `openat2`.
 fn create(scratch: &Path, creator: &str, base: &Path, target: &Path) -> Output {
     let folder = target.parent().expect("a folder");
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", "trace=openat", "-e", "inject=openat:error=EOPNOTSUPP"]);
+    command.args([
+        "-f",
+        "-qq",
+        "-e",
+        "trace=openat",
+        "-e",
+        "inject=openat:error=EOPNOTSUPP:when=1",
+    ]);
     command.arg("-P").arg(folder).arg("-o").arg(scratch.join("strace.log"));
     command.args([env!("CARGO_BIN_EXE_overlay-pool"), "create", "--creator", creator]);
     let output = command.arg(base).arg(target).output().expect("strace runs");

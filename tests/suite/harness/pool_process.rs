@@ -178,7 +178,8 @@ pub(crate) fn base(path: &Path) -> Value {
 /// The pool directories below `pool` in a folder.
 pub(crate) fn directories(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder.join("pool")).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
+    let pools = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"pool-"));
+    pools.map(|entry| entry.path()).collect()
 }
 
 /// Whether these are all bytes of an overlay of `base`, as an undisturbed creator writes them.

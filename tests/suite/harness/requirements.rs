@@ -3,6 +3,7 @@
 //! Each need is probed once in a process, and only where a test asks for it. An unmet need makes
 //! a test *ignored*; named in `OVERLAY_POOL_REQUIRE` it makes it *fail*.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ pub(crate) enum Need {
     GuestImages,
     /// Something to run guests on: usable KVM, or TCG where it was asked for.
     Accelerator,
+    /// `cargo`, and all crates that this one is built of, on this machine.
+    Crates,
     /// `strace`, and the right to trace a child.
     Strace,
     /// `bindfs`, and the right to mount it in a mount namespace.
@@ -89,7 +92,7 @@ const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -103,6 +106,7 @@ impl Need {
         Self::QemuSystem,
         Self::GuestImages,
         Self::Accelerator,
+        Self::Crates,
         Self::Strace,
         Self::Fuse,
         Self::Faketime,
@@ -129,6 +133,7 @@ impl Need {
             Self::QemuSystem => "qemu-system",
             Self::GuestImages => "guest-images",
             Self::Accelerator => "accelerator",
+            Self::Crates => "crates",
             Self::Strace => "strace",
             Self::Fuse => "fuse",
             Self::Faketime => "faketime",
@@ -158,6 +163,7 @@ impl Need {
             Self::QemuSystem => version(QEMU, "qemu-system-x86"),
             Self::GuestImages => guest_images(),
             Self::Accelerator => accelerator(),
+            Self::Crates => crates().map(|crates| format!("{} in the library", crates.len())),
             Self::Strace => strace::probe(),
             Self::Fuse => fuse::probe(),
             Self::Faketime => clock::probe(),
@@ -260,6 +266,21 @@ fn second_filesystem() -> Result<String, String> {
     match (device(there.path()), device(Path::new(env!("CARGO_TARGET_TMPDIR")))) {
         (Ok(one), Ok(other)) if one != other => Ok(SECOND_FILESYSTEM.to_owned()),
         other => Err(format!("{SECOND_FILESYSTEM} is no other filesystem: {other:?}")),
+    }
+}
+
+/// The crates that the library without features is built of, itself among them.
+pub(crate) fn crates() -> Result<BTreeSet<String>, String> {
+    let output = Command::new("cargo")
+        .args(["tree", "--offline", "--locked", "--no-default-features", "--edges=normal"])
+        .args(["--prefix=none", "--no-dedupe", "--format={p}", "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .output()
+        .map_err(|error| format!("cargo: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
 }
 

@@ -69,7 +69,7 @@ fn raw_only_where_declared(scratch: Scratch) {
     let error = open(&path).expect_err("not declared as raw");
     assert!(matches!(error, BaseError::Header { source: HeaderError::Magic(_), .. }), "{error}");
     let base = BaseImage::open(&BaseRef::raw(&path), References::Deny).expect("declared as raw");
-    assert_eq!((base.format(), base.virtual_size()), (Format::Raw, 1000));
+    assert_eq!((base.format(), base.virtual_size()), (Format::Raw, 1024));
     assert_eq!(base.overlay(OverlayOptions::default()).expect("an overlay").virtual_size(), 1024);
 }
 
@@ -173,7 +173,7 @@ fn a8_path_is_resolved(scratch: Scratch) {
 fn a9_smaller_than_the_base_is_refused(scratch: Scratch) {
     let base = open(&create(&scratch.join("base.qcow2"), &[], "64M")).expect("a good base");
     let sized = |size| OverlayOptions { virtual_size: Some(size), ..OverlayOptions::default() };
-    let error = base.overlay(sized((64 << 20) - 1)).expect_err("a byte too small");
+    let error = base.overlay(sized((64 << 20) - 512)).expect_err("a sector too small");
     assert!(matches!(
         error,
         BaseError::Overlay { source: OverlayError::SmallerThanBase { .. }, .. }

@@ -14,13 +14,13 @@ use crate::harness::qemu;
 
 const NEEDS: &[Need] = &[Need::QemuImg, Need::StorageDaemon];
 
-async fn started(kind: CreatorKind) -> Arc<dyn Creator> {
-    let creator = kind.creator(&Tools::default(), Duration::from_secs(30));
+async fn started(kind: CreatorKind) -> Creator {
+    let creator = Creator::new(kind, &Tools::default(), Duration::from_secs(30));
     creator.start().await.expect("the creator starts");
     creator
 }
 
-async fn write(creator: &Arc<dyn Creator>, overlay: &Arc<Overlay>, path: &Path) {
+async fn write(creator: &Creator, overlay: &Arc<Overlay>, path: &Path) {
     let file = File::options().read(true).write(true).create_new(true).open(path);
     let file = Arc::new(file.expect("a new file"));
     creator.write(overlay, &file).await.expect("the overlay is written");

@@ -125,13 +125,18 @@ async fn l10_r4_unusable_base_is_a_warning_for_that_base(stage: Stage) {
 }
 
 #[apply(test)]
-async fn l11_stop_leaves_what_is_not_its_own(scratch: Scratch) {
+async fn l11_stop_removes_what_others_put_there_and_follows_no_link(scratch: Scratch) {
     let pool = pool(config(CreatorKind::Native, &scratch, 4));
     pool.start(Some(Vec::new())).await.expect("the pool starts");
-    let precious = pool.directory().expect("a directory").join("precious");
-    std::fs::create_dir(&precious).expect("somebody's folder");
-    pool.stop().await; // it can't be removed: a warning, and it is stopped
-    assert!(precious.exists());
+    let folder = pool.directory().expect("a directory").join("one/other");
+    std::fs::create_dir_all(&folder).expect("somebody's folders");
+    std::fs::write(folder.join("file"), []).expect("somebody's file");
+    let precious = scratch.join("precious");
+    std::fs::create_dir(&precious).expect("a folder");
+    std::fs::write(precious.join("file"), []).expect("a file");
+    std::os::unix::fs::symlink(&precious, folder.join("link")).expect("a link");
+    pool.stop().await;
+    assert!(!scratch.join("pool").exists() && precious.join("file").exists());
     assert!(pool.directory().is_none());
     pool.start(Some(Vec::new())).await.expect("and can be started again");
 }

@@ -1,10 +1,22 @@
 //! The rules of this house that a compiler can't hold.
 
+mod circles;
+mod imports;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::harness::case::CASES;
 use crate::harness::prelude::*;
+use crate::harness::requirements::crates;
+
+/// What the pool may have of code, without blank lines, comments and tests.
+const POOL_LINES: usize = 950;
+const POOL_FILES: usize = 10;
+/// What any file may have of lines.
+const FILE_LINES: usize = 450;
+/// What the library without features may be built of, itself among them.
+const CRATES: usize = 50;
 
 /// In this binary a bare `#[test]` is compiled out, so a test that isn't declared as one of the
 /// suite would silently never run.
@@ -32,9 +44,58 @@ fn files_are_short() {
     for folder in ["src", "tests"] {
         visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut |path, text| {
             let lines = text.lines().count();
-            assert!(lines <= 450, "{} has {lines} lines", path.display());
+            assert!(lines <= FILE_LINES, "{} has {lines} lines", path.display());
         });
     }
+}
+
+/// Whoever picks this code up reads the pool in an hour.
+#[apply(test)]
+fn the_pool_is_small() {
+    let (mut files, mut lines) = (0, 0);
+    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pool"), &mut |_, text| {
+        files += 1;
+        lines += code(text);
+    });
+    assert!(files > 0 && files <= POOL_FILES, "{files} files");
+    assert!(lines > 0 && lines <= POOL_LINES, "{lines} lines of code");
+}
+
+#[apply(test)]
+fn tests_are_larger_than_what_they_test() {
+    let lines = |folder: &str| {
+        let mut lines = 0;
+        visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut |path, text| {
+            let is_benchmark = path.components().any(|part| part.as_os_str() == "bench");
+            if folder == "src" || !is_benchmark {
+                lines += text.lines().count();
+            }
+        });
+        lines
+    };
+    let (tests, src) = (lines("tests"), lines("src"));
+    assert!(tests > src, "{tests} lines in tests, {src} in src");
+}
+
+/// What a program that only wants the pool has to compile.
+#[apply(test)]
+#[needs(Crates)]
+fn the_library_is_lean() {
+    let crates = crates().expect("cargo knows them");
+    let has = |name: &str| crates.iter().any(|line| line.starts_with(&format!("{name} v")));
+    assert!(has("overlay-pool") && has("tokio"), "{crates:#?}");
+    assert!(crates.len() <= CRATES, "{} crates: {crates:#?}", crates.len());
+    for server in ["hyper", "axum", "utoipa", "clap", "prometheus-client"] {
+        assert!(!has(server), "{server} is for others");
+    }
+}
+
+/// How many lines of a file are code: neither blank nor a comment, and none of the tests at its
+/// end.
+fn code(text: &str) -> usize {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let is_code = |line: &&str| !line.is_empty() && !line.starts_with("//");
+    text.lines().map(str::trim).filter(is_code).count()
 }
 
 fn visit(folder: &Path, look: &mut dyn FnMut(&Path, &str)) {

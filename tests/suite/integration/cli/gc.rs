@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::harness::cli::{answer, assert_answer};
+use crate::harness::cli::{answer, assert_answer, overlay_pool_after, run};
 use crate::harness::owner::Owner;
 use crate::harness::prelude::*;
 
@@ -46,15 +46,22 @@ fn c1_what_no_pool_made_is_kept(scratch: Scratch) {
     assert!(pool.join(name("a")).is_symlink() && scratch.join("other/disk.qcow2").is_file());
 }
 
+/// What is mounted in a left-over stays, with all that is in it.
 #[apply(test)]
+#[needs(MountNamespace)]
 fn what_can_t_be_removed_is_a_failure(scratch: Scratch) {
     // Both before either dies: who starts sweeps.
     let owners = [Owner::start(&scratch), Owner::start(&scratch)];
     let [kept, removed] = owners.map(Owner::kill);
-    fs::create_dir(kept.join("somebody-s")).expect("a directory in a pool directory");
+    let (mounted, source) = (kept.join("somebody-s"), scratch.join("source"));
+    for directory in [&mounted, &source] {
+        fs::create_dir(directory).expect("a directory");
+    }
+    fs::write(source.join("precious"), []).expect("a file");
 
-    let gc = answer(&scratch, ["gc"]);
-    assert!(kept.join("somebody-s").exists() && !removed.exists());
+    let mount = format!("mount --bind '{}' '{}'", source.display(), mounted.display());
+    let gc = run(overlay_pool_after(&mount, &scratch).arg("gc"));
+    assert!(source.join("precious").exists() && mounted.exists() && !removed.exists());
     assert_answer!(scratch, "gc_not_removed", gc);
 }
 

@@ -6,8 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use overlay_pool::Source;
-use overlay_pool::api::{Client, ClientError};
+use overlay_pool::api::{Client, ClientError, Source};
 use overlay_pool::image::BaseRef;
 
 use crate::harness::pool_process::is_whole;

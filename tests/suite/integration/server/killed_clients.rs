@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
@@ -96,6 +96,11 @@ fn a12_requests_of_dead_clients_leave_nothing(scratch: Scratch, #[case] path: &s
     let mut server = Server::of_one_base(&scratch);
     let base = server::base(&scratch);
     let mut names = BTreeSet::new();
+    if path == "/v1/open" {
+        // From then on the server has a directory for these.
+        server.post(path, &json!({ "base": base }));
+        server.await_ready_overlays(2);
+    }
     let before = open_files(server.pid());
     for round in 0..ROUNDS {
         let mut connections = Vec::new();

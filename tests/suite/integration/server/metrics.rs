@@ -68,7 +68,7 @@ fn t1_every_figure_is_there(scratch: Scratch) {
 }
 
 /// The histograms count what the counters count, each bucket what is in those before it too, and
-/// no acquire or creation takes longer than the whole test.
+/// no acquire takes longer than the whole test.
 #[apply(test)]
 fn t1_histograms_add_up(scratch: Scratch) {
     let server = used(&scratch);
@@ -76,7 +76,6 @@ fn t1_histograms_add_up(scratch: Scratch) {
     for (histogram, labels, expected) in [
         ("acquire_duration_seconds", r#"source="pooled""#, 1),
         ("acquire_duration_seconds", r#"source="on-demand""#, 1),
-        ("creation_duration_seconds", r#"creator="native""#, 4),
     ] {
         let name = format!("overlay_pool_{histogram}");
         let bucket = format!("{name}_bucket{{{labels},le=");

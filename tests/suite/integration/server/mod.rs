@@ -11,6 +11,7 @@ mod limits;
 mod manager;
 mod metrics;
 mod names;
+mod open;
 mod openapi;
 mod others;
 mod schemathesis;

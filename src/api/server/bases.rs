@@ -5,33 +5,17 @@ use std::path::PathBuf;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::acquire::BaseRequest;
+use super::access::Access;
 use super::extract::{Body, InPath, InQuery};
-use super::problem::Problem;
 use super::refusals::{Adding, Changing, Looking, Removing};
-use super::server::Shared;
+use super::state::Shared;
+use crate::api::wire::{BaseAdded, BaseRequest, BaseState, Problem, Removed};
+use crate::error::Error;
 use crate::image::{BaseRef, Format};
-use crate::pool::{BaseState, paths};
-
-/// A base image that overlays are kept ready of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct BaseAdded {
-    /// Its resolved path.
-    #[serde(serialize_with = "paths::one")]
-    #[schema(value_type = String, example = "/var/lib/vms/images/python-3-base-x86_64.qcow2")]
-    pub path: PathBuf,
-}
-
-/// How many ready overlays were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Removed {
-    /// The number of overlays.
-    #[schema(example = 5)]
-    pub removed: u64,
-}
+use crate::pool::OverlayPool;
 
 /// What tells two base images of one path apart.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
@@ -55,7 +39,9 @@ pub(super) struct FormatQuery {
     )
 )]
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Vec<BaseState>> {
-    Json(shared.pool.bases())
+    let target = usize::try_from(shared.pool.pool_size()).unwrap_or(0);
+    let bases = shared.pool.bases().into_iter();
+    Json(bases.map(|state| BaseState::of(state, target)).collect())
 }
 
 /// Keeps overlays of a base image ready from now on.
@@ -124,7 +110,7 @@ pub(super) async fn remove(
     )
 )]
 pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>, Problem> {
-    let removed = shared.pool.drain().await?;
+    let removed = shared.pool.pause().await?;
     Ok(Json(Removed { removed: removed as u64 }))
 }
 
@@ -139,6 +125,18 @@ pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Removed>,
     )
 )]
 pub(super) async fn rescan(State(shared): State<Shared>) -> Result<StatusCode, Problem> {
-    shared.pool.rescan(Some(shared.access.bases()))?;
+    look_again(&shared.pool, &shared.access)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Has a shelf for each base image that is to be kept ready now, and ends a pause.
+///
+/// # Errors
+///
+/// [`Error::NotStarted`].
+pub fn look_again(pool: &OverlayPool, access: &Access) -> Result<(), Error> {
+    for base in access.bases() {
+        pool.await_base(base)?;
+    }
+    pool.resume()
 }

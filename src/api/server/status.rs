@@ -4,10 +4,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::problem::Problem;
 use super::refusals::{Looking, Readiness};
-use super::server::Shared;
-use crate::pool::{Restocking, Stats};
+use super::restocking::Restocking;
+use super::state::Shared;
+use crate::api::wire::{Problem, Stats};
 
 /// What the pool holds now, and what it did since the server started.
 #[utoipa::path(
@@ -17,7 +17,7 @@ use crate::pool::{Restocking, Stats};
     responses((status = 200, description = "The counters.", body = Stats), Looking)
 )]
 pub(super) async fn stats(State(shared): State<Shared>) -> Json<Stats> {
-    Json(shared.pool.stats())
+    Json(shared.stats().into())
 }
 
 /// Says that the server answers.
@@ -50,7 +50,7 @@ pub(super) async fn live() -> &'static str {
     )
 )]
 pub(super) async fn ready(State(shared): State<Shared>) -> Result<&'static str, Problem> {
-    let detail = match shared.pool.restocking() {
+    let detail = match Restocking::of(&shared.pool) {
         _ if shared.is_ending() => "the server is ending",
         Restocking::On => return Ok("ok\n"),
         // Nothing is made ahead by configuration, or for want of a directory: on demand goes on.

@@ -7,7 +7,7 @@ use serde_json::json;
 use utoipa::IntoResponses;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 
-use super::problem::Problem;
+use crate::api::wire::Problem;
 
 /// One status, and an example of what comes with it.
 struct Refusal {

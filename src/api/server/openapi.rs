@@ -4,14 +4,17 @@ use std::sync::LazyLock;
 
 use axum::{Json, Router};
 use serde_json::Value;
-use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{OpenApi, PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::problem::Problem;
 use super::refusals::Looking;
-use super::server::Shared;
+use super::state::Shared;
 use super::{acquire, bases, metrics, status};
+use crate::api::wire::Problem;
+use crate::image::Format;
 
 /// What stands at the head of the document.
 #[derive(OpenApi)]
@@ -30,6 +33,18 @@ use super::{acquire, bases, metrics, status};
     )
 )]
 struct Head;
+
+impl PartialSchema for Format {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some([Self::Qcow2, Self::Raw].map(Self::as_str)))
+            .description(Some("The format of a base image, as the overlay records it."))
+            .into()
+    }
+}
+
+impl ToSchema for Format {}
 
 fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Head::openapi())

@@ -12,8 +12,6 @@
 //! | `overlay_pool_acquire_duration_seconds` | `source` | histogram: how long handing over took, 1 µs to 16.8 s |
 //! | `overlay_pool_overlays_discarded_total` | | ready overlays that were removed instead of handed over |
 //! | `overlay_pool_creations_total` | `creator`, `result` | overlays made, ahead and on demand, and failures to |
-//! | `overlay_pool_creation_duration_seconds` | `creator` | histogram: how long making one took |
-//! | `overlay_pool_directories_reclaimed_total` | | pool directories of dead owners that were removed |
 //! | `overlay_pool_restocking` | `state` | 1 for the state that restocking is in: `on`, `off`, `drained`, `low-space` |
 //! | `overlay_pool_free_bytes` | | free space on the pool directory's filesystem |
 //! | `overlay_pool_free_inodes` | | how many more files that filesystem takes |
@@ -25,57 +23,27 @@
 //! isn't is `\xNN`, and in each a backslash is doubled.
 
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::IntoResponse;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, NoLabelSet, prometheus_text,
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, prometheus_text,
 };
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::refusals::Looking;
-use super::server::Shared;
-use crate::pool::{BaseState, Histogram, Restocking};
-
-/// What the server itself counts.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Traffic {
-    connections: Gauge,
-    requests: Family<[(&'static str, u16); 1], Counter>,
-}
-
-impl Traffic {
-    /// Counts a connection until what this gives is dropped.
-    pub(super) fn connection(&self) -> Connected {
-        self.connections.inc();
-        Connected(self.connections.clone())
-    }
-
-    /// Counts a request that was answered.
-    pub(super) fn answered(&self, status: StatusCode) {
-        self.requests.get_or_create(&[("code", status.as_u16())]).inc();
-    }
-}
-
-/// A connection that is counted.
-#[derive(Debug)]
-pub(super) struct Connected(Gauge);
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
+use super::restocking::{Restocking, Space};
+use super::state::Shared;
+use super::traffic::Traffic;
+use crate::api::wire::BaseState;
+use crate::paths;
 
 /// Gives the pool's figures in Prometheus' text format, version 0.0.4.
 #[utoipa::path(
@@ -119,7 +87,9 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn overlays(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let bases = self.0.pool.bases();
+        let target = usize::try_from(self.0.pool.pool_size()).unwrap_or(0);
+        let states = self.0.pool.bases().into_iter();
+        let bases: Vec<_> = states.map(|state| BaseState::of(state, target)).collect();
         let mut family = |name, help, value: fn(&BaseState) -> usize| {
             let of = |base: &BaseState| (base_labels(base), value(base) as u64);
             gauges(encoder, name, help, bases.iter().map(of))
@@ -135,22 +105,25 @@ impl Scrape {
     }
 
     fn acquires(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (metrics, stats) = (self.0.pool.metrics(), self.0.pool.stats());
-        let by_source = [("pooled", metrics.pooled), ("on-demand", metrics.on_demand)]
-            .map(|(source, took)| ([("source", source)], took));
+        let stats = self.0.stats();
+        let by_source = [("pooled", stats.pooled), ("on-demand", stats.on_demand)];
         counters(
             encoder,
             "acquires",
             "Overlays that were handed over, by where they came from.",
-            by_source.iter().map(|(labels, took)| (*labels, took.count())),
+            by_source.map(|(source, count)| ([("source", source)], count)),
         )?;
         counter(encoder, "acquire_failures", "Acquires that ended in an error.", stats.failed)?;
-        histograms(
-            encoder,
+        let Traffic { pooled, on_demand, .. } = &self.0.traffic;
+        let mut durations = encoder.encode_descriptor(
             "acquire_duration",
             "How long handing an overlay over took the pool.",
-            &by_source,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
         )?;
+        for (source, took) in [("pooled", pooled), ("on-demand", on_demand)] {
+            took.encode(durations.encode_family(&[("source", source)])?)?;
+        }
         counter(
             encoder,
             "overlays_discarded",
@@ -160,31 +133,19 @@ impl Scrape {
     }
 
     fn creations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let metrics = self.0.pool.metrics();
+        let stats = self.0.stats();
         let creator = ("creator", self.0.pool.creator().as_str());
-        let by_result = [("success", metrics.created.count()), ("failure", metrics.create_failed)];
+        let by_result = [("success", stats.created), ("failure", stats.create_failed)];
         counters(
             encoder,
             "creations",
             "Overlays that were made, ahead and on demand, and those that could not be.",
             by_result.map(|(result, count)| ([creator, ("result", result)], count)),
-        )?;
-        histograms(
-            encoder,
-            "creation_duration",
-            "How long making an overlay took the creator.",
-            &[([creator], metrics.created)],
-        )?;
-        counter(
-            encoder,
-            "directories_reclaimed",
-            "Pool directories of dead owners that were removed.",
-            metrics.reclaimed,
         )
     }
 
     fn space(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let now = self.0.pool.restocking();
+        let now = Restocking::of(&self.0.pool);
         let states = [
             ("on", Restocking::On),
             ("off", Restocking::Off),
@@ -197,7 +158,7 @@ impl Scrape {
             "Whether overlays are made ahead: 1 for the state that this is in.",
             states.map(|(name, state)| ([("state", name)], u64::from(state == now))),
         )?;
-        let Some(space) = self.0.pool.space() else { return Ok(()) };
+        let Some(space) = Space::of(&self.0.pool) else { return Ok(()) };
         let help = "Free space on the filesystem of the pool directory.";
         ConstGauge::new(space.bytes_free).encode(encoder.encode_descriptor(
             "free",
@@ -212,7 +173,7 @@ impl Scrape {
     }
 
     fn traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Traffic { connections, requests } = &self.0.traffic;
+        let Traffic { connections, requests, .. } = &self.0.traffic;
         let help = "Connections of clients.";
         connections.encode(encoder.encode_descriptor(
             "http_connections",
@@ -236,12 +197,7 @@ fn base_labels(base: &BaseState) -> [(&'static str, String); 2] {
 
 /// A path as a label's value: no two paths have the same.
 fn label(path: &Path) -> String {
-    let mut label = String::new();
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        label += &chunk.valid().replace('\\', r"\\");
-        label.extend(chunk.invalid().iter().map(|byte| format!(r"\x{byte:02x}")));
-    }
-    label
+    paths::text(path, |valid| valid.replace('\\', r"\\"))
 }
 
 fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -> fmt::Result {
@@ -271,26 +227,6 @@ fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
     let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in values {
         encoder.encode_family(&labels)?.encode_gauge(&value)?;
-    }
-    Ok(())
-}
-
-fn histograms<L: EncodeLabelSet>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    histograms: &[(L, Histogram)],
-) -> fmt::Result {
-    let unit = Unit::Seconds;
-    let mut encoder = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
-    for (labels, histogram) in histograms {
-        let bounded =
-            |(bound, count): (Option<_>, u64)| Some((Duration::as_secs_f64(&bound?), count));
-        let buckets: Vec<_> = histogram.buckets().filter_map(bounded).collect();
-        let (sum, count) = (histogram.sum().as_secs_f64(), histogram.count());
-        encoder
-            .encode_family(labels)?
-            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
     }
     Ok(())
 }

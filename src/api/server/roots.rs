@@ -8,17 +8,23 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
-use super::access::AccessError;
-
 /// How often a look-up is tried again that met a rename somewhere on the way.
 const ATTEMPTS: usize = 16;
 
+/// Why a path can't be opened below a root.
+#[derive(Debug)]
+pub(super) enum RootError {
+    /// It is relative.
+    Relative,
+    /// It is outside of all roots, or a symbolic link leads out of them.
+    Outside,
+    /// The system says why not.
+    Io(io::Error),
+}
+
 /// Directories that paths may not lead out of.
 #[derive(Debug)]
-pub(super) struct Roots {
-    what: &'static str,
-    roots: Vec<Root>,
-}
+pub(super) struct Roots(Vec<Root>);
 
 #[derive(Debug)]
 struct Root {
@@ -29,57 +35,33 @@ struct Root {
 }
 
 impl Roots {
-    /// Opens the directories, which `place` calls what they are.
-    pub(super) fn open(
-        what: &'static str,
-        place: &'static str,
-        paths: &[PathBuf],
-    ) -> Result<Self, AccessError> {
-        let open = |path: &PathBuf| {
-            let failed = |source| AccessError::Io { what: place, path: path.clone(), source };
-            Root::open(path).map_err(failed)
-        };
-        let roots = paths.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { what, roots })
+    /// Opens the directories; where one can't be opened, says which.
+    pub(super) fn open(paths: &[PathBuf]) -> Result<Self, (PathBuf, io::Error)> {
+        let open = |path: &PathBuf| Root::open(path).map_err(|source| (path.clone(), source));
+        Ok(Self(paths.iter().map(open).collect::<Result<_, _>>()?))
     }
 
     /// Their resolved paths.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.roots.iter().map(|root| root.resolved.as_path())
+        self.0.iter().map(|root| root.resolved.as_path())
     }
 
     /// Whether a path, as it is written, begins with that of a root.
     pub(super) fn hold(&self, path: &Path) -> bool {
-        self.roots.iter().any(|root| root.rest(path).is_some())
+        self.0.iter().any(|root| root.rest(path).is_some())
     }
 
-    /// Opens `path` below the root that it is in. Errors are about `named`.
-    pub(super) fn open_below(
-        &self,
-        path: &Path,
-        named: &Path,
-        flags: OFlags,
-    ) -> Result<OwnedFd, AccessError> {
+    /// Opens `path` below the root that it is in.
+    pub(super) fn open_below(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, RootError> {
         if path.is_relative() {
-            return Err(AccessError::Relative { what: self.what, path: named.to_owned() });
+            return Err(RootError::Relative);
         }
         let below = |root: &'_ Root| Some(root.open_below(root.rest(path)?, flags));
-        match self.roots.iter().find_map(below) {
+        match self.0.iter().find_map(below) {
             Some(Ok(file)) => Ok(file),
-            None | Some(Err(Errno::XDEV | Errno::LOOP)) => Err(self.denied(named)),
-            Some(Err(errno)) => Err(self.failed(named, errno.into())),
+            None | Some(Err(Errno::XDEV | Errno::LOOP)) => Err(RootError::Outside),
+            Some(Err(errno)) => Err(RootError::Io(errno.into())),
         }
-    }
-
-    fn denied(&self, path: &Path) -> AccessError {
-        let allowed = self.paths().map(|root| root.display().to_string());
-        let allowed = allowed.collect::<Vec<_>>().join(", ");
-        let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed };
-        AccessError::Denied { what: self.what, path: path.to_owned(), allowed }
-    }
-
-    pub(super) fn failed(&self, path: &Path, source: io::Error) -> AccessError {
-        AccessError::Io { what: self.what, path: path.to_owned(), source }
     }
 }
 

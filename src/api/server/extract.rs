@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query};
 
-use super::problem::Problem;
+use crate::api::wire::Problem;
 
 /// A JSON body.
 #[derive(FromRequest)]

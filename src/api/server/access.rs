@@ -7,14 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, OFlags, statat};
-use rustix::io::Errno;
 
-use super::roots::Roots;
-use crate::image::BaseRef;
-use crate::pool::{discover, leads_into_owned, would_be_swept};
+use super::open;
+use super::roots::{RootError, Roots};
+use crate::image::{BaseRef, discover};
+use crate::place::leads_through;
 
-/// The longest name that Linux has for a file.
-const NAME_MAX: usize = 255;
+/// What errors call what a path is of.
+const TARGET: &str = "target";
+const BASE: &str = "base image";
+
+/// Whose directories are removed with all that is in them, beside the pools', which they see to
+/// themselves.
+const SWEPT: [&str; 2] = [open::PREFIX, "vm-"];
 
 /// Why a file may not be named, or can't be.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,28 @@ pub enum AccessError {
     },
 }
 
+impl AccessError {
+    fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { what, path: path.to_owned(), source }
+    }
+
+    /// What `roots` say of a path, in a client's words.
+    fn of(what: &'static str, path: &Path, roots: &Roots, error: RootError) -> Self {
+        let path = path.to_owned();
+        match error {
+            RootError::Relative => Self::Relative { what, path },
+            RootError::Outside => {
+                let allowed: Vec<_> =
+                    roots.paths().map(|root| root.display().to_string()).collect();
+                let allowed =
+                    if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+                Self::Denied { what, path, allowed }
+            }
+            RootError::Io(source) => Self::Io { what, path, source },
+        }
+    }
+}
+
 /// Which files a client may name: targets below given directories; base images below others, and
 /// those that the administrator named or linked to there.
 ///
@@ -84,11 +111,14 @@ impl Access {
         images: &[PathBuf],
         named: Vec<BaseRef>,
     ) -> Result<Self, AccessError> {
-        let targets = Roots::open("target", "directory of targets", targets)?;
-        let images = Roots::open("base image", "directory of base images", images)?;
+        let open = |what, paths| {
+            Roots::open(paths).map_err(|(path, source)| AccessError::io(what, &path, source))
+        };
+        let targets = open("directory of targets", targets)?;
+        let images = open("directory of base images", images)?;
         let absolute = |BaseRef { path, format }| match std::path::absolute(&path) {
             Ok(path) => Ok(BaseRef { path, format }),
-            Err(source) => Err(images.failed(&path, source)),
+            Err(source) => Err(AccessError::io(BASE, &path, source)),
         };
         let named = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
         let access = Self { targets, images, named, known: RwLock::default() };
@@ -114,28 +144,24 @@ impl Access {
     ///
     /// All that an [`AccessError`] can be.
     pub fn target(&self, path: &Path) -> Result<OwnedFd, AccessError> {
-        const WHAT: &str = "target";
-        let failed =
-            |source: io::Error| AccessError::Io { what: WHAT, path: path.to_owned(), source };
+        let failed = |source| AccessError::io(TARGET, path, source);
         // `file_name` doesn't see a last `/` or `/.`, after which comes no file's name.
         let bytes = path.as_os_str().as_encoded_bytes();
         let named = !bytes.ends_with(b"/") && !bytes.ends_with(b"/.");
         let (directory, name) = match (path.parent(), path.file_name()) {
             (Some(directory), Some(name)) if named => (directory, name.as_encoded_bytes()),
-            _ => return Err(AccessError::NoName { what: WHAT, path: path.to_owned() }),
+            _ => return Err(AccessError::NoName { what: TARGET, path: path.to_owned() }),
         };
-        let directory = self.targets.open_below(directory, path, OFlags::DIRECTORY)?;
-        // What can't be anywhere must not cost a ready overlay.
-        if name.len() > NAME_MAX {
-            return Err(failed(Errno::NAMETOOLONG.into()));
-        }
-        if name.contains(&0) {
-            return Err(failed(Errno::INVAL.into()));
-        }
+        let directory = self
+            .targets
+            .open_below(directory, OFlags::DIRECTORY)
+            .map_err(|error| AccessError::of(TARGET, path, &self.targets, error))?;
         // One that exists is refused for that (rule A1).
         let is_free = || statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
-        if leads_into_owned(&path_of(&directory).map_err(failed)?) && is_free() {
-            return Err(failed(would_be_swept()));
+        let real = path_of(&directory).map_err(failed)?;
+        if SWEPT.iter().any(|prefix| leads_through(&real, prefix)) && is_free() {
+            let why = "what is in this directory is removed with its owner; choose another";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
         Ok(directory)
     }
@@ -149,14 +175,16 @@ impl Access {
         if self.knows(path) {
             return Ok(path.to_owned());
         }
-        match self.images.open_below(path, path, OFlags::empty()) {
-            Ok(file) => path_of(&file).map_err(|source| self.images.failed(path, source)),
-            // The resolved path is what is handed on: the link may be another by then.
-            Err(denied @ AccessError::Denied { .. }) if self.images.hold(path) => {
-                let resolved = path.canonicalize().ok().filter(|resolved| self.knows(resolved));
-                resolved.ok_or(denied)
+        match self.images.open_below(path, OFlags::empty()) {
+            Ok(file) => path_of(&file).map_err(|source| AccessError::io(BASE, path, source)),
+            Err(error) => {
+                // The resolved path is what is handed on: the link may be another by then.
+                let linked = matches!(error, RootError::Outside) && self.images.hold(path);
+                let resolved = linked.then(|| path.canonicalize().ok()).flatten();
+                resolved
+                    .filter(|resolved| self.knows(resolved))
+                    .ok_or_else(|| AccessError::of(BASE, path, &self.images, error))
             }
-            Err(error) => Err(error),
         }
     }
 

@@ -6,29 +6,12 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::access::AccessError;
+use crate::api::wire::Problem;
 use crate::creator::CreatorError;
 use crate::error::Error;
 use crate::image::BaseError;
-
-/// What went wrong, in the form of RFC 9457.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Problem {
-    /// A URI that names the kind of problem: `urn:overlay-pool:` and the name in `error`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The kind of problem, for people.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// What went wrong this time: path, cause, and what to do.
-    pub detail: String,
-    /// The contract's name of the error, or the server's own.
-    pub error: String,
-}
 
 impl Problem {
     pub(super) fn new(status: StatusCode, error: &str, detail: impl Into<String>) -> Self {

@@ -1,16 +1,16 @@
-//! An overlay on its way to a target.
+//! A file on its way to a target.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, unlinkat};
 use rustix::io::Errno;
 
+use super::entry::make_private;
 use super::rename::rename_new;
-use super::target::Target;
+use super::target::Spot;
 
 /// A file that gets its name when it is finished, so that a target appears complete or not at
 /// all, whatever ends the process before.
@@ -20,30 +20,27 @@ use super::target::Target;
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     file: Arc<File>,
-    target: &'a Target,
-    /// From where the target's own path is taken.
-    hidden: Option<PathBuf>,
+    spot: &'a Spot,
+    hidden: Option<String>,
 }
 
 impl<'a> Draft<'a> {
-    /// Begins a file, readable for its owner alone, that will be `target`.
-    pub(crate) fn begin(target: &'a Target) -> io::Result<Self> {
-        // The root directory has none, and is in the way.
-        let Some((at, directory)) = target.directory() else {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        };
+    /// Begins a file, readable for its owner alone, that will be at the spot.
+    pub(crate) fn begin(spot: &'a Spot) -> io::Result<Self> {
         let mode = Mode::RUSR | Mode::WUSR;
         let access = OFlags::RDWR | OFlags::CLOEXEC;
-        let (fd, hidden) = match openat(at, directory, OFlags::TMPFILE | access, mode) {
+        let (fd, hidden) = match openat(spot.directory(), ".", OFlags::TMPFILE | access, mode) {
             Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let hidden = directory.join(format!(".{:032x}.draft", rand::random::<u128>()));
+                let hidden = format!(".{:032x}.draft", rand::random::<u128>());
                 let access = OFlags::CREATE | OFlags::EXCL | access;
-                (openat(at, &hidden, access, mode)?, Some(hidden))
+                (openat(spot.directory(), &hidden, access, mode)?, Some(hidden))
             }
             Err(errno) => return Err(errno.into()),
         };
-        Ok(Self { file: Arc::new(fd.into()), target, hidden })
+        let draft = Self { file: Arc::new(fd.into()), spot, hidden };
+        make_private(&draft.file)?;
+        Ok(draft)
     }
 
     pub(crate) fn file(&self) -> &Arc<File> {
@@ -52,9 +49,9 @@ impl<'a> Draft<'a> {
 
     /// Gives the file its name, where nothing else has it.
     pub(crate) fn finish(mut self) -> io::Result<()> {
-        match (&self.hidden, self.target.directory()) {
-            (Some(hidden), Some((at, _))) => rename_new(at, hidden, self.target)?,
-            _ => name(&self.file, self.target)?,
+        match &self.hidden {
+            Some(hidden) => rename_new(self.spot.directory(), hidden.as_ref(), self.spot)?,
+            None => name(&self.file, self.spot)?,
         }
         self.hidden = None;
         Ok(())
@@ -63,14 +60,14 @@ impl<'a> Draft<'a> {
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        if let (Some(hidden), Some((at, _))) = (&self.hidden, self.target.directory()) {
-            let _ = unlinkat(at, hidden, AtFlags::empty());
+        if let Some(hidden) = &self.hidden {
+            let _ = unlinkat(self.spot.directory(), hidden, AtFlags::empty());
         }
     }
 }
 
-fn name(file: &File, target: &Target) -> io::Result<()> {
-    let (at, name) = target.place();
+fn name(file: &File, spot: &Spot) -> io::Result<()> {
+    let (at, name) = (spot.directory(), spot.name());
     match linkat(file, c"", at, name, AtFlags::EMPTY_PATH) {
         // Before Linux 6.10 that takes a capability, which linking through /proc does not.
         Err(Errno::NOENT) => {

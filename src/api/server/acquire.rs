@@ -1,0 +1,130 @@
+//! `POST /v1/acquire` and `POST /v1/open`: one overlay is handed over.
+
+use std::path::Path;
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+
+use super::access::AccessError;
+use super::connection::Descriptors;
+use super::extract::Body;
+use super::peers::Peer;
+use super::refusals::{Acquiring, Opening};
+use super::state::Shared;
+use crate::api::wire::{AcquireAnswer, AcquireRequest, OpenAnswer, OpenRequest, Problem};
+use crate::error::Error;
+use crate::image::{BaseError, BaseRef};
+use crate::place::{Spot, Target};
+
+/// Hands one overlay over at a path.
+///
+/// The target appears complete or not at all, and nothing is ever overwritten. A request whose
+/// connection is closed before its answer hands nothing over, or has succeeded.
+#[utoipa::path(
+    post,
+    path = "/v1/acquire",
+    tag = "overlays",
+    request_body = AcquireRequest,
+    responses(
+        (status = 200, description = "The overlay is at the target.", body = AcquireAnswer),
+        Acquiring,
+    )
+)]
+pub(super) async fn acquire(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+    Body(request): Body<AcquireRequest>,
+) -> Result<Json<AcquireAnswer>, Problem> {
+    let AcquireRequest { base, format, target, virtual_size } = request;
+    let since = Instant::now();
+    let target = match shared.access.target(&target) {
+        Ok(directory) => Target::within(directory, target),
+        Err(error) => return Err(refused(&shared, &base, error)),
+    };
+    let base = match shared.access.base(&base) {
+        Ok(path) => BaseRef { path, format },
+        Err(error) => {
+            // Which comes before anything else (rule A1).
+            let in_the_way = target.open().ok().filter(Spot::exists);
+            return Err(match in_the_way {
+                Some(spot) => failed(&shared, Error::AlreadyExists { target: spot.into_path() }),
+                None => refused(&shared, &base, error),
+            });
+        }
+    };
+    let pool = &shared.pool;
+    let acquired = match virtual_size {
+        Some(size) => pool.acquire_sized(base, target, size).await?,
+        None => pool.acquire(base, target).await?,
+    };
+    let took = since.elapsed();
+    shared.traffic.handed_over(acquired.source, took);
+    tracing::debug!(%peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
+    Ok(Json(AcquireAnswer {
+        source: acquired.source.into(),
+        base: acquired.base,
+        target: acquired.target,
+        took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    }))
+}
+
+/// A path that can't be resolved fails as in the pool, and counts; to refuse one that isn't allowed
+/// is up to the server alone.
+fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
+    let error = match error {
+        AccessError::Io { what: "target", path, source } => {
+            Error::Target { base: base.to_owned(), target: path, source }
+        }
+        AccessError::Io { path, source, .. } => BaseError::Io { path, source }.into(),
+        denied => return denied.into(),
+    };
+    failed(shared, error)
+}
+
+/// An acquire that didn't come as far as the pool.
+fn failed(shared: &Shared, error: Error) -> Problem {
+    if shared.pool.is_started() {
+        shared.traffic.acquire_failures.inc();
+    }
+    error.into()
+}
+
+/// Hands one overlay over as an open descriptor.
+///
+/// The file has no name. Its descriptor, open for reading and writing, comes as `SCM_RIGHTS` with
+/// the first byte of this answer: receive it with `recvmsg`, and send no further request on the
+/// connection before.
+#[utoipa::path(
+    post,
+    path = "/v1/open",
+    tag = "overlays",
+    request_body = OpenRequest,
+    responses(
+        (status = 200, description = "The descriptor comes with this answer.", body = OpenAnswer),
+        Opening,
+    )
+)]
+pub(super) async fn open(
+    State(shared): State<Shared>,
+    Extension(peer): Extension<Peer>,
+    Extension(descriptors): Extension<Descriptors>,
+    Body(request): Body<OpenRequest>,
+) -> Result<Json<OpenAnswer>, Problem> {
+    let OpenRequest { base, format, virtual_size } = request;
+    let since = Instant::now();
+    let base = match shared.access.base(&base) {
+        Ok(path) => BaseRef { path, format },
+        Err(error) => return Err(refused(&shared, &base, error)),
+    };
+    let opened = shared.open_files.acquire(&shared.pool, base, virtual_size).await?;
+    let took = since.elapsed();
+    shared.traffic.handed_over(opened.source, took);
+    tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
+    descriptors.attach(opened.file.into());
+    Ok(Json(OpenAnswer {
+        source: opened.source.into(),
+        base: opened.base,
+        took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    }))
+}

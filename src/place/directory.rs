@@ -1,0 +1,252 @@
+//! An owned directory: where one live process keeps files of its own.
+//!
+//! It is made below a common place under a name that can't be guessed, and its owner holds a lock
+//! on it for life. The lock, not a PID, tells a live owner's directory from one that a dead owner
+//! left; the kernel gives it up however the owner ends. All work inside goes through the open
+//! directory, so that nobody can put another one in its place.
+
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat, chmodat, fchown,
+    flock, fstat, fstatvfs, mkdirat, openat, openat2, readlinkat, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+use super::names::new_name;
+
+/// How often a new directory is tried for if a sweep takes it away before it is locked.
+const ATTEMPTS: usize = 16;
+/// How many symbolic links are followed, as by the kernel.
+const MAX_LINKS: usize = 40;
+
+/// A directory that this process owns. Dropped, it is removed.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    prefix: &'static str,
+    parent: OwnedFd,
+    name: String,
+    path: PathBuf,
+    fd: OwnedFd,
+    next: AtomicU64,
+    made_parent: bool,
+}
+
+impl Directory {
+    /// Makes and locks a directory with the owner's `prefix` below `parent`, which is made too if
+    /// it is missing. A failure leaves nothing behind.
+    pub(crate) fn create(parent: &Path, prefix: &'static str) -> io::Result<Self> {
+        let mut made_parent = false;
+        let created = Self::create_below(parent, prefix, &mut made_parent);
+        if created.is_err() && made_parent {
+            // Another owner may be in it.
+            let _ = std::fs::remove_dir(parent);
+        }
+        created
+    }
+
+    fn create_below(
+        parent: &Path,
+        prefix: &'static str,
+        made_parent: &mut bool,
+    ) -> io::Result<Self> {
+        for _ in 0..ATTEMPTS {
+            *made_parent |= make_parent(parent)?;
+            let parent_fd = open_parent(parent)?;
+            let name = new_name(prefix);
+            let made = mkdirat(&parent_fd, &name, Mode::RWXU)
+                // The umask may have taken something away, a default ACL added something.
+                .and_then(|()| chmodat(&parent_fd, &name, Mode::RWXU, AtFlags::empty()));
+            let owned = match made {
+                // The parent was removed by the last owner in it, or the directory by a sweep.
+                Err(Errno::NOENT) => continue,
+                Ok(()) => own(&parent_fd, &name),
+                Err(errno) => Err(errno.into()),
+            };
+            if let Ok(Some(fd)) = owned {
+                let path = parent.join(&name);
+                let (next, made_parent) = (AtomicU64::new(0), *made_parent);
+                let made = Self { prefix, parent: parent_fd, name, path, fd, next, made_parent };
+                // In a directory with the set-group-ID bit it has another group.
+                fchown(&made.fd, None, Some(getegid()))?;
+                return Ok(made);
+            }
+            // It can't be locked, or a sweep has it and may only have looked.
+            let _ = unlinkat(&parent_fd, &name, AtFlags::REMOVEDIR);
+            owned?;
+        }
+        Err(io::Error::other("the new directory was removed again and again"))
+    }
+
+    /// The directory's own name.
+    #[cfg(feature = "vm")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// A number that no other file in it has.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How many bytes are free for this user on its filesystem.
+    pub(crate) fn bytes_free(&self) -> io::Result<u64> {
+        let found = fstatvfs(&self.fd)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    /// Whether the directory was removed from outside, or moved away.
+    pub(crate) fn is_gone(&self) -> io::Result<bool> {
+        let ours = fstat(&self.fd)?;
+        match statat(&self.parent, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok(!same(&ours, &there)),
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Makes another one, since this one is gone.
+    pub(crate) fn create_again(&self) -> io::Result<Self> {
+        let parent = self.path.parent().unwrap_or(&self.path);
+        let mut again = Self::create(parent, self.prefix)?;
+        again.made_parent |= self.made_parent;
+        Ok(again)
+    }
+
+    /// Removes the directory with all that is in it.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        if self.is_gone()? {
+            return Ok(());
+        }
+        remove(&self.parent, &self.name, &self.fd)?;
+        if self.made_parent
+            && let Some(parent) = self.path.parent()
+        {
+            // Another owner may be in it.
+            let _ = std::fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(directory = %self.path.display(), %error, "directory not removed");
+        }
+    }
+}
+
+fn same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+/// Says whether it made the directory.
+fn make_parent(parent: &Path) -> io::Result<bool> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(0o700);
+    let made = match builder.create(parent) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            builder.recursive(true).create(parent)
+        }
+        result => result,
+    };
+    made?;
+    // The umask may have taken something away.
+    let private = std::fs::set_permissions(parent, Permissions::from_mode(0o700));
+    private.map(|()| true).inspect_err(|_| drop(std::fs::remove_dir(parent)))
+}
+
+/// Opens the directory that owned ones are made in, which nobody else may change (rule D3).
+pub(super) fn open_parent(parent: &Path) -> io::Result<OwnedFd> {
+    let refused = || {
+        let why =
+            "another user may change this directory; let it belong to the pool's user, mode 0700";
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+    };
+    // Without a slash at its end, which would follow a link.
+    let mut path: PathBuf = parent.components().collect();
+    for _ in 0..MAX_LINKS {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = openat(CWD, &path, flags, Mode::empty())?;
+        let stat = fstat(&found)?;
+        if stat.st_uid != 0 && stat.st_uid != geteuid().as_raw() {
+            return refused();
+        }
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            let to = readlinkat(&found, "", Vec::new())?;
+            let to = OsString::from_vec(to.into_bytes());
+            path = path.parent().unwrap_or(&path).join(to);
+            continue;
+        }
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) {
+            return refused();
+        }
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        return Ok(openat(&found, ".", flags, Mode::empty())?);
+    }
+    Err(Errno::LOOP.into())
+}
+
+/// Opens and locks a directory of this user; none if another holds it or it is gone.
+pub(super) fn own(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = match openat(parent, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        result => result?,
+    };
+    match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        result => result?,
+    }
+    let stat = fstat(&fd)?;
+    // A sweep may have removed it between the opening and the locking.
+    let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    let ours = stat.st_uid == geteuid().as_raw() && there.is_ok_and(|there| same(&stat, &there));
+    Ok(ours.then_some(fd))
+}
+
+/// Removes a directory that is open, with all that is in it. Links aren't followed, and what is
+/// mounted there stays.
+pub(super) fn remove(parent: &OwnedFd, name: &str, fd: &OwnedFd) -> Result<(), Errno> {
+    empty(fd)?;
+    unlinkat(parent, name, AtFlags::REMOVEDIR)
+}
+
+fn empty(directory: &OwnedFd) -> Result<(), Errno> {
+    let names = Dir::read_from(directory)?.map(|entry| Ok(entry?.file_name().to_owned()));
+    for name in names.collect::<Result<Vec<_>, Errno>>()? {
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match unlinkat(directory, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR) => {
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let resolve = ResolveFlags::NO_XDEV;
+                empty(&openat2(directory, &name, flags, Mode::empty(), resolve)?)?;
+                unlinkat(directory, &name, AtFlags::REMOVEDIR)?;
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

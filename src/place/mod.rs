@@ -1,0 +1,24 @@
+//! Where files lie on their way to a caller: owned directories, targets, drafts.
+//!
+//! An owner makes a directory of its own below a common one, under a prefix of its own, and holds
+//! a lock on it for life; what it left when it died, the next owner with that prefix sweeps. A
+//! *target* is where a file shall appear, whole or not at all, and only where nothing is.
+
+mod directory;
+mod draft;
+mod entry;
+mod names;
+mod rename;
+mod sweep;
+mod target;
+
+pub(crate) use directory::Directory;
+pub(crate) use draft::Draft;
+pub(crate) use entry::Entry;
+#[cfg(feature = "server")]
+pub(crate) use names::leads_through;
+pub(crate) use sweep::remove_leftovers;
+pub(crate) use target::Spot;
+
+pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};
+pub use target::Target;

@@ -1,0 +1,145 @@
+//! Where a file shall be.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, statat};
+use rustix::io::Errno;
+
+use super::names::leads_through;
+use crate::image::absolute;
+
+/// The longest name of a file in bytes, on Linux' filesystems.
+const NAME_MAX: usize = 255;
+
+/// Where an overlay shall be: a path, or a name in an open directory.
+///
+/// # Example
+///
+/// ```
+/// use std::fs::File;
+///
+/// use overlay_pool::Target;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let run = dir.path();
+/// let by_path = Target::from(run.join("disk.qcow2"));
+/// // Whatever `run` leads to later, the overlay appears in the directory that was opened.
+/// let in_opened = Target::within(File::open(run)?, run.join("disk.qcow2"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    directory: Option<OwnedFd>,
+}
+
+impl Target {
+    /// The last component of `path`, in `directory`, which was opened before: `path` is not
+    /// looked up again, and is what answers and errors call the target.
+    pub fn within(directory: impl Into<OwnedFd>, path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), directory: Some(directory.into()) }
+    }
+
+    /// Makes a relative path absolute, by the working directory and without a look at the disk.
+    pub(crate) fn absolute(self) -> Result<Self, (PathBuf, io::Error)> {
+        // Without a slash at its end.
+        let path = absolute(self.path)?.components().collect();
+        Ok(Self { path, ..self })
+    }
+
+    /// Opens the directory that the target shall be in, if it isn't open already. From then on
+    /// nothing of its path is looked up again.
+    pub(crate) fn open(self) -> Result<Spot, (PathBuf, io::Error)> {
+        // What has no last component is a directory: `.` in itself, and so in the way.
+        let (parent, name) = match (self.path.parent(), self.path.file_name()) {
+            (Some(parent), Some(name)) => (parent, name),
+            _ => (self.path.as_path(), OsStr::new(".")),
+        };
+        // What no file can be called must not cost a ready overlay.
+        let impossible = if name.len() > NAME_MAX {
+            Some(Errno::NAMETOOLONG)
+        } else {
+            name.as_bytes().contains(&0).then_some(Errno::INVAL)
+        };
+        if let Some(errno) = impossible {
+            return Err((self.path, errno.into()));
+        }
+        let opened = match self.directory {
+            Some(directory) => real_path(&directory).map(|real| (directory, Some(real))),
+            None => open(parent),
+        };
+        let name = name.to_owned();
+        match opened {
+            Ok((directory, real)) => Ok(Spot { path: self.path, directory, name, real }),
+            Err(error) => Err((self.path, error)),
+        }
+    }
+}
+
+impl<P: AsRef<Path>> From<P> for Target {
+    fn from(path: P) -> Self {
+        Self { path: path.as_ref().to_owned(), directory: None }
+    }
+}
+
+/// A target whose directory is open.
+#[derive(Debug)]
+pub(crate) struct Spot {
+    path: PathBuf,
+    directory: OwnedFd,
+    name: OsString,
+    /// Where the directory is, if its path doesn't say so.
+    real: Option<PathBuf>,
+}
+
+impl Spot {
+    /// What answers and errors call it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn into_path(self) -> PathBuf {
+        self.path
+    }
+
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    pub(super) fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// Whether something is there, if only a symbolic link that leads nowhere.
+    pub(crate) fn exists(&self) -> bool {
+        statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Whether it is in a directory of such an owner, or its path leads through one's name.
+    pub(crate) fn leads_through(&self, prefix: &str) -> bool {
+        let by_path = self.path.parent().is_some_and(|parent| leads_through(parent, prefix));
+        by_path || self.real.as_deref().is_some_and(|real| leads_through(real, prefix))
+    }
+}
+
+/// Opens a directory to make files in; says where it is if there are symbolic links in its path.
+fn open(path: &Path) -> io::Result<(OwnedFd, Option<PathBuf>)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // Most paths have none; this spares them a look into /proc.
+    if let Ok(fd) = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        return Ok((fd, None));
+    }
+    let fd = openat(CWD, path, flags, Mode::empty())?;
+    let real = real_path(&fd)?;
+    Ok((fd, Some(real)))
+}
+
+fn real_path(directory: &OwnedFd) -> io::Result<PathBuf> {
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let path = readlinkat(CWD, link, Vec::new())?;
+    Ok(OsString::from_vec(path.into_bytes()).into())
+}

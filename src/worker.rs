@@ -1,0 +1,41 @@
+//! A thread aside from those of the async runtime, for work that blocks.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// One thread, which does one thing after the other. It ends when this is dropped, after what it
+/// was given.
+///
+/// Tokio's own threads for blocking work panic, or never come to it, if there can be no new thread;
+/// this one is there or is an error.
+#[derive(Debug)]
+pub(crate) struct Worker(mpsc::Sender<Job>);
+
+impl Worker {
+    /// Starts the thread.
+    pub(crate) fn start(name: &str) -> io::Result<Self> {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let work = move || jobs.into_iter().for_each(|job| job());
+        thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        Ok(Self(sender))
+    }
+
+    /// Runs a future there, on this task's runtime; to its end, also if nobody waits for it any
+    /// more.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (runtime, (done, ended)) = (Handle::current(), oneshot::channel());
+        let job = move || drop(done.send(runtime.block_on(work)));
+        let gone = || io::Error::other("the thread has ended");
+        self.0.send(Box::new(job)).map_err(|_| gone())?;
+        ended.await.map_err(|_| gone())
+    }
+}
