@@ -34,6 +34,11 @@
           program = lib.getExe (of pkgs).packages.overlay-pool;
           meta.description = "Keeps finished qcow2 overlays ready and hands them over";
         };
+        conformance = {
+          type = "app";
+          program = lib.getExe (of pkgs).packages.conformance;
+          meta.description = "Judges a pool of qcow2 overlays by the contract of such pools";
+        };
       });
 
       devShells = eachSystem (pkgs: {

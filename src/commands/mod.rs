@@ -5,7 +5,6 @@ mod answer;
 mod arguments;
 mod bench;
 mod completions;
-mod conformance;
 mod create;
 mod doctor;
 mod exec;
@@ -92,7 +91,6 @@ enum Command {
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
     Gc(gc::Gc),
-    Conformance(conformance::Conformance),
     Shim(shim::Shim),
     Completions(completions::Completions),
 }
@@ -121,7 +119,6 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Command::Bench(bench) => bench.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Gc(gc) => gc.run(),
-        Command::Conformance(conformance) => conformance.run(),
         Command::Shim(shim) => shim.run(),
         Command::Completions(completions) => Ok(completions.run()),
     });

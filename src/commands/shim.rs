@@ -149,7 +149,8 @@ impl Server {
     fn serve(&mut self, id: u64, request: Request) {
         let answer = match request {
             Request::Hello {} => {
-                Ok(json!({ "protocol": PROTOCOL, "name": env!("CARGO_PKG_NAME") }))
+                let [name, version] = [env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")];
+                Ok(json!({ "protocol": PROTOCOL, "name": name, "version": version }))
             }
             Request::New { config } => self.new_pool(config),
             Request::Cancel { request } => {

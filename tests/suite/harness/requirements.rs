@@ -5,14 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use overlay_pool::vm::{Manifest, VmSettings, kvm};
 
-use super::faults::{clock, fuse, memory, strace};
+use overlay_pool_conformance::{host, isolation};
+
+use super::faults::{clock, memory, strace};
 use super::{python, vms};
 
 /// Something that a machine has or hasn't.
@@ -32,8 +34,12 @@ pub(crate) enum Need {
     Script,
     /// The example `client`, which is built with the tests but doesn't come with an archive of them.
     Examples,
+    /// `setpriv`, which takes root's powers from a shim.
+    Setpriv,
     /// The right to make a mount namespace and to mount tmpfs in it.
     MountNamespace,
+    /// The right to make a PID namespace with a `/proc` of its own.
+    PidNamespace,
     /// An effective user id of 0, and the right to give files to other users.
     Root,
     /// KVM that can run a guest.
@@ -64,6 +70,8 @@ pub(crate) enum Need {
     Schemathesis,
     /// `prometheus_client`, the parser of Prometheus' text format in Python.
     PrometheusClient,
+    /// `chromium`, without a screen.
+    Chromium,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -92,7 +100,7 @@ const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -100,7 +108,9 @@ impl Need {
         Self::Curl,
         Self::Script,
         Self::Examples,
+        Self::Setpriv,
         Self::MountNamespace,
+        Self::PidNamespace,
         Self::Root,
         Self::Kvm,
         Self::QemuSystem,
@@ -116,6 +126,7 @@ impl Need {
         Self::Systemd,
         Self::Schemathesis,
         Self::PrometheusClient,
+        Self::Chromium,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -127,7 +138,9 @@ impl Need {
             Self::Curl => "curl",
             Self::Script => "script",
             Self::Examples => "examples",
+            Self::Setpriv => "setpriv",
             Self::MountNamespace => "mount-namespace",
+            Self::PidNamespace => "pid-namespace",
             Self::Root => "root",
             Self::Kvm => "kvm",
             Self::QemuSystem => "qemu-system",
@@ -143,6 +156,7 @@ impl Need {
             Self::Systemd => "systemd",
             Self::Schemathesis => "schemathesis",
             Self::PrometheusClient => "prometheus-client",
+            Self::Chromium => "chromium",
         }
     }
 
@@ -151,30 +165,52 @@ impl Need {
         static FOUND: [OnceLock<Result<String, String>>; Need::ALL.len()] =
             [const { OnceLock::new() }; Need::ALL.len()];
         FOUND[self as usize].get_or_init(|| match self {
-            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => {
-                version(self.name(), "qemu-utils")
+            Self::QemuImg => of_judge(host::Need::QemuImg),
+            Self::QemuIo => of_judge(host::Need::QemuIo),
+            Self::Setpriv => of_judge(host::Need::Setpriv),
+            Self::MountNamespace => of_judge(host::Need::MountNamespace),
+            Self::Root => of_judge(host::Need::Root),
+            Self::Fuse => of_judge(host::Need::Fuse),
+            Self::PidNamespace => {
+                isolation::probe().map(|command| command.join(" ")).map_err(str::to_owned)
             }
+            Self::StorageDaemon => version(self.name(), "qemu-utils"),
             Self::Curl => curl(),
             Self::Script => version(self.name(), "bsdutils or util-linux"),
             Self::Examples => examples(),
-            Self::MountNamespace => mount_namespace(),
-            Self::Root => root(),
             Self::Kvm => kvm(),
             Self::QemuSystem => version(QEMU, "qemu-system-x86"),
             Self::GuestImages => guest_images(),
             Self::Accelerator => accelerator(),
             Self::Crates => crates().map(|crates| format!("{} in the library", crates.len())),
             Self::Strace => strace::probe(),
-            Self::Fuse => fuse::probe(),
             Self::Faketime => clock::probe(),
             Self::MemoryCgroup => memory::probe(),
             Self::SecondFilesystem => second_filesystem(),
-            Self::Bash => version(self.name(), "bash"),
+            Self::Bash | Self::Chromium => version(self.name(), self.name()),
             Self::Systemd => version("systemd-socket-activate", "systemd")
                 .and_then(|_| version("systemd-analyze", "systemd")),
             Self::Python | Self::Schemathesis => python::probe(self.name(), &["--version"]),
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
         })
+    }
+}
+
+/// Those that cases have are known to the judge, with what to do.
+fn of_judge(need: host::Need) -> Result<String, String> {
+    need.probe().clone().map_err(|why| format!("{why}; {}", need.advice()))
+}
+
+impl From<host::Need> for Need {
+    fn from(need: host::Need) -> Self {
+        match need {
+            host::Need::QemuImg => Self::QemuImg,
+            host::Need::QemuIo => Self::QemuIo,
+            host::Need::Setpriv => Self::Setpriv,
+            host::Need::MountNamespace => Self::MountNamespace,
+            host::Need::Fuse => Self::Fuse,
+            host::Need::Root => Self::Root,
+        }
     }
 }
 
@@ -248,18 +284,6 @@ fn examples() -> Result<String, String> {
     }
 }
 
-/// Uid 0 alone isn't enough: in a user namespace it may be all there is.
-fn root() -> Result<String, String> {
-    let uid = rustix::process::geteuid();
-    if !uid.is_root() {
-        return Err(format!("uid {}", uid.as_raw()));
-    }
-    let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-    chown(file.path(), Some(SOMEBODY), None)
-        .map_err(|error| format!("uid 0, but no file can be given to uid {SOMEBODY}: {error}"))?;
-    Ok("uid 0".to_owned())
-}
-
 fn second_filesystem() -> Result<String, String> {
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
     let there = tempfile::tempdir_in(SECOND_FILESYSTEM).map_err(|error| error.to_string())?;
@@ -299,16 +323,4 @@ fn accelerator() -> Result<String, String> {
 fn kvm() -> Result<String, String> {
     let kvm = kvm::probe();
     if kvm.is_usable() { Ok(kvm.to_string()) } else { Err(kvm.to_string()) }
-}
-
-fn mount_namespace() -> Result<String, String> {
-    let output = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
-        .output()
-        .map_err(|error| format!("unshare: {error}; install util-linux"))?;
-    if output.status.success() {
-        Ok("unshare --map-root-user --mount".to_owned())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-    }
 }

@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use super::case::Image;
 use super::step::Step;
 use super::world::{World, unfit};
-use crate::harness::faults::{busy, descriptors, fuse};
-use crate::harness::qemu;
-use crate::harness::shim::Checked;
+use crate::faults::{busy, descriptors, fuse};
+use crate::qemu;
+use crate::shim::Checked;
 
 impl World<'_> {
     pub(super) fn make_fault(&mut self, step: &Step) -> Checked {
@@ -62,7 +62,8 @@ impl World<'_> {
             Step::Resize { path, mib } => {
                 let path = self.file(path)?;
                 let (name, size) = (path.to_string_lossy(), format!("{mib}M"));
-                qemu::run("qemu-img", ["resize", "-q", "-f", "qcow2", &name, &size]);
+                qemu::run("qemu-img", ["resize", "-q", "-f", "qcow2", &name, &size])
+                    .map_err(unfit)?;
                 self.remember(&path)
             }
             Step::Truncate { path, len } => {
@@ -105,8 +106,8 @@ impl World<'_> {
             Step::GuestWrite { overlay } => {
                 let overlay = self.file(overlay)?;
                 let name = overlay.to_string_lossy();
-                qemu::run("qemu-io", ["-f", "qcow2", "-c", "write -q -P 0x77 0 128k", &name]);
-                Ok(())
+                let write = ["-f", "qcow2", "-c", "write -q -P 0x77 0 128k", &name];
+                qemu::run("qemu-io", write).map(drop).map_err(unfit)
             }
             other => Err(unfit(format!("{other:?} is no fault"))),
         }

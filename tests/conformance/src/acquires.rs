@@ -14,8 +14,8 @@ use super::look::Figures;
 use super::run::{There, there};
 use super::step::Signal;
 use super::world::{World, broken, fields, unfit};
-use crate::harness::processes::{command, is_stopped, runs};
-use crate::harness::shim::{Answer, Checked, Shim};
+use crate::processes::{command, is_stopped, runs};
+use crate::shim::{Answer, Checked, Shim};
 
 /// How much longer than `create_timeout` an acquire may take: less than the default for it.
 const SLACK: Duration = Duration::from_secs(5);
@@ -188,9 +188,12 @@ impl World<'_> {
         let after = self.stats()?;
         let count = |source| sources.iter().map(|found| i64::from(*found == source)).sum::<i64>();
         let (pooled, on_demand) = (count("pooled"), count("on-demand"));
-        let grown = |name: &str| after.counter(name) - before.counter(name);
-        if (grown("pooled"), grown("on_demand"), grown("failed")) != (pooled, on_demand, 0) {
-            broken!("T2: {pooled} pooled and {on_demand} on demand, but {before:?} and {after:?}");
+        for (name, count) in [("pooled", pooled), ("on_demand", on_demand), ("failed", 0)] {
+            if let (Some(before), Some(after)) = (before.counter(name), after.counter(name))
+                && after - before != count
+            {
+                broken!("T2: {name} grew from {before} to {after}, not by {count}");
+            }
         }
         if before.total() - after.total() != pooled {
             broken!("A12: {pooled} pooled, but {before:?} and then {after:?}");

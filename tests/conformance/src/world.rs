@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,14 +11,16 @@ use serde_json::{Map, Value, json};
 
 use super::answers::told_error;
 use super::case::{Case, Config, Format, Image};
-use super::ports::Port;
-use crate::harness::qemu;
-use crate::harness::shim::{Answer, Checked, Failure, Shim};
+use super::port::Port;
+use crate::qemu;
+use crate::shim::{Answer, Checked, Failure, Shim};
 
 pub(crate) struct World<'a> {
     pub(super) case: &'a Case,
     pub(super) port: &'a Port,
     pub(super) folder: &'a Path,
+    /// Where base images lie that other cases want too.
+    kept: &'a Path,
     shims: HashMap<String, Shim>,
     current: String,
     /// The bytes of each base image as the last step left them.
@@ -31,7 +33,7 @@ pub(crate) struct World<'a> {
 /// Fails the case for a rule that is broken.
 macro_rules! broken {
     ($($message:tt)*) => {
-        return Err($crate::harness::shim::Failure::Broken(format!($($message)*)))
+        return Err($crate::shim::Failure::Broken(format!($($message)*)))
     };
 }
 pub(super) use broken;
@@ -50,11 +52,17 @@ pub(super) fn fields(value: Value) -> Map<String, Value> {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(case: &'a Case, port: &'a Port, folder: &'a Path) -> Checked<Self> {
+    pub(super) fn new(
+        case: &'a Case,
+        port: &'a Port,
+        folder: &'a Path,
+        kept: &'a Path,
+    ) -> Checked<Self> {
         let mut world = Self {
             case,
             port,
             folder,
+            kept,
             shims: HashMap::new(),
             current: "shim".to_owned(),
             images: BTreeMap::new(),
@@ -128,11 +136,7 @@ impl<'a> World<'a> {
         for directory in self.pool_directories() {
             let outside = self.outside(&directory);
             let metadata = std::fs::metadata(&outside).map_err(unfit)?;
-            let mode = metadata.permissions().mode() & 0o7777;
-            if mode != 0o700 {
-                broken!("A11: the pool directory has mode {mode:o}, not 700");
-            }
-            check_owner(&directory, &metadata)?;
+            self.check_private(&directory, &metadata, 0o700)?;
             let files = names(&outside).into_iter().map(|name| directory.join(name));
             overlays.extend(files.filter(|path| path.extension() == Some("qcow2".as_ref())));
         }
@@ -227,13 +231,10 @@ impl<'a> World<'a> {
         let new = self.folder.join("image.new");
         match image.format {
             Format::Raw => make_raw(&new, image.mib)?,
-            Format::Qcow2 => qemu::copy_of(&format!("case-{}.qcow2", image.mib), &new, |path| {
-                let raw = path.with_extension("raw");
-                make_raw(&raw, image.mib).expect("a raw image");
-                let (from, to) = (raw.to_string_lossy(), path.to_string_lossy());
-                qemu::run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", &from, &to]);
-                std::fs::remove_file(&raw).expect("it was just made");
-            }),
+            Format::Qcow2 => {
+                let kept = self.kept.join(format!("case-{}.qcow2", image.mib));
+                qemu::copy_of(&kept, &new, |path| make_qcow2(path, image.mib)).map_err(unfit)?;
+            }
         }
         Ok(new)
     }
@@ -248,6 +249,24 @@ impl<'a> World<'a> {
         self.acquired.values().any(|acquired| acquired == path)
     }
 
+    /// What a pool makes has this mode, and belongs to the user and the group that it runs as, which
+    /// are the runner's. A port that doesn't keep to that is told so by the cases of A11 alone.
+    pub(super) fn check_private(&self, path: &Path, found: &Metadata, mode: u32) -> Checked {
+        if !self.case.proves("A11") {
+            return Ok(());
+        }
+        let found_mode = found.mode() & 0o7777;
+        if found_mode != mode {
+            broken!("A11: {} has mode {found_mode:o}, not {mode:o}", path.display());
+        }
+        let owners = (found.uid(), found.gid());
+        let wanted = (geteuid().as_raw(), getegid().as_raw());
+        if owners != wanted {
+            broken!("A11: {} has owner and group {owners:?}, not {wanted:?}", path.display());
+        }
+        Ok(())
+    }
+
     /// An overlay was handed over at `target`: a file of its own, for its owner alone.
     pub(super) fn handed_over(&mut self, target: &Path) -> Checked {
         let metadata = match self.outside(target).symlink_metadata() {
@@ -257,27 +276,16 @@ impl<'a> World<'a> {
         if !metadata.is_file() {
             broken!("A11: {} is no regular file", target.display());
         }
-        if metadata.mode() & 0o7777 != 0o600 {
-            let mode = metadata.mode() & 0o7777;
-            broken!("A11: {} has mode {mode:o}, not 600", target.display());
-        }
-        check_owner(target, &metadata)?;
+        self.check_private(target, &metadata, 0o600)?;
         let id = (metadata.dev(), metadata.ino());
         if let Some(other) = self.acquired.insert(id, target.to_owned()) {
+            if other == target {
+                broken!("A1: {} was handed over twice", target.display());
+            }
             broken!("A4: {} was handed out at {} before", target.display(), other.display());
         }
         Ok(())
     }
-}
-
-/// What a pool makes belongs to the user and the group that it runs as, which are the runner's.
-pub(super) fn check_owner(path: &Path, metadata: &Metadata) -> Checked {
-    let found = (metadata.uid(), metadata.gid());
-    let wanted = (geteuid().as_raw(), getegid().as_raw());
-    if found != wanted {
-        broken!("A11: {} has owner and group {found:?}, not {wanted:?}", path.display());
-    }
-    Ok(())
 }
 
 /// A pattern, and nothing else.
@@ -285,6 +293,14 @@ fn make_raw(path: &Path, mib: u64) -> Checked {
     std::fs::write(path, vec![0x5a; 65536]).map_err(unfit)?;
     let file = File::options().write(true).open(path).map_err(unfit)?;
     file.set_len(mib << 20).map_err(unfit)
+}
+
+fn make_qcow2(path: &Path, mib: u64) -> Result<(), String> {
+    let raw = path.with_extension("raw");
+    make_raw(&raw, mib).map_err(|failure| failure.to_string())?;
+    let (from, to) = (raw.to_string_lossy(), path.to_string_lossy());
+    qemu::run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", &from, &to])?;
+    std::fs::remove_file(&raw).map_err(|error| format!("{from}: {error}"))
 }
 
 /// `pool-` and 32 hexadecimal digits (rule D1).

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::step::Step;
+use crate::id::Id;
 
 /// One case of the conformance suite. All paths are relative to the case's own folder.
 ///
@@ -15,12 +16,13 @@ use super::step::Step;
 /// image may have changed.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Case {
+pub struct Case {
     /// What the case shows, in one sentence.
-    pub(crate) about: String,
-    /// The rules of CONTRACT.md that it proves.
+    pub about: String,
+    /// The rules of CONTRACT.md that it proves, or single promises of them; the first is the one
+    /// that it is about.
     #[schemars(length(min = 1))]
-    pub(crate) rules: Vec<String>,
+    pub rules: Vec<Id>,
     /// What the pool is told.
     #[serde(default)]
     pub(crate) config: Config,
@@ -49,7 +51,12 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    pub(crate) fn read(text: String) -> Result<Self, toml::de::Error> {
+    /// Reads a case's file.
+    ///
+    /// # Errors
+    ///
+    /// Where it is no case, and why.
+    pub fn read(text: String) -> Result<Self, toml::de::Error> {
         let case: Self = toml::from_str(&text)?;
         Ok(Self { text, ..case })
     }
@@ -62,6 +69,31 @@ impl Case {
     /// Whether there is such a step.
     pub(crate) fn has(&self, is_such: impl Fn(&Step) -> bool) -> bool {
         self.steps.iter().any(|step| is_such(step.get_ref()))
+    }
+
+    /// Whether it is about this rule.
+    #[must_use]
+    pub fn is_about(&self, rule: &str) -> bool {
+        self.rules.first().is_some_and(|id| id.rule().to_string() == rule)
+    }
+
+    /// Whether it proves this rule, or a promise of it.
+    #[must_use]
+    pub fn proves(&self, rule: &str) -> bool {
+        self.rules.iter().any(|id| id.rule().to_string() == rule)
+    }
+
+    /// The text that it was read from.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether root's powers have to be taken from the shim: nobody else has any, but for those of
+    /// whoever may mount.
+    pub(crate) fn wants_no_powers(&self) -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        self.unprivileged && (is_root || self.mounts_anything())
     }
 
     /// How many shelves a base image may have: one for each format that the steps declare it in.

@@ -8,19 +8,29 @@ use serde_json::{Value, json};
 
 use super::answers::{told, told_error, wanted};
 use super::case::{Case, Format};
-use super::ports::Port;
+use super::port::Port;
 use super::step::{Source, Step};
 use super::world::{World, broken, fields, unfit};
-use crate::harness::shim::{Answer, Checked, Shim, until};
+use crate::finding::{Finding, Place};
+use crate::shim::{Answer, Checked, Shim, until};
 
-/// Judges a port by a case.
-pub(crate) fn run(case: &Case, port: &Port, folder: &Path) -> Checked {
-    let mut world = World::new(case, port, folder)?;
-    for (number, step) in case.steps.iter().enumerate() {
-        let place = || format!("step {}, {}", number + 1, case.written(step));
-        world.step(step.get_ref()).map_err(|failure| failure.at(&place()))?;
+/// Judges a port by a case, in this process.
+///
+/// # Errors
+///
+/// What was found fault with.
+pub(crate) fn run(case: &Case, port: &Port, folder: &Path, kept: &Path) -> Result<(), Finding> {
+    let mut world =
+        World::new(case, port, folder, kept).map_err(|failure| Finding { step: None, failure })?;
+    let at = |number, written: &str, failure| {
+        let step = Place { number, written: written.to_owned() };
+        Finding { step: Some(step), failure }
+    };
+    for (number, step) in (1..).zip(&case.steps) {
+        let done = world.step(step.get_ref());
+        done.map_err(|failure| at(number, case.written(step), failure))?;
     }
-    world.end().map_err(|failure| failure.at("at the end"))
+    world.end().map_err(|failure| at(case.steps.len() + 1, "the end of every case", failure))
 }
 
 /// What is at a path: nothing, a link to somewhere, or bytes.
@@ -211,7 +221,7 @@ impl World<'_> {
     fn stop(&mut self) -> Checked {
         let answer = self.ask("stop", json!({}))?;
         expect(answer, &[], &[])?;
-        self.expect_no_aid("after stop")
+        self.expect_no_aid("after stop").map_err(|failure| failure.at("L11"))
     }
 
     fn start_cancelled(&mut self, bases: &[String], none_done: bool) -> Checked {
@@ -228,7 +238,8 @@ impl World<'_> {
                 if !until(self.port.patience, || self.directories() == before) {
                     broken!("L7: left are {:?}", self.directories());
                 }
-                self.expect_no_aid("after a cancelled start")
+                let alone = self.expect_no_aid("after a cancelled start");
+                alone.map_err(|failure| failure.at("L7"))
             }
             Err(error) => broken!("L7: {}, not cancelled", told_error(&error)),
         }

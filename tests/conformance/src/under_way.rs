@@ -6,11 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::kill_process;
 
 use super::answers::{told, told_error};
-use super::faults::set_modified;
+use super::disturb::set_modified;
 use super::step::Signal;
 use super::world::{World, broken, fields, unfit};
-use crate::harness::processes::{is_stopped, open_files, runs};
-use crate::harness::shim::{Checked, until};
+use crate::processes::{is_stopped, open_files, runs};
+use crate::shim::{Checked, until};
 
 /// How often an overlay is acquired to see another being made. A pool that needs no process for
 /// that never shows one.
@@ -93,7 +93,12 @@ impl World<'_> {
             sleep(Duration::from_millis(5));
             after = self.stats()?;
         }
-        let discarded = after.counter("discarded") - before.counter("discarded");
+        let Some((before_it, after_it)) =
+            before.counter("discarded").zip(after.counter("discarded"))
+        else {
+            broken!("T2: there is no discarded");
+        };
+        let discarded = after_it - before_it;
         if discarded > before.total() {
             broken!("T2: {discarded} are discarded, though only {} were ready", before.total());
         }

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Lines of shell that mount it on a directory of the folder, which is the working directory. It
 /// ends with the process that the shell becomes, and isn't counted among what that started.
-pub(crate) fn mount(point: &str) -> String {
+#[must_use]
+pub fn mount(point: &str) -> String {
     let mut script = String::new();
     let _ = writeln!(
         script,
@@ -25,7 +26,11 @@ pub(crate) fn mount(point: &str) -> String {
 }
 
 /// Has the filesystem hang from now on, for as long as that.
-pub(crate) fn hang(folder: &Path, point: &str, time: Duration) -> Result<(), String> {
+///
+/// # Errors
+///
+/// It isn't mounted.
+pub fn hang(folder: &Path, point: &str, time: Duration) -> Result<(), String> {
     let file = format!("{point}.pid");
     let text = std::fs::read_to_string(folder.join(&file));
     let text = text.map_err(|error| format!("{file}: {error}"))?;
@@ -40,17 +45,21 @@ pub(crate) fn hang(folder: &Path, point: &str, time: Duration) -> Result<(), Str
 }
 
 /// What bindfs says of itself, where it can be mounted.
-pub(crate) fn probe() -> Result<String, String> {
+///
+/// # Errors
+///
+/// It isn't there, or can't be mounted.
+pub fn probe() -> Result<String, String> {
     let script = format!("cd \"$0\"; mkdir point\n{}bindfs --version", mount("point"));
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let output = Command::new("unshare")
         .args(["--map-root-user", "--mount", "sh", "-ec", &script])
         .arg(folder.path())
         .output()
-        .map_err(|error| format!("unshare: {error}; install util-linux"))?;
+        .map_err(|error| format!("unshare: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
     let said = std::fs::read_to_string(folder.path().join("point.log")).unwrap_or_default();
-    Err(format!("{}; install bindfs, and let /dev/fuse be opened", said.trim()))
+    Err(said.trim().to_owned())
 }

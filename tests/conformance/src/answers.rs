@@ -1,6 +1,6 @@
 //! A port's answers, by the contract's names and in words.
 
-use crate::harness::shim::Answer;
+use crate::shim::Answer;
 
 /// The errors of the contract, and that of a request which was cancelled.
 pub(super) const ERRORS: [&str; 9] = [

@@ -6,7 +6,11 @@ use std::io;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 /// Lets a process open `free` files more; without a number as many as this process may.
-pub(crate) fn limit(pid: Pid, free: Option<usize>) -> io::Result<()> {
+///
+/// # Errors
+///
+/// The process is gone, or may not be limited.
+pub fn limit(pid: Pid, free: Option<usize>) -> io::Result<()> {
     let ours = getrlimit(Resource::Nofile);
     let current = match free {
         None => ours.current,

@@ -1,6 +1,6 @@
-//! Drives a port's shim: one JSON object a line out, one a line in (`tests/conformance/SHIM.md`).
+//! Drives a port's shim: one JSON object a line out, one a line in (`SHIM.md`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -9,19 +9,21 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::artefacts::LOG;
 use super::processes::{self, MARK};
 use super::transcript::Transcript;
+use crate::capability::Capability;
 
 /// The exit status of a shim that lacks what it was asked for.
 const UNIMPLEMENTED: i32 = 89;
 const PROTOCOL: u64 = 1;
 
 /// Why a case isn't passed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "what", rename_all = "kebab-case")]
+pub enum Failure {
     /// The port breaks a rule.
     Broken(String),
     /// The port says that it lacks what the case needs.
@@ -31,8 +33,26 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// What kind of failure it is, in words.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Broken(_) => "broken",
+            Self::Unimplemented(_) => "not implemented",
+            Self::Unfit(_) => "can't be judged",
+        }
+    }
+
+    /// What was seen.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        let (Self::Broken(what) | Self::Unimplemented(what) | Self::Unfit(what)) = self;
+        what
+    }
+
     /// The same failure, and where it was seen.
-    pub(crate) fn at(self, place: &str) -> Self {
+    #[must_use]
+    pub fn at(self, place: &str) -> Self {
         let at = |what: String| format!("{place}: {what}");
         match self {
             Self::Broken(what) => Self::Broken(at(what)),
@@ -44,21 +64,34 @@ impl Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Broken(what) => write!(f, "broken: {what}"),
-            Self::Unimplemented(what) => write!(f, "not implemented: {what}"),
-            Self::Unfit(what) => write!(f, "can't be judged: {what}"),
-        }
+        write!(f, "{}: {}", self.kind(), self.what())
     }
 }
 
-pub(crate) type Checked<T = ()> = Result<T, Failure>;
+/// What a step or a look at the port gives.
+pub type Checked<T = ()> = Result<T, Failure>;
 
 /// What a port answered: what was asked for, or the error's name and message.
-pub(crate) type Answer = Result<Value, (String, String)>;
+pub type Answer = Result<Value, (String, String)>;
+
+/// What a port says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    protocol: u64,
+    /// The port's name.
+    #[serde(default)]
+    pub name: String,
+    /// The port's version, in its own words.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// What the port leaves out, and why.
+    #[serde(default)]
+    pub lacks: BTreeMap<Capability, String>,
+}
 
 /// A running shim, killed with all that it started when it is dropped.
-pub(crate) struct Shim {
+pub struct Shim {
+    hello: Hello,
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
@@ -73,17 +106,20 @@ pub(crate) struct Shim {
 
 impl Shim {
     /// Starts `argv` in `folder`. What it says on its standard error goes to `NAME.log` there, what
-    /// is asked and answered to `NAME.transcript`.
-    pub(crate) fn start(
-        argv: &[String],
-        folder: &Path,
-        name: &str,
-        patience: Duration,
-    ) -> Checked<Self> {
+    /// is asked and answered to `NAME.transcript`. Its `TMPDIR` and its `HOME` lie there too.
+    ///
+    /// # Errors
+    ///
+    /// It can't be started, or doesn't answer to `hello` by the protocol.
+    pub fn start(argv: &[String], folder: &Path, name: &str, patience: Duration) -> Checked<Self> {
         let unfit = |error| Failure::Unfit(format!("can't start `{}`: {error}", argv.join(" ")));
         let log = folder.join(format!("{name}.log"));
         let append = |path| File::options().create(true).append(true).open(path).map_err(unfit);
         let stderr = append(&log)?;
+        let (home, tmp) = (folder.join(".home"), folder.join(".tmp"));
+        for own in [&home, &tmp] {
+            std::fs::create_dir_all(own).map_err(unfit)?;
+        }
         let mut transcript = Transcript::to(append(&folder.join(format!("{name}.transcript")))?);
         let mark = format!("{}/{name}", folder.display());
         let (program, args) = argv.split_first().ok_or_else(|| Failure::Unfit("no shim".into()))?;
@@ -91,13 +127,15 @@ impl Shim {
             .args(args)
             .current_dir(folder)
             .env(MARK, &mark)
-            .env("OVERLAY_POOL_LOG", LOG) // of ours; another port does as it likes
+            .env("HOME", home)
+            .env("TMPDIR", tmp)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()
             .map_err(unfit)?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let stdout = stdout.ok_or_else(|| Failure::Unfit("its output isn't piped".to_owned()))?;
         let (sender, lines) = mpsc::channel();
         let mut heard = transcript.another().map_err(unfit)?;
         std::thread::spawn(move || {
@@ -110,31 +148,58 @@ impl Shim {
             }
         });
         transcript.note('!', &argv.join(" "));
-        let (requests, next_id) = (HashMap::new(), 1);
-        let mut shim =
-            Self { child, stdin, lines, transcript, requests, next_id, mark, log, patience };
+        let mut shim = Self {
+            hello: Hello::default(),
+            child,
+            stdin,
+            lines,
+            transcript,
+            requests: HashMap::new(),
+            next_id: 1,
+            mark,
+            log,
+            patience,
+        };
+        let unfit = |what: String| Failure::Unfit(format!("hello: {what}"));
         let hello = shim.ask("hello", Map::new())?;
-        match hello {
-            Ok(hello) if hello["protocol"] == PROTOCOL => Ok(shim),
-            Ok(other) => Err(Failure::Unfit(format!("hello: not protocol {PROTOCOL}: {other}"))),
-            Err((name, message)) => Err(Failure::Unfit(format!("hello: {name}: {message}"))),
+        let hello = hello.map_err(|(name, message)| unfit(format!("{name}: {message}")))?;
+        shim.hello = serde_path_to_error::deserialize(&hello)
+            .map_err(|error| unfit(format!("{error}: {hello}")))?;
+        if shim.hello.protocol != PROTOCOL {
+            return Err(unfit(format!("not protocol {PROTOCOL}: {hello}")));
         }
+        Ok(shim)
     }
 
-    pub(crate) fn pid(&self) -> Pid {
+    /// What the port says of itself.
+    #[must_use]
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
     /// Sends a request and doesn't wait for its answer.
-    pub(crate) fn send(&mut self, request: &str, mut fields: Map<String, Value>) -> Checked<u64> {
+    ///
+    /// # Errors
+    ///
+    /// What came instead, or that nothing came.
+    pub fn send(&mut self, request: &str, mut fields: Map<String, Value>) -> Checked<u64> {
         let id = self.next_id;
         self.next_id += 1;
         fields.insert("id".into(), id.into());
         fields.insert("do".into(), request.into());
         let line = Value::Object(fields).to_string();
         self.transcript.note('>', &line);
-        let stdin = self.stdin.as_mut().expect("it is open until the end");
-        if stdin.write_all(format!("{line}\n").as_bytes()).is_err() {
+        let written = match &mut self.stdin {
+            Some(stdin) => stdin.write_all(format!("{line}\n").as_bytes()).is_ok(),
+            None => false,
+        };
+        if !written {
             return Err(self.ended());
         }
         self.requests.insert(id, None);
@@ -142,12 +207,20 @@ impl Shim {
     }
 
     /// Waits for the answer to one request. What isn't implemented is a failure of the case.
-    pub(crate) fn answer(&mut self, id: u64) -> Checked<Answer> {
+    ///
+    /// # Errors
+    ///
+    /// What came instead, or that nothing came.
+    pub fn answer(&mut self, id: u64) -> Checked<Answer> {
         self.answer_within(id, self.patience)
     }
 
     /// Waits no longer than that.
-    pub(crate) fn answer_within(&mut self, id: u64, patience: Duration) -> Checked<Answer> {
+    ///
+    /// # Errors
+    ///
+    /// What came instead, or that nothing came.
+    pub fn answer_within(&mut self, id: u64, patience: Duration) -> Checked<Answer> {
         let deadline = Instant::now() + patience;
         while !self.is_answered(id)? {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -161,14 +234,21 @@ impl Shim {
                 }
             }
         }
-        match self.requests.remove(&id).flatten().expect("it was just seen") {
+        let Some(answer) = self.requests.remove(&id).flatten() else {
+            return Err(Failure::Unfit(format!("request {id} was answered and read before")));
+        };
+        match answer {
             Err((name, message)) if name == "unimplemented" => Err(Failure::Unimplemented(message)),
             answer => Ok(answer),
         }
     }
 
     /// Whether the answer to a request is there.
-    pub(crate) fn is_answered(&mut self, id: u64) -> Checked<bool> {
+    ///
+    /// # Errors
+    ///
+    /// What came instead, or that nothing came.
+    pub fn is_answered(&mut self, id: u64) -> Checked<bool> {
         while let Ok(line) = self.lines.try_recv() {
             self.take_note(&line)?;
         }
@@ -185,20 +265,33 @@ impl Shim {
         Ok(())
     }
 
-    pub(crate) fn ask(&mut self, request: &str, fields: Map<String, Value>) -> Checked<Answer> {
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// What came instead, or that nothing came.
+    pub fn ask(&mut self, request: &str, fields: Map<String, Value>) -> Checked<Answer> {
         let id = self.send(request, fields)?;
         self.answer(id)
     }
 
     /// Asks the shim to exit, and waits for its end.
-    pub(crate) fn exit(mut self) -> Checked {
+    ///
+    /// # Errors
+    ///
+    /// What came instead, or that nothing came.
+    pub fn exit(mut self) -> Checked {
         let exit = self.ask("exit", Map::new())?;
         exit.map_err(|(name, message)| Failure::Unfit(format!("exit: {name}: {message}")))?;
         self.expect_end("after exit")
     }
 
     /// Ends the shim's input, and waits for its end.
-    pub(crate) fn hang_up(mut self) -> Checked {
+    ///
+    /// # Errors
+    ///
+    /// What came instead, or that nothing came.
+    pub fn hang_up(mut self) -> Checked {
         self.expect_end("after the end of its input")
     }
 
@@ -230,29 +323,43 @@ impl Shim {
     }
 
     /// Kills the shim itself, and not what it started.
-    pub(crate) fn kill(mut self) -> Checked {
+    ///
+    /// # Errors
+    ///
+    /// What it started lives on.
+    pub fn kill(mut self) -> Checked {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.expect_alone("after the shim was killed")
     }
 
     /// The processes that the shim started, and those that these started.
-    pub(crate) fn started(&self) -> Vec<Pid> {
+    #[must_use]
+    pub fn started(&self) -> Vec<Pid> {
         processes::started_by(self.pid(), &self.mark)
     }
 
     /// For how long the shim and what it started have computed.
-    pub(crate) fn cpu_time(&self) -> Duration {
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
         processes::cpu_time(self.started().into_iter().chain([self.pid()]))
     }
 
     /// Everything that the shim started ends.
-    pub(crate) fn expect_alone(&self, when: &str) -> Checked {
+    ///
+    /// # Errors
+    ///
+    /// Some of it doesn't.
+    pub fn expect_alone(&self, when: &str) -> Checked {
         self.expect_alone_but(when, |_| false)
     }
 
     /// Everything that the shim started ends, but for these.
-    pub(crate) fn expect_alone_but(&self, when: &str, may_stay: impl Fn(Pid) -> bool) -> Checked {
+    ///
+    /// # Errors
+    ///
+    /// Some of it doesn't.
+    pub fn expect_alone_but(&self, when: &str, may_stay: impl Fn(Pid) -> bool) -> Checked {
         let mut left = Vec::new();
         let ended = until(self.patience, || {
             left = self.started();
@@ -303,7 +410,7 @@ impl Drop for Shim {
 }
 
 /// Whether `condition` came to hold.
-pub(crate) fn until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     while !condition() {
         if Instant::now() >= deadline {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 /// By this variable in their environment the shim and all that it starts are known.
-pub(crate) const MARK: &str = "OVERLAY_POOL_CASE";
+pub const MARK: &str = "OVERLAY_POOL_CASE";
 
 /// What `/proc/PID/stat` says.
 struct Stat {
@@ -29,7 +29,8 @@ impl Stat {
 
 /// The processes with this mark but for the shim's, and descendants of the shim that have none,
 /// since they cleared their environment.
-pub(crate) fn started_by(shim: Pid, mark: &str) -> Vec<Pid> {
+#[must_use]
+pub fn started_by(shim: Pid, mark: &str) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
     let mut found: Vec<Pid> =
@@ -61,13 +62,14 @@ fn is_alive(pid: Pid) -> bool {
 }
 
 /// For how long processes have computed, with the children that they have waited for.
-pub(crate) fn cpu_time(pids: impl IntoIterator<Item = Pid>) -> Duration {
+pub fn cpu_time(pids: impl IntoIterator<Item = Pid>) -> Duration {
     let ticks = pids.into_iter().filter_map(|pid| Some(Stat::read(pid)?.cpu));
     Duration::from_millis(ticks.sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second())
 }
 
 /// Whether a process was stopped by a signal, and stands still.
-pub(crate) fn is_stopped(pid: Pid) -> bool {
+#[must_use]
+pub fn is_stopped(pid: Pid) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.state == "T")
 }
 
@@ -77,18 +79,21 @@ pub(crate) fn open_files(pid: Pid) -> std::io::Result<usize> {
 }
 
 /// The words of a process' command.
-pub(crate) fn command(pid: Pid) -> Vec<u8> {
+#[must_use]
+pub fn command(pid: Pid) -> Vec<u8> {
     std::fs::read(folder(pid).join("cmdline")).unwrap_or_default()
 }
 
 /// Whether a process runs the program of this name.
-pub(crate) fn runs(pid: Pid, name: &str) -> bool {
+#[must_use]
+pub fn runs(pid: Pid, name: &str) -> bool {
     let program = std::fs::read_link(folder(pid).join("exe"));
     program.is_ok_and(|program| program.file_name() == Some(name.as_ref()))
 }
 
 /// Processes with the names of their programs.
-pub(crate) fn names(pids: &[Pid]) -> String {
+#[must_use]
+pub fn names(pids: &[Pid]) -> String {
     let mut text = String::new();
     for pid in pids {
         let name = std::fs::read_to_string(folder(*pid).join("comm")).unwrap_or_default();
