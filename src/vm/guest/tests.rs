@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::*;
+use super::{Guest, GuestError, Ran, Run};
 use crate::vm::execution::End;
 
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
