@@ -195,6 +195,10 @@ impl Exec {
         let (outcome, written) = tokio::join!(vm.run(&job.program, job.input()?, sender), write);
         match written {
             Ok(()) => Ok(outcome?),
+            // Whoever closed the pipe has read enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Ok(Outcome { end: End::Signal(13), ..outcome? })
+            }
             Err(error) => Err(unwritten(&error)),
         }
     }
@@ -357,11 +361,13 @@ pub(super) async fn interrupted() -> Failure {
     let ended = async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        io::Result::Ok(())
+        io::Result::Ok(tokio::select! {
+            _ = interrupt.recv() => Exit::Interrupted,
+            _ = terminate.recv() => Exit::Terminated,
+        })
     };
     match ended.await {
-        Ok(()) => Failure::new(Exit::Interrupted, "interrupted", ""),
+        Ok(exit) => Failure::new(exit, "interrupted", ""),
         Err(error) => Failure::new(Exit::NotRun, format!("can't wait for signals: {error}"), ""),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use indicatif::BinaryBytes;
 use overlay_pool::PREFIX;
 use overlay_pool::place::{PlaceError, Sweep, try_directory};
-use rustix::fs::{CWD, Mode, OFlags, openat, statvfs};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statvfs, statx};
 use rustix::io::Errno;
 
 use super::Finding;
@@ -31,6 +31,31 @@ pub(super) fn look(pool_dir: &Path) -> Vec<Finding> {
 fn existing(pool_dir: &Path) -> PathBuf {
     let absolute = std::path::absolute(pool_dir).unwrap_or_else(|_| pool_dir.to_owned());
     absolute.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Whether a rename goes from the pool to the targets.
+pub(super) fn targets(pool_dir: &Path, targets: &Path) -> Finding {
+    const WHAT: &str = "targets";
+    let shown = targets.display();
+    // A rename crosses no mount, even of one filesystem. Linux before 5.8 tells no mounts.
+    let mount = |path: &Path| {
+        let flags = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+        let stat = statx(CWD, path, AtFlags::empty(), flags)?;
+        rustix::io::Result::Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id))
+    };
+    match (mount(targets), mount(&existing(pool_dir))) {
+        (Ok(one), Ok(other)) if one == other => {
+            Finding::ok(WHAT, format!("{shown}: on the mount of the pool directory"))
+        }
+        (Ok(_), Ok(_)) => Finding::note(
+            WHAT,
+            format!("{shown}: on another mount than the pool directory"),
+            "name a pool directory beside them with --dir: here every overlay is made on demand",
+        ),
+        (Err(errno), _) | (_, Err(errno)) => {
+            Finding::bad(WHAT, format!("{shown}: {errno}"), "make that directory, or name another")
+        }
+    }
 }
 
 fn leftovers(pool_dir: &Path) -> Finding {

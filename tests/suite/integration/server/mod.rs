@@ -14,6 +14,7 @@ mod names;
 mod open;
 mod openapi;
 mod others;
+mod packaged_clients;
 mod schemathesis;
 mod security;
 mod socket;
