@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Profile;
 use overlay_pool::vm::{Accelerator, Language};
@@ -96,8 +96,10 @@ pub(super) fn profile() -> impl TypedValueParser<Value = Profile> {
 
 /// Takes a language by its name.
 pub(super) fn language() -> impl TypedValueParser<Value = Language> {
-    PossibleValuesParser::new(Language::ALL.map(Language::as_str))
-        .try_map(|name| name.parse::<Language>())
+    let value = |language: Language| {
+        PossibleValue::new(language.as_str()).aliases(language.aliases().iter().copied())
+    };
+    PossibleValuesParser::new(Language::ALL.map(value)).try_map(|name| name.parse::<Language>())
 }
 
 /// Takes an accelerator by its name.

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use overlay_pool::api;
 use overlay_pool::place::{Leftover, PlaceError, Sweep, sweep};
-use overlay_pool::{api, vm};
+use overlay_pool::vm::{self, VmSettings};
 use serde_json::json;
 
 use super::arguments::PoolDir;
@@ -13,8 +14,9 @@ use super::failure::Failure;
 use super::{Answer, text};
 
 const EXAMPLES: &str = "\
-Only directories that a pool made, and whose owner is dead, are removed: a live owner holds a lock.
-Pools do the same when they start.
+Only directories that a pool, a server or a VM made, and whose owner is dead, are removed, and states
+of VMs that were half saved: a live owner holds a lock. Each does the same for its kind when it
+starts.
 
 Examples:
   overlay-pool gc --dry-run
@@ -38,12 +40,16 @@ fn not_removed(error: PlaceError) -> Failure {
     Failure::new(Exit::Failed, error, "remove it by hand")
 }
 
-/// What dead owners of any kind left: pools, servers and VMs.
+/// What dead owners of any kind left: pools, servers, VMs and states of VMs.
 pub(super) fn leftovers(dir: &Path, what: Sweep) -> Result<Vec<Leftover>, PlaceError> {
     let mut all = Vec::new();
     for prefix in [overlay_pool::PREFIX, api::PREFIX, vm::PREFIX] {
         all.append(&mut sweep(dir, prefix, what)?);
     }
+    // A setting that can't be used doesn't move them.
+    let settings = VmSettings::from_env().unwrap_or_default();
+    let states = VmSettings { dir: dir.to_owned(), ..settings }.states();
+    all.append(&mut sweep(&states, vm::DRAFT_PREFIX, what)?);
     Ok(all)
 }
 

@@ -73,12 +73,16 @@ VMs (exec, bench --vm):
   OVERLAY_POOL_QEMU             the QEMU that runs them: qemu-system-x86_64 on PATH
   OVERLAY_POOL_ACCEL            kvm, tcg or auto, which is KVM and never TCG: auto
   OVERLAY_POOL_MEMORY           a guest's memory in MiB: 128, for JavaScript 256
+  OVERLAY_POOL_CPUS             a guest's processors: 1
+  OVERLAY_POOL_DISK             what a guest's disk may take of the host's, in MiB: 1056
   OVERLAY_POOL_MAX_VMS          how many there may be at once: 10
   OVERLAY_POOL_BOOT_TIMEOUT     how long one may take to boot, in seconds: 60
   OVERLAY_POOL_EXECUTE_TIMEOUT  how long code may run, in seconds: 60
   OVERLAY_POOL_MAX_OUTPUT       how many bytes of each output are kept: 1048576
   OVERLAY_POOL_RESUME           on or off, whether saved states are resumed: on
   OVERLAY_POOL_STATES           where these are: states in OVERLAY_POOL_DIR
+  OVERLAY_POOL_WARM             how many wait for code, as in python=4,javascript=2: none
+  OVERLAY_POOL_WARM_IDLE        after how many seconds unasked they are given up: 600
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2

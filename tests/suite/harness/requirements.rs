@@ -318,8 +318,8 @@ fn second_filesystem() -> Result<String, String> {
 /// The crates that the library without features is built of, itself among them.
 pub(crate) fn crates() -> Result<BTreeSet<String>, String> {
     let output = Command::new("cargo")
-        .args(["tree", "--offline", "--locked", "--no-default-features", "--edges=normal"])
-        .args(["--prefix=none", "--no-dedupe", "--format={p}", "--manifest-path"])
+        .args(["tree", "--offline", "--locked", "--package=overlay-pool", "--no-default-features"])
+        .args(["--edges=normal", "--prefix=none", "--no-dedupe", "--format={p}", "--manifest-path"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .output()
         .map_err(|error| format!("cargo: {error}"))?;

@@ -157,6 +157,19 @@ fn missing_and_broken_programs_are_notes(scratch: Scratch) {
     assert_answer!(scratch, "doctor_programs", programs.join("\n"));
 }
 
+/// One that can't resume VMs boots each of them, and is told so before a boot is spent on it.
+#[apply(test)]
+fn an_old_qemu_is_a_note(scratch: Scratch) {
+    let bin = scratch.join("bin");
+    fs::create_dir(&bin).expect("a directory");
+    let old = bin.join("qemu-system-x86_64");
+    fs::write(&old, "#!/bin/sh\necho QEMU emulator version 7.2.19\n").expect("a program");
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).expect("its permissions");
+    let doctor = run(overlay_pool(&scratch).arg("doctor").env("PATH", &bin));
+    let (state, text) = line(&doctor, "qemu-system-x86_64");
+    assert!(state == "note" && text.contains("from 8.2 on"), "{doctor}");
+}
+
 #[apply(test)]
 fn l8_a_pool_directory_that_can_t_be_made_is_bad(scratch: Scratch) {
     fs::write(scratch.join("pool"), "").expect("a file in its place");
