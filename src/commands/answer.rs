@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 use super::exit::Exit;
 use super::failure::Failure;
-use super::text::escaped;
+use super::text;
 
 /// What goes to standard output, and what went wrong.
 #[derive(Debug, Default)]
@@ -19,6 +21,21 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// One JSON object with what failed in it, `failures`, besides these facts.
+    pub(crate) fn json(mut facts: Value, failures: Vec<Failure>) -> Self {
+        facts["failures"] = failures.iter().map(Failure::json).collect();
+        let text = text::escaped_json(&format!("{facts:#}\n"));
+        Self { text, failures, ..Self::default() }
+    }
+
+    /// A program that asked for JSON gets a failure as that too, if there is nothing else.
+    pub(crate) fn or_failures_as_json(self) -> Self {
+        if self.text.is_empty() && !self.failures.is_empty() {
+            return Self { code: self.code, ..Self::json(json!({}), self.failures) };
+        }
+        self
+    }
+
     /// Prints the text, then each warning and each failure as a line on standard error.
     pub(crate) fn print(mut self) -> ExitCode {
         let mut stdout = io::stdout().lock();
@@ -31,7 +48,7 @@ impl Answer {
             self.failures.push(Failure::new(Exit::Failed, cause, "make room, or write elsewhere"));
         }
         for warning in &self.warnings {
-            let _ = writeln!(io::stderr(), "overlay-pool: warning: {}", escaped(warning));
+            let _ = writeln!(io::stderr(), "overlay-pool: warning: {}", text::escaped(warning));
         }
         for failure in &self.failures {
             // If standard error is closed too, the exit code is all that is left to tell.

@@ -126,14 +126,22 @@ pub(super) enum PeriodError {
 /// Why a size isn't one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SizeError {
-    #[error("a size is a number of bytes, or one with a suffix: k, M, G, T, P or E")]
+    #[error("a size is a number of bytes, or one with a unit, as in 64k, 20G or 20GiB")]
     Syntax,
     #[error("the size is over 8 EiB")]
     TooLarge,
 }
 
-/// Takes a size as `qemu-img` does: `4096`, `64k`, `1.5G`. Suffixes are powers of 1024.
+/// Takes a size as `qemu-img` does, `4096`, `64k` or `1.5G`, and as people write it, `20GiB`. Units
+/// are powers of 1024; `20GB` is refused, since it could be meant as one of 1000.
 pub(super) fn size(text: &str) -> Result<u64, SizeError> {
+    let text = match text.strip_suffix("iB").or_else(|| text.strip_suffix("ib")) {
+        // Of a byte there is no such unit.
+        Some(short) if short.ends_with(['b', 'B']) => return Err(SizeError::Syntax),
+        Some(short) if short.ends_with(|last: char| last.is_ascii_alphabetic()) => short,
+        Some(_) => return Err(SizeError::Syntax),
+        None => text,
+    };
     let (number, exponent) = match text.as_bytes() {
         [.., last] if last.is_ascii_alphabetic() => {
             let suffix = char::from(last.to_ascii_lowercase());
@@ -180,6 +188,8 @@ mod tests {
     #[case("2T", 2 << 40)]
     #[case("4P", 4 << 50)]
     #[case("7E", 7 << 60)]
+    #[case("20GiB", 20 << 30)]
+    #[case("1.5kib", 1536)]
     #[case("9223372036854775807", i64::MAX as u64)]
     #[case("1.00000000000000000000000000000000000000000001k", 1024)]
     fn sizes_are_those_of_qemu_img(#[case] text: &str, #[case] bytes: u64) {
@@ -195,6 +205,10 @@ mod tests {
     #[case("1 k")]
     #[case("1x")]
     #[case("1kB")]
+    #[case("1iB")]
+    #[case("1BiB")]
+    #[case("1GiBiB")]
+    #[case("GiB")]
     #[case("1.5")]
     #[case("1.5b")]
     #[case(".5k")]

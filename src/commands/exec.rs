@@ -16,7 +16,7 @@ const EXAMPLES: &str = "\
 The VM's disk comes from a pool. The VM has no network, and nothing is left of it afterwards. The
 first VM of a base image saves the booted machine's state, and later ones resume it. The exit code
 is the program's own: 128 or more if a signal ended it, 124 if its time was over. It is 125 if the
-code could not be run, or not to its end.
+code could not be run, or not to its end, and 130 after Ctrl-C.
 
 Examples:
   overlay-pool exec python -c \"print('hello from pool')\"
@@ -78,13 +78,14 @@ impl Exec {
             manager.stop().await;
             done
         })??;
-        self.print(&done).map_err(|error| {
-            Failure::new(
-                Exit::NotRun,
-                format!("can't write: {error}"),
-                "make room, or write elsewhere",
-            )
-        })?;
+        match self.print(&done) {
+            // Whoever closed the pipe has read enough.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                let cause = format!("can't write: {error}");
+                return Err(Failure::new(Exit::NotRun, cause, "make room, or write elsewhere"));
+            }
+            _ => {}
+        }
         let code = u8::try_from(done.execution.end.code()).unwrap_or(u8::MAX);
         Ok(Answer { code, ..Answer::default() })
     }
@@ -164,11 +165,13 @@ pub(super) async fn interrupted() -> Failure {
     let ended = async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        io::Result::Ok(())
+        io::Result::Ok(tokio::select! {
+            _ = interrupt.recv() => Exit::Interrupted,
+            _ = terminate.recv() => Exit::Terminated,
+        })
     };
     match ended.await {
-        Ok(()) => Failure::new(Exit::NotRun, "interrupted", ""),
+        Ok(exit) => Failure::new(exit, "interrupted", ""),
         Err(error) => Failure::new(Exit::NotRun, format!("can't wait for signals: {error}"), ""),
     }
 }

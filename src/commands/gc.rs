@@ -5,6 +5,7 @@ use std::path::Path;
 
 use overlay_pool::place::{Leftover, PlaceError, Sweep, sweep};
 use overlay_pool::{api, vm};
+use serde_json::json;
 
 use super::arguments::PoolDir;
 use super::exit::Exit;
@@ -28,6 +29,9 @@ pub(super) struct Gc {
     dry_run: bool,
     #[command(flatten)]
     dir: PoolDir,
+    /// Print one JSON object: what was removed, or would be, and what failed.
+    #[arg(long)]
+    json: bool,
 }
 
 fn not_removed(error: PlaceError) -> Failure {
@@ -48,19 +52,32 @@ impl Gc {
         let (what, did) =
             if self.dry_run { (Sweep::Look, "would remove") } else { (Sweep::Remove, "removed") };
         let dir = self.dir.path();
+        let is_there = dir.symlink_metadata().is_ok();
         let leftovers = leftovers(&dir, what)?;
         let mut answer = Answer::default();
-        if leftovers.is_empty() {
-            answer.text = format!("nothing left over in {}\n", text::escaped_path(&dir));
+        let mut swept = Vec::new();
+        let shown = text::escaped_path(&dir);
+        if !is_there {
+            answer.text = format!("{shown} isn't there: nothing to remove\n");
+        } else if leftovers.is_empty() {
+            answer.text = format!("nothing left over in {shown}\n");
         }
         for leftover in leftovers {
             let path = leftover.path;
             match leftover.error {
                 None => {
                     let _ = writeln!(answer.text, "{did} {}", text::escaped_path(&path));
+                    swept.push(text::path_json(&path));
                 }
                 Some(source) => answer.failures.push(not_removed(PlaceError { path, source })),
             }
+        }
+        if self.json {
+            let facts = json!({
+                "directory": text::path_json(&dir), "exists": is_there, "dry_run": self.dry_run,
+                "removed": swept,
+            });
+            return Ok(Answer::json(facts, answer.failures));
         }
         Ok(answer)
     }

@@ -111,9 +111,12 @@ fn root() -> Result<String, String> {
     Ok("uid 0".to_owned())
 }
 
+/// On a folder of its own: a sandbox need not have `/mnt`.
 fn mount_namespace() -> Result<String, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let output = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
+        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs"])
+        .arg(folder.path())
         .output()
         .map_err(|error| format!("unshare: {error}"))?;
     if output.status.success() {

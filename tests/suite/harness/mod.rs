@@ -9,6 +9,7 @@ pub(crate) mod faults;
 pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod manager;
+pub(crate) mod node;
 pub(crate) mod owner;
 pub(crate) mod pool_process;
 pub(crate) mod pools;

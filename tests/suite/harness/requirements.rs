@@ -15,7 +15,7 @@ use overlay_pool::vm::{Manifest, VmSettings, kvm};
 use overlay_pool_conformance::{host, isolation};
 
 use super::faults::{clock, memory, strace};
-use super::{python, vms};
+use super::{node, python, vms};
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +62,7 @@ pub(crate) enum Need {
     MemoryCgroup,
     /// A folder on another filesystem than the tests' folders.
     SecondFilesystem,
-    /// `bash`.
+    /// `bash`, built with what completes words: Nix' builders have one without.
     Bash,
     /// `systemd-analyze` and `systemd-socket-activate`; systemd need not run.
     Systemd,
@@ -72,6 +72,12 @@ pub(crate) enum Need {
     PrometheusClient,
     /// `chromium`, without a screen.
     Chromium,
+    /// What builds and checks the client in Python: `pip`, `flit_core` and `mypy`.
+    PythonBuild,
+    /// `openapi-python-client`, which makes a client in Python of an `OpenAPI` document.
+    OpenapiPythonClient,
+    /// `openapi-typescript`, which makes types of one, and `tsc`.
+    OpenapiTypescript,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -94,13 +100,16 @@ const QEMU: &str = "qemu-system-x86_64";
 const PROMETHEUS_CLIENT: &str = "\
 import importlib.metadata, prometheus_client.parser
 print('prometheus_client', importlib.metadata.version('prometheus_client'))";
+const PYTHON_BUILD: &str = "\
+import flit_core, mypy.version, pip
+print('flit_core', flit_core.__version__, 'mypy', mypy.version.__version__, 'pip', pip.__version__)";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 /// What the tests of a file need that declares nothing of this name.
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -127,6 +136,9 @@ impl Need {
         Self::Schemathesis,
         Self::PrometheusClient,
         Self::Chromium,
+        Self::PythonBuild,
+        Self::OpenapiPythonClient,
+        Self::OpenapiTypescript,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -157,6 +169,9 @@ impl Need {
             Self::Schemathesis => "schemathesis",
             Self::PrometheusClient => "prometheus-client",
             Self::Chromium => "chromium",
+            Self::PythonBuild => "python-build",
+            Self::OpenapiPythonClient => "openapi-python-client",
+            Self::OpenapiTypescript => "openapi-typescript",
         }
     }
 
@@ -187,10 +202,17 @@ impl Need {
             Self::Faketime => clock::probe(),
             Self::MemoryCgroup => memory::probe(),
             Self::SecondFilesystem => second_filesystem(),
-            Self::Bash | Self::Chromium => version(self.name(), self.name()),
+            Self::Bash => bash(),
+            Self::Chromium => version(self.name(), self.name()),
             Self::Systemd => version("systemd-socket-activate", "systemd")
                 .and_then(|_| version("systemd-analyze", "systemd")),
-            Self::Python | Self::Schemathesis => python::probe(self.name(), &["--version"]),
+            Self::Python | Self::Schemathesis | Self::OpenapiPythonClient => {
+                python::probe(self.name(), &["--version"])
+            }
+            Self::PythonBuild => python::probe("python3", &["-c", PYTHON_BUILD]),
+            Self::OpenapiTypescript => {
+                node::probe(self.name()).and_then(|found| node::probe("tsc").map(|_| found))
+            }
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
         })
     }
@@ -323,4 +345,15 @@ fn accelerator() -> Result<String, String> {
 fn kvm() -> Result<String, String> {
     let kvm = kvm::probe();
     if kvm.is_usable() { Ok(kvm.to_string()) } else { Err(kvm.to_string()) }
+}
+
+fn bash() -> Result<String, String> {
+    let found = version("bash", "bash")?;
+    let complete = Command::new("bash").args(["-c", "type complete"]).output();
+    let complete = complete.map_err(|error| format!("bash: {error}"))?;
+    if complete.status.success() {
+        Ok(found)
+    } else {
+        Err(format!("{found} has no `complete`; by Nix bashInteractive has"))
+    }
 }

@@ -1,6 +1,7 @@
 //! The command line, as its users meet it.
 
 mod acquire;
+mod conventions;
 mod create;
 mod create_failures;
 mod doctor;

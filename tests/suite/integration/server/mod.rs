@@ -15,6 +15,7 @@ mod names;
 mod open;
 mod openapi;
 mod others;
+mod packaged_clients;
 mod schemathesis;
 mod security;
 mod socket;
