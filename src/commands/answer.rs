@@ -48,7 +48,7 @@ impl Answer {
             self.failures.push(Failure::new(Exit::Failed, cause, "make room, or write elsewhere"));
         }
         for warning in &self.warnings {
-            let _ = writeln!(io::stderr(), "overlay-pool: warning: {}", escaped(warning));
+            let _ = writeln!(io::stderr(), "overlay-pool: warning: {}", text::escaped(warning));
         }
         for failure in &self.failures {
             // If standard error is closed too, the exit code is all that is left to tell.

@@ -70,7 +70,7 @@ impl Create {
             references: if self.allow_references { References::Allow } else { References::Deny },
             ..PoolConfig::default()
         })?;
-        let warnings = self.raw.then(|| doubt(&self.base)).flatten();
+        let warning = self.raw.then(|| doubt(&self.base)).flatten();
         let base = if self.raw { BaseRef::raw(self.base) } else { BaseRef::qcow2(self.base) };
         pool.start(Some(Vec::new())).await?;
         let (mut made, mut failures) = (Vec::new(), Vec::new());

@@ -124,6 +124,7 @@ fn base(error: &BaseError) -> (Exit, &'static str) {
         BaseError::NotAFile { .. } => (Exit::BadImage, "name a regular file"),
         BaseError::Overlay { .. } => (Exit::BadImage, ""),
         BaseError::Reference { .. } => (Exit::BadImage, "or add --allow-references"),
+        BaseError::Overlay { .. } => (Exit::BadImage, ""),
         BaseError::Header { source, .. } => (Exit::BadImage, header(source)),
         _ => (Exit::BadImage, "see what it holds with overlay-pool inspect"),
     }

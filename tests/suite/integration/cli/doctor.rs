@@ -110,18 +110,6 @@ fn guest_images_and_states_are_looked_at(scratch: Scratch) {
 }
 
 #[apply(test)]
-fn targets_are_held_against_the_pool_directory(scratch: Scratch) {
-    let near = answer(&scratch, ["doctor", "--targets", "."]);
-    assert_eq!(line(&near, "targets").0, "ok", "{near}");
-    // Another filesystem, whatever the folder of the tests is on.
-    let far = answer(&scratch, ["doctor", "--targets", "/proc"]);
-    let (state, text) = line(&far, "targets");
-    assert!(state == "note" && text.contains("; name a pool directory"), "{far}");
-    let none = answer(&scratch, ["doctor", "--targets", "nowhere"]);
-    assert_eq!((none.code, line(&none, "targets").0), (Some(1), "bad"), "{none}");
-}
-
-#[apply(test)]
 fn findings_are_json_for_programs(scratch: Scratch) {
     let good = answer(&scratch, ["doctor", "--json"]);
     let facts: Value = serde_json::from_str(&good.stdout).expect("JSON");
