@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::exit::Exit;
 use super::failure::Failure;
-use super::text::{self, escaped};
+use super::text;
 
 /// What goes to standard output, and what went wrong.
 #[derive(Debug, Default)]

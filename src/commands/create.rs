@@ -100,12 +100,12 @@ impl Create {
         pool.stop().await;
         failures.dedup(); // a bad base image is one failure, whatever the targets
 
-        let warnings = warnings.into_iter().collect();
-        if self.json {
-            let facts = json!({ "made": made });
-            return Ok(Answer { warnings, ..Answer::json(facts, failures) });
-        }
-        Ok(Answer { warnings, failures, ..Answer::default() })
+        let answer = if self.json {
+            Answer::json(json!({ "made": made }), failures)
+        } else {
+            Answer { failures, ..Answer::default() }
+        };
+        Ok(Answer { warnings: warning.into_iter().collect(), ..answer })
     }
 }
 

@@ -122,7 +122,6 @@ fn base(error: &BaseError) -> (Exit, &'static str) {
     match error {
         BaseError::Io { source, .. } => (Exit::BadImage, system(source)),
         BaseError::NotAFile { .. } => (Exit::BadImage, "name a regular file"),
-        BaseError::Overlay { .. } => (Exit::BadImage, ""),
         BaseError::Reference { .. } => (Exit::BadImage, "or add --allow-references"),
         BaseError::Overlay { .. } => (Exit::BadImage, ""),
         BaseError::Header { source, .. } => (Exit::BadImage, header(source)),

@@ -183,7 +183,7 @@ impl Server {
             ..PoolConfig::default()
         })
         .map_err(|error| named(&error))?;
-        let answer = json!({ "pool_size": pool.pool_size() });
+        let answer = json!({ "pool_size": pool.config().pool_size() });
         self.pool = Some(Arc::new(pool));
         Ok(answer)
     }

@@ -47,7 +47,7 @@ pub(super) async fn list(State(shared): State<Shared>) -> Result<Response, Probl
 /// All base images beside the files as they are now: a look at the disk for each that has ready
 /// overlays.
 pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
-    let target = usize::try_from(shared.pool.pool_size()).unwrap_or(0);
+    let target = usize::try_from(shared.pool.config().pool_size()).unwrap_or(0);
     let bases = shared.pool.bases().into_iter();
     bases.map(|state| BaseState::of(state, target)).collect()
 }

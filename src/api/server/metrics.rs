@@ -145,7 +145,7 @@ impl Scrape {
     }
 
     fn creations(&self, encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
-        let creator = ("creator", self.0.pool.creator().as_str());
+        let creator = ("creator", self.0.pool.config().creator.as_str());
         let by_result = [("success", stats.created), ("failure", stats.create_failed)];
         counters(
             encoder,

@@ -127,7 +127,7 @@ impl Service {
 
     /// Warns if the pool's overlays can't be moved to the targets as they are.
     async fn try_targets(&self) {
-        if self.pool.pool_size() < 1 {
+        if self.pool.config().pool_size() < 1 {
             return;
         }
         let (place, targets) = (self.pool.config().pool_dir.clone(), self.targets.clone());
