@@ -14,9 +14,9 @@ use super::failure::Failure;
 use super::{Answer, text};
 
 const EXAMPLES: &str = "\
-Only directories that a pool, a server or a VM made, and whose owner is dead, are removed, and states
-of VMs that were half saved: a live owner holds a lock. Each does the same for its kind when it
-starts.
+Only directories that a pool, a server or a VM made, and whose owner is dead, are removed, and
+states of VMs that were half saved: a live owner holds a lock. Each does the same for its kind when
+it starts.
 
 Examples:
   overlay-pool gc --dry-run
