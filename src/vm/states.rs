@@ -135,8 +135,12 @@ impl SavedStates {
         Ok(draft)
     }
 
-    /// Gives a state that was saved its name, in the place of one that is there.
+    /// Gives a state that was saved its name, in the place of one that is no good.
     pub(super) fn finish(&self, draft: &Draft, key: Value) -> io::Result<()> {
+        // Another was quicker, and VMs may be coming to life on its state.
+        if self.find(&key).is_some_and(|state| self.is_sound(&state)) {
+            return Ok(());
+        }
         let path = self.directory.join(name(&key));
         let (ram, devices) = (Checksum::of(&draft.ram())?, Checksum::of(&draft.devices())?);
         let description = serde_json::to_vec(&Description { key, ram, devices })?;

@@ -77,9 +77,9 @@ fn arguments_input_and_environment(scratch: Scratch) {
 #[apply(test)]
 fn limits_are_named(scratch: Scratch) {
     let code = "print('begun')\nimport time\ntime.sleep(1000)";
-    let answer = run(exec(&scratch).args(["--timeout", "3", "python", "-c", code]));
+    let answer = run(exec(&scratch).args(["--timeout", "20", "python", "-c", code]));
     assert_eq!((answer.code, &*answer.stdout), (Some(124), "begun\n"), "{answer}");
-    assert!(answer.stderr.contains("killed after 3 s") && answer.stderr.contains("--timeout"));
+    assert!(answer.stderr.contains("killed after 20 s") && answer.stderr.contains("--timeout"));
 
     let code = "print('x' * 100)";
     let mut command = exec(&scratch);
@@ -199,7 +199,7 @@ fn the_bench_measures_each_way_to_a_vm(scratch: Scratch) {
     let mut command = bench::command("vm", &scratch);
     command.env("OVERLAY_POOL_IMAGES", images()).args(["--accel", accelerator.as_str()]);
     let answer = run(command.args(["--count", "1", "--waiting", "1", "--seconds", "1", "--json"]));
-    let facts: Value = serde_json::from_str(&answer.stdout).expect("JSON");
+    let facts: Value = serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{answer}"));
     let targets = facts["targets"].as_array().expect("targets");
     let missed = targets.iter().any(|target| target["verdict"] == "missed");
     assert_eq!((answer.code, targets.len()), (Some(i32::from(missed)), 10), "{answer}");
