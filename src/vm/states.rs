@@ -137,21 +137,21 @@ impl SavedStates {
 
     /// Gives a state that was saved its name, in the place of one that is no good.
     pub(super) fn finish(&self, draft: &Draft, key: Value) -> io::Result<()> {
-        // Another was quicker, and VMs may be coming to life on its state.
-        if self.find(&key).is_some_and(|state| self.is_sound(&state)) {
-            return Ok(());
-        }
         let path = self.directory.join(name(&key));
         let (ram, devices) = (Checksum::of(&draft.ram())?, Checksum::of(&draft.devices())?);
-        let description = serde_json::to_vec(&Description { key, ram, devices })?;
+        let description = serde_json::to_vec(&Description { key: key.clone(), ram, devices })?;
         private(&draft.0.path().join(DESCRIPTION))?.write_all(&description)?;
         for file in [RAM, DEVICES, DESCRIPTION] {
             fs::set_permissions(draft.0.path().join(file), Permissions::from_mode(0o400))?;
         }
-        remove(&path)?;
         match fs::rename(draft.0.path(), &path) {
-            // Another process was quicker: its state is as good.
-            Err(error) if is_taken(&error) => {}
+            Err(error) if is_taken(&error) => {
+                // If another was quicker, VMs may be coming to life on its state.
+                if !self.find(&key).is_some_and(|state| self.is_sound(&state)) {
+                    remove(&path)?;
+                    fs::rename(draft.0.path(), &path)?;
+                }
+            }
             result => result?,
         }
         self.prune();
