@@ -139,15 +139,16 @@ impl SavedStates {
     pub(super) fn finish(&self, draft: &Draft, key: Value) -> io::Result<()> {
         let path = self.directory.join(name(&key));
         let (ram, devices) = (Checksum::of(&draft.ram())?, Checksum::of(&draft.devices())?);
-        let description = serde_json::to_vec(&Description { key: key.clone(), ram, devices })?;
-        private(&draft.0.path().join(DESCRIPTION))?.write_all(&description)?;
+        let description = Description { key, ram, devices };
+        let text = serde_json::to_vec(&description)?;
+        private(&draft.0.path().join(DESCRIPTION))?.write_all(&text)?;
         for file in [RAM, DEVICES, DESCRIPTION] {
             fs::set_permissions(draft.0.path().join(file), Permissions::from_mode(0o400))?;
         }
         match fs::rename(draft.0.path(), &path) {
             Err(error) if is_taken(&error) => {
                 // If another was quicker, VMs may be coming to life on its state.
-                if !self.find(&key).is_some_and(|state| self.is_sound(&state)) {
+                if !self.find(&description.key).is_some_and(|state| self.is_sound(&state)) {
                     remove(&path)?;
                     fs::rename(draft.0.path(), &path)?;
                 }
