@@ -1,11 +1,11 @@
 //! Work on all base images, aside from the threads that serve.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::worker::Worker;
+use crate::worker::Kept;
 
 /// One thread for what goes through all base images: there may be thousands, each is looked at on
 /// disk, and clients that only want an overlay don't wait for that. A filesystem that hangs keeps
@@ -14,12 +14,12 @@ use crate::worker::Worker;
 pub(super) struct Aside {
     /// What waits for its turn can still be cancelled.
     turn: Arc<Semaphore>,
-    worker: Arc<Mutex<Option<Arc<Worker>>>>,
+    worker: Arc<Kept>,
 }
 
 impl Default for Aside {
     fn default() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)), worker: Arc::default() }
+        Self { turn: Arc::new(Semaphore::new(1)), worker: Arc::new(Kept::new("base-images")) }
     }
 }
 
@@ -34,21 +34,12 @@ impl Aside {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(io::Error::other)?;
-        let worker = self.worker()?;
+        let worker = self.worker.get()?;
         let work = async move {
             // Kept to the end, also if nobody waits for it any more.
             let _turn = turn;
             work()
         };
         worker.run(work).await
-    }
-
-    fn worker(&self) -> io::Result<Arc<Worker>> {
-        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(worker) = &*worker {
-            return Ok(Arc::clone(worker));
-        }
-        let started = Arc::new(Worker::start("base-images")?);
-        Ok(Arc::clone(worker.insert(started)))
     }
 }
