@@ -7,13 +7,17 @@
     { self, nixpkgs }:
     let
       inherit (nixpkgs) lib;
-      systems = [
-        "x86_64-linux"
-        "aarch64-linux"
-      ];
+      # What is tested, and nothing else.
+      systems = [ "x86_64-linux" ];
       eachSystem = make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
       project = eachSystem (pkgs: import ./fixtures/nix { inherit pkgs; });
       of = pkgs: project.${pkgs.stdenv.hostPlatform.system};
+
+      app = description: package: {
+        type = "app";
+        program = lib.getExe package;
+        meta = { inherit description; };
+      };
     in
     {
       packages = eachSystem (
@@ -28,24 +32,36 @@
         }
       );
 
-      apps = eachSystem (pkgs: {
-        default = {
-          type = "app";
-          program = lib.getExe (of pkgs).packages.overlay-pool;
-          meta.description = "Keeps finished qcow2 overlays ready and hands them over";
-        };
-      });
+      apps = eachSystem (
+        pkgs:
+        let
+          inherit (of pkgs) apps packages;
+        in
+        {
+          default = app "Keeps finished qcow2 overlays ready and hands them over" packages.overlay-pool;
+          conformance = app "Judges a pool of qcow2 overlays by the contract of such pools" packages.conformance;
+          bench = app "Measures the pool on this machine" apps.bench;
+          exec = app "Runs code in a VM of its own" apps.exec;
+        }
+      );
 
-      devShells = eachSystem (pkgs: {
-        default = (of pkgs).shell;
-      });
+      devShells = eachSystem (pkgs: (of pkgs).shells);
 
       # None of these needs KVM: what does is in `packages`, as check-vms and check-module.
       checks = eachSystem (pkgs: (of pkgs).checks);
 
-      overlays.default = final: _prev: {
-        inherit ((import ./fixtures/nix { pkgs = final; }).packages) overlay-pool;
-      };
+      # The project's QEMU under a name of its own: nixpkgs' stays what it is.
+      overlays.default =
+        final: _prev:
+        let
+          inherit (import ./fixtures/nix { pkgs = final; }) packages;
+        in
+        {
+          inherit (packages) overlay-pool;
+          overlay-pool-qemu = packages.qemu;
+          overlay-pool-guest-images = packages.guest-images;
+          overlay-pool-container = packages.container;
+        };
 
       nixosModules.default = import ./fixtures/nix/module.nix { inherit (self) packages; };
 

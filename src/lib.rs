@@ -32,7 +32,6 @@ pub mod api;
 pub mod creator;
 pub mod image;
 /// For the crate's own binary, and no part of the interface.
-#[cfg(any(feature = "client", feature = "server"))]
 #[doc(hidden)]
 pub mod paths;
 pub mod place;

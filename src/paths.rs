@@ -1,5 +1,6 @@
-//! Paths as text, which has no bytes that aren't UTF-8.
+//! Paths as text, which has no bytes that aren't UTF-8; and which part of one is missing.
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -12,4 +13,31 @@ pub fn text<T: AsRef<str>>(path: &Path, valid: impl Fn(&str) -> T) -> String {
         text.extend(chunk.invalid().iter().map(|byte| format!(r"\x{byte:02x}")));
     }
     text
+}
+
+/// The error of looking `path` up, with the part of it that is missing or is no directory. An error
+/// that already says it all, because it is about `named` itself, stays as it is.
+pub(crate) fn explained(path: &Path, named: &Path, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
+        _ => return error,
+    }
+    let parts: Vec<_> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
+    let why = parts.into_iter().rev().find_map(|part| match part.symlink_metadata() {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            (part != named).then(|| format!("{} is missing", part.display()))
+        }
+        Ok(found) if found.is_symlink() && !part.exists() => {
+            let to = std::fs::read_link(part).unwrap_or_default();
+            Some(format!("{} is a link to {}, which is missing", part.display(), to.display()))
+        }
+        Ok(_) if part != named && !part.is_dir() => {
+            Some(format!("{} is not a directory", part.display()))
+        }
+        _ => None,
+    });
+    match why {
+        Some(why) => io::Error::new(error.kind(), why),
+        None => error,
+    }
 }

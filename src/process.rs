@@ -5,24 +5,14 @@
 //! starts all children.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::process::{Child, Command};
 
 use crate::sys;
-use crate::worker::Worker;
+use crate::worker::Kept;
 
-static SPAWNER: Mutex<Option<Arc<Worker>>> = Mutex::new(None);
-
-/// The thread that starts children; if it can't be had now, the next asks for it again.
-fn spawner() -> io::Result<Arc<Worker>> {
-    let mut spawner = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(worker) = &*spawner {
-        return Ok(Arc::clone(worker));
-    }
-    let worker = Arc::new(Worker::start("overlay-pool-spawn")?);
-    Ok(Arc::clone(spawner.insert(worker)))
-}
+/// The thread that starts children.
+static SPAWNER: Kept = Kept::new("overlay-pool-spawn");
 
 /// Starts a child that is killed when it is dropped, and when this process ends in any way.
 pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
@@ -30,7 +20,7 @@ pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
     sys::die_with_parent(&mut command);
 
     // A child that nobody waits for any more is dropped there, and so killed.
-    spawner()?.run(async move { command.spawn() }).await?
+    SPAWNER.get()?.run(async move { command.spawn() }).await?
 }
 
 /// Like [`spawn`], with descriptors that the child has under the numbers they have here; this

@@ -77,6 +77,15 @@ struct Fault {
 impl Qmp {
     /// Waits for the greeting and leaves the negotiation mode.
     pub(crate) async fn connect(stream: UnixStream) -> Result<Self, QmpError> {
+        Self::connect_with(stream, |_, _| {}).await
+    }
+
+    /// Like [`connect`](Self::connect); `on_event` is called with each event's name and data, and
+    /// must not block.
+    pub(crate) async fn connect_with(
+        stream: UnixStream,
+        on_event: impl Fn(&str, &Value) + Send + 'static,
+    ) -> Result<Self, QmpError> {
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         let greeting = read_line(&mut reader).await.map_err(QmpError::Closed)?;
@@ -86,7 +95,7 @@ impl Qmp {
         let state = Arc::new(Mutex::new(State::default()));
         let (outgoing, lines) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
-        tasks.spawn(read(reader, Arc::clone(&state)));
+        tasks.spawn(read(reader, Arc::clone(&state), on_event));
         tasks.spawn(write(writer, lines, Arc::clone(&state)));
         let qmp = Self { state, outgoing, _tasks: tasks };
         qmp.execute("qmp_capabilities", &json!({})).await?;
@@ -166,11 +175,15 @@ fn close(state: &Mutex<State>, cause: String) {
     state.jobs.clear();
 }
 
-async fn read(mut reader: BufReader<OwnedReadHalf>, state: Arc<Mutex<State>>) {
+async fn read(
+    mut reader: BufReader<OwnedReadHalf>,
+    state: Arc<Mutex<State>>,
+    on_event: impl Fn(&str, &Value),
+) {
     let cause = loop {
         match read_line(&mut reader).await {
             Ok(line) => {
-                if let Err(cause) = dispatch(&line, &state) {
+                if let Err(cause) = dispatch(&line, &state, &on_event) {
                     break cause;
                 }
             }
@@ -191,13 +204,19 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>, Str
     }
 }
 
-fn dispatch(line: &[u8], state: &Mutex<State>) -> Result<(), String> {
+fn dispatch(
+    line: &[u8],
+    state: &Mutex<State>,
+    on_event: impl Fn(&str, &Value),
+) -> Result<(), String> {
     tracing::trace!(target: TRANSCRIPT, "< {}", String::from_utf8_lossy(line).trim_end());
     let message: Message =
         serde_json::from_slice(line).map_err(|error| format!("a line that is not QMP: {error}"))?;
-    if message.event.as_deref() == Some("JOB_STATUS_CHANGE") {
+    if let Some(event) = message.event {
         let data = message.data.unwrap_or_default();
-        if data["status"] == "concluded"
+        on_event(&event, &data);
+        if event == "JOB_STATUS_CHANGE"
+            && data["status"] == "concluded"
             && let Some(job) = data["id"].as_str()
             && let Some(waiting) = lock(state).jobs.remove(job)
         {
@@ -208,7 +227,7 @@ fn dispatch(line: &[u8], state: &Mutex<State>) -> Result<(), String> {
     let answer = match (message.result, message.error) {
         (_, Some(fault)) => Err(fault),
         (Some(value), None) => Ok(value),
-        (None, None) => return Ok(()), // an event, or something newer than we are
+        (None, None) => return Ok(()), // something newer than we are
     };
     match (message.id.as_ref().and_then(Value::as_u64), answer) {
         (Some(id), answer) => {

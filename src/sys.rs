@@ -17,6 +17,8 @@ use kvm_ioctls::VmFd;
 #[cfg(feature = "vm")]
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+#[cfg(feature = "vm")]
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::process::Command;
 
 /// Has the kernel kill the child when the thread that starts it ends.
@@ -55,6 +57,30 @@ pub(crate) fn unreceived(socket: impl AsFd) -> io::Result<i32> {
     const SIOCOUTQ: u32 = 0x5411;
     // SAFETY: this call writes one int, which is what the getter has room for.
     Ok(unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) }?)
+}
+
+/// Has the kernel refuse the child to write past `bytes` of any file, with an error and no signal.
+#[cfg(feature = "vm")]
+pub(crate) fn limit_files(command: &mut Command, bytes: u64) {
+    // Ours may be lower already, and can't be raised.
+    let most = getrlimit(Resource::Fsize).maximum.map_or(bytes, |most| most.min(bytes));
+    let limit = move || -> io::Result<()> {
+        setrlimit(Resource::Fsize, Rlimit { current: Some(most), maximum: Some(most) })?;
+        Ok(())
+    };
+    // SAFETY: the closures make one system call each and neither allocates nor takes a lock, so
+    // they may run in the child between fork and exec; what is ignored stays so after the exec.
+    unsafe {
+        command.pre_exec(limit);
+        command.pre_exec(ignore_file_size_signal);
+    }
+}
+
+#[cfg(feature = "vm")]
+fn ignore_file_size_signal() -> io::Result<()> {
+    // SAFETY: no handler of ours is replaced, and none is installed.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The size of a [`Page`] in bytes.

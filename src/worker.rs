@@ -1,7 +1,7 @@
 //! A thread aside from those of the async runtime, for work that blocks.
 
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use tokio::runtime::Handle;
@@ -37,5 +37,28 @@ impl Worker {
         let gone = || io::Error::other("the thread has ended");
         self.0.send(Box::new(job)).map_err(|_| gone())?;
         ended.await.map_err(|_| gone())
+    }
+}
+
+/// A worker that is started when it is first needed, and kept.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    name: &'static str,
+    worker: Mutex<Option<Arc<Worker>>>,
+}
+
+impl Kept {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self { name, worker: Mutex::new(None) }
+    }
+
+    /// The worker; if there can be none now, the next asks for it again.
+    pub(crate) fn get(&self) -> io::Result<Arc<Worker>> {
+        let mut kept = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(worker) = &*kept {
+            return Ok(Arc::clone(worker));
+        }
+        let worker = Arc::new(Worker::start(self.name)?);
+        Ok(Arc::clone(kept.insert(worker)))
     }
 }

@@ -43,7 +43,7 @@ pub struct Opened {
 /// A client of `overlay-pool serve`.
 ///
 /// It is shared by reference among tasks. Each request has a connection for itself; connections
-/// are kept and used again, and where the server closed one meanwhile another is made. No request
+/// are kept and used again, and if the server closed one meanwhile, another is made. No request
 /// is ever sent twice that the server may have seen.
 ///
 /// A request whose future is dropped closes its connection, and an acquire is cancelled by that:
@@ -200,7 +200,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Refused`] where the base image can't be used or isn't allowed, and all else
+    /// [`ClientError::Refused`] if the base image can't be used or isn't allowed, and all else
     /// that a [`ClientError`] can be.
     pub async fn add_base(&self, base: impl Into<BaseRef>) -> Result<PathBuf, ClientError> {
         let BaseRef { path, format } = base.into();
@@ -210,7 +210,7 @@ impl Client {
     }
 
     /// Has the overlays of `base` given up, until it is asked for again. Says how many were ready;
-    /// none where the pool doesn't know it. For root and the server's own user.
+    /// none if the pool doesn't know it. For root and the server's own user.
     ///
     /// # Errors
     ///
@@ -313,7 +313,7 @@ impl Client {
         })
     }
 
-    /// Sends on a kept connection, or, where not a byte of it got through, on a new one.
+    /// Sends on a kept connection, or, if not a byte of it got through, on a new one.
     async fn deliver(&self, question: &Question) -> Result<Answer, exchange::Failed> {
         while let Some(mut kept) = self.kept() {
             match kept.ask(question).await {

@@ -181,7 +181,7 @@ pub struct BaseState {
     pub path: PathBuf,
     /// Its declared format.
     pub format: Format,
-    /// The size of the guest's disk in bytes; none where the image can't be used now.
+    /// The size of the guest's disk in bytes; none if the image can't be used now.
     pub virtual_size: Option<u64>,
     /// How many overlays are ready.
     pub ready: usize,
@@ -218,7 +218,7 @@ impl BaseState {
 #[cfg_attr(feature = "server", derive(ToSchema))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Ready overlays by resolved base path; empty where the pool has no shelves.
+    /// Ready overlays by resolved base path; empty if the pool has no shelves.
     #[serde(serialize_with = "keys")]
     #[cfg_attr(feature = "server", schema(value_type = BTreeMap<String, u64>))]
     pub ready: BTreeMap<PathBuf, usize>,
@@ -275,7 +275,7 @@ fn keys<S: Serializer, V: Serialize>(
     serializer.collect_map(of.iter().map(|(path, value)| (paths::text(path, str::to_owned), value)))
 }
 
-/// A number that is whole, also where it is written with a fraction: to JSON Schema, and to clients
+/// A number that is whole, also if it is written with a fraction: to JSON Schema, and to clients
 /// that have one kind of number, `1024.0` is an integer.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<Number>::deserialize(deserializer)? else { return Ok(None) };

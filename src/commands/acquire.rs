@@ -11,13 +11,13 @@ use super::failure::Failure;
 use super::{Answer, block_on, text};
 
 const EXAMPLES: &str = "\
-Relative paths are those of the working directory. A target that exists is never overwritten, and
-none appears that isn't complete. The server says which directories targets and base images may lie
-in.
+Relative paths are those of the working directory. A target that exists is never overwritten, and a
+new one appears only when it is complete. The server allows targets and base images in certain
+directories, which it names if it refuses one.
 
 Examples:
   overlay-pool acquire /var/lib/vms/images/python-3-base-x86_64.qcow2 disk.qcow2
-  overlay-pool acquire --size 20G base.qcow2 disk.qcow2
+  overlay-pool acquire --size 20GiB base.qcow2 disk.qcow2
   overlay-pool acquire --raw --socket pool.sock --json disk.img disk.qcow2";
 
 /// Acquire an overlay from the pool of a server.
@@ -31,7 +31,7 @@ pub(super) struct Acquire {
     /// The base image is raw.
     #[arg(long)]
     raw: bool,
-    /// The size of the guest's disk, as in 20G: the base image's by default, and never smaller.
+    /// The size of the guest's disk, as in 20GiB: the base image's by default, and never smaller.
     #[arg(long, value_parser = arguments::size)]
     size: Option<u64>,
     #[command(flatten)]

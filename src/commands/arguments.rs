@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Profile;
 use overlay_pool::vm::{Accelerator, Language};
@@ -41,7 +41,7 @@ impl Socket {
     }
 }
 
-/// Where pools make their directories by default: `OVERLAY_POOL_DIR` where it is set;
+/// Where pools make their directories by default: `OVERLAY_POOL_DIR` if it is set;
 /// /var/lib/overlay-pool for root; else overlay-pool in `XDG_STATE_HOME` or ~/.local/state.
 pub(super) fn pool_dir() -> PathBuf {
     if let Some(dir) = variable("OVERLAY_POOL_DIR") {
@@ -96,8 +96,10 @@ pub(super) fn profile() -> impl TypedValueParser<Value = Profile> {
 
 /// Takes a language by its name.
 pub(super) fn language() -> impl TypedValueParser<Value = Language> {
-    PossibleValuesParser::new(Language::ALL.map(Language::as_str))
-        .try_map(|name| name.parse::<Language>())
+    let value = |language: Language| {
+        PossibleValue::new(language.as_str()).aliases(language.aliases().iter().copied())
+    };
+    PossibleValuesParser::new(Language::ALL.map(value)).try_map(|name| name.parse::<Language>())
 }
 
 /// Takes an accelerator by its name.
@@ -126,14 +128,22 @@ pub(super) enum PeriodError {
 /// Why a size isn't one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SizeError {
-    #[error("a size is a number of bytes, or one with a suffix: k, M, G, T, P or E")]
+    #[error("a size is a number of bytes, or one with a unit, as in 64k, 20G or 20GiB")]
     Syntax,
     #[error("the size is over 8 EiB")]
     TooLarge,
 }
 
-/// Takes a size as `qemu-img` does: `4096`, `64k`, `1.5G`. Suffixes are powers of 1024.
+/// Takes a size as `qemu-img` does, `4096`, `64k` or `1.5G`, and as people write it, `20GiB`. Units
+/// are powers of 1024; `20GB` is refused, since it could be meant as one of 1000.
 pub(super) fn size(text: &str) -> Result<u64, SizeError> {
+    let text = match text.strip_suffix("iB").or_else(|| text.strip_suffix("ib")) {
+        // Of a byte there is no such unit.
+        Some(short) if short.ends_with(['b', 'B']) => return Err(SizeError::Syntax),
+        Some(short) if short.ends_with(|last: char| last.is_ascii_alphabetic()) => short,
+        Some(_) => return Err(SizeError::Syntax),
+        None => text,
+    };
     let (number, exponent) = match text.as_bytes() {
         [.., last] if last.is_ascii_alphabetic() => {
             let suffix = char::from(last.to_ascii_lowercase());
@@ -180,6 +190,8 @@ mod tests {
     #[case("2T", 2 << 40)]
     #[case("4P", 4 << 50)]
     #[case("7E", 7 << 60)]
+    #[case("20GiB", 20 << 30)]
+    #[case("1.5kib", 1536)]
     #[case("9223372036854775807", i64::MAX as u64)]
     #[case("1.00000000000000000000000000000000000000000001k", 1024)]
     fn sizes_are_those_of_qemu_img(#[case] text: &str, #[case] bytes: u64) {
@@ -195,6 +207,10 @@ mod tests {
     #[case("1 k")]
     #[case("1x")]
     #[case("1kB")]
+    #[case("1iB")]
+    #[case("1BiB")]
+    #[case("1GiBiB")]
+    #[case("GiB")]
     #[case("1.5")]
     #[case("1.5b")]
     #[case(".5k")]

@@ -1,28 +1,31 @@
 //! `create`: overlays at given targets, as `qemu-img create -b` makes them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryFutureExt, stream};
 use overlay_pool::creator::CreatorKind;
-use overlay_pool::image::{BaseRef, OverlayOptions, Profile, References};
-use overlay_pool::{Error, OverlayPool, PoolConfig};
+use overlay_pool::image::{BaseRef, Kind, OverlayOptions, Profile, References, read_start};
+use overlay_pool::{OverlayPool, PoolConfig};
+use serde_json::json;
 
+use super::exec::interrupted;
 use super::failure::Failure;
-use super::{Answer, arguments, block_on};
+use super::{Answer, arguments, block_on, text};
 
 /// How many overlays are made at once: creators with processes profit, and no more files than
 /// that are open.
 const AT_ONCE: usize = 8;
 
 const EXAMPLES: &str = "\
-Each target is made by itself: one that fails doesn't keep the others from being made, and its
-failure is a line on standard error. A target that exists is never overwritten, and no partial
-file is left. The overlay records the absolute, resolved path of its base image and the format.
+If one target fails, the others are still made, and its failure is a line on standard error. A
+target that exists is never overwritten, and no partial file is left. An overlay records the
+absolute, resolved path of its base image and the format.
 
 Examples:
   overlay-pool create base.qcow2 vm.qcow2
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2 vm-3.qcow2
-  overlay-pool create --size 20G --profile portable base.qcow2 vm.qcow2
+  overlay-pool create --size 20GiB --profile portable base.qcow2 vm.qcow2
   overlay-pool create --raw --creator qemu-img disk.img vm.qcow2";
 
 /// Make overlays of a base image, as `qemu-img create -b` does.
@@ -37,7 +40,7 @@ pub(super) struct Create {
     /// How the overlays are made; all write the same bytes.
     #[arg(long, value_parser = arguments::creator(), default_value = CreatorKind::Native.as_str())]
     creator: CreatorKind,
-    /// The size of the guest's disk, as in 20G: the base image's by default, and never smaller.
+    /// The size of the guest's disk, as in 20GiB: the base image's by default, and never smaller.
     #[arg(long, value_parser = arguments::size)]
     size: Option<u64>,
     /// Which qcow2 features to use: for QEMU, or for other readers.
@@ -49,6 +52,9 @@ pub(super) struct Create {
     /// Take a base image that refers to a backing file or an external data file.
     #[arg(long)]
     allow_references: bool,
+    /// Print one JSON object: the overlays that were made, and what failed.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Create {
@@ -64,18 +70,49 @@ impl Create {
             references: if self.allow_references { References::Allow } else { References::Deny },
             ..PoolConfig::default()
         })?;
+        let warning = self.raw.then(|| doubt(&self.base)).flatten();
         let base = if self.raw { BaseRef::raw(self.base) } else { BaseRef::qcow2(self.base) };
         pool.start(Some(Vec::new())).await?;
-        let made: Vec<Result<_, Error>> = stream::iter(self.targets)
-            .map(|target| pool.acquire(base.clone(), target))
-            .buffered(AT_ONCE)
-            .collect()
-            .await;
+        let (mut made, mut failures) = (Vec::new(), Vec::new());
+        {
+            let mut acquires = stream::iter(self.targets)
+                .map(|target| {
+                    let acquired = pool.acquire(base.clone(), target.clone());
+                    acquired.map_ok(move |_| target).map_err(Failure::from)
+                })
+                .buffered(AT_ONCE);
+            let mut interrupted = pin!(interrupted());
+            loop {
+                tokio::select! {
+                    next = acquires.next() => match next {
+                        Some(Ok(target)) => made.push(text::path_json(&target)),
+                        Some(Err(failure)) => failures.push(failure),
+                        None => break,
+                    },
+                    failure = &mut interrupted => {
+                        // Those under way are cancelled, and leave nothing.
+                        failures.insert(0, failure);
+                        break;
+                    }
+                }
+            }
+        }
         pool.stop().await;
+        failures.dedup(); // a bad base image is one failure, whatever the targets
 
-        let failures = made.into_iter().filter_map(Result::err).map(Failure::from);
-        let mut answer = Answer { failures: failures.collect(), ..Answer::default() };
-        answer.failures.dedup(); // a bad base image is one failure, whatever the targets
-        Ok(answer)
+        let answer = if self.json {
+            Answer::json(json!({ "made": made }), failures)
+        } else {
+            Answer { failures, ..Answer::default() }
+        };
+        Ok(Answer { warnings: warning.into_iter().collect(), ..answer })
     }
+}
+
+/// Why a base image that is declared as raw may be something else. What can't be read is said when
+/// the overlays are made.
+fn doubt(base: &Path) -> Option<String> {
+    let (start, _) = read_start(base).ok()?;
+    let kind = Kind::of(&start)?;
+    Some(format!("base image {}: declared as raw, but it is {kind}", base.display()))
 }

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// Something failed.
     Failed = 1,
-    /// The arguments can't be understood or don't fit the base image.
+    /// The arguments can't be understood.
     Usage = 2,
-    /// An image is missing, unreadable or refused.
+    /// An image is missing, unreadable or refused, as a base of a disk of this size too.
     BadImage = 3,
     /// A target already exists.
     TargetExists = 4,
@@ -21,6 +21,10 @@ pub(crate) enum Exit {
     NoServer = 6,
     /// Code could not be run in a VM, or not to its end.
     NotRun = 125,
+    /// Ctrl-C: 128 and the signal's number, as shells count.
+    Interrupted = 130,
+    /// SIGTERM.
+    Terminated = 143,
 }
 
 impl From<Exit> for ExitCode {

@@ -6,8 +6,9 @@ use std::io;
 use overlay_pool::Error;
 use overlay_pool::api::ClientError;
 use overlay_pool::creator::CreatorError;
-use overlay_pool::image::{BaseError, HeaderError, OverlayError};
+use overlay_pool::image::{BaseError, HeaderError};
 use overlay_pool::place::PlaceError;
+use serde_json::{Value, json};
 
 use super::exit::Exit;
 use super::text;
@@ -20,7 +21,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure with its cause and what to do about it; no advice where the cause gives it.
+    /// A failure with its cause and what to do about it; no advice if the cause gives it.
     pub(crate) fn new(exit: Exit, cause: impl fmt::Display, advice: &str) -> Self {
         let separator = if advice.is_empty() { "" } else { "; " };
         // What is named may come from an image.
@@ -29,6 +30,11 @@ impl Failure {
 
     pub(crate) fn exit(&self) -> Exit {
         self.exit
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        json!({ "exit_code": self.exit as u8, "message": self.line })
     }
 }
 
@@ -60,7 +66,10 @@ impl From<Error> for Failure {
             Error::AlreadyExists { .. } => (Exit::TargetExists, ""),
             Error::Base(error) => base(error),
             Error::CreatorUnavailable { source, .. } => (Exit::CreatorUnavailable, creator(source)),
-            Error::Target { source, .. } => (Exit::Failed, system(source)),
+            Error::Target { source, .. } => (Exit::Failed, target(source)),
+            Error::Create { source: CreatorError::Write(source), .. } => {
+                (Exit::Failed, target(source))
+            }
             Error::Create { source, .. } => (Exit::Failed, creator(source)),
             Error::Path { .. } => (Exit::Failed, "give an absolute path"),
             _ => (Exit::Failed, ""),
@@ -113,20 +122,26 @@ fn base(error: &BaseError) -> (Exit, &'static str) {
     match error {
         BaseError::Io { source, .. } => (Exit::BadImage, system(source)),
         BaseError::NotAFile { .. } => (Exit::BadImage, "name a regular file"),
-        BaseError::Overlay { source: OverlayError::BackingNameLength(_), .. } => {
-            (Exit::BadImage, "")
-        }
-        BaseError::Overlay { .. } => (Exit::Usage, ""),
-        BaseError::Reference { .. }
-        | BaseError::Header {
-            source:
-                HeaderError::Magic(_)
-                | HeaderError::Dirty
-                | HeaderError::Corrupt
-                | HeaderError::Encrypted(_),
-            ..
-        } => (Exit::BadImage, ""),
+        BaseError::Reference { .. } => (Exit::BadImage, "or add --allow-references"),
+        BaseError::Overlay { .. } => (Exit::BadImage, ""),
+        BaseError::Header { source, .. } => (Exit::BadImage, header(source)),
         _ => (Exit::BadImage, "see what it holds with overlay-pool inspect"),
+    }
+}
+
+/// What to do about an image that its header rules out.
+pub(super) fn header(error: &HeaderError) -> &'static str {
+    match error {
+        HeaderError::Magic(_) => "if it is a raw image, add --raw",
+        HeaderError::OutsideFile { .. } => {
+            "the file may be cut off: get or copy the image again, or see overlay-pool inspect"
+        }
+        HeaderError::Other(_)
+        | HeaderError::CutOff { .. }
+        | HeaderError::Dirty
+        | HeaderError::Corrupt
+        | HeaderError::Encrypted(_) => "",
+        _ => "see what it holds with overlay-pool inspect",
     }
 }
 
@@ -136,6 +151,15 @@ pub(super) fn creator(error: &CreatorError) -> &'static str {
         CreatorError::Write(error) => system(error),
         CreatorError::Spawn { .. } | CreatorError::NotUtf8(_) => "",
         _ => "try another --creator, and see overlay-pool doctor",
+    }
+}
+
+/// What to do about what the system said of a target.
+fn target(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "make the target's directory first",
+        io::ErrorKind::NotADirectory => "check the target's directory",
+        _ => system(error),
     }
 }
 

@@ -22,7 +22,7 @@ const NAMES: [(FsWord, &str); 11] = [
     (0x0102_1997, "9p"),
 ];
 
-/// The filesystem's name, or its number where the name isn't known.
+/// The filesystem's name, or its number if the name isn't known.
 pub(super) fn name(path: &Path) -> Result<String, Errno> {
     let kind = statfs(path)?.f_type;
     let name = NAMES.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name);

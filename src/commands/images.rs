@@ -15,8 +15,8 @@ use super::{Answer, text};
 const PROVISION: &str = "fixtures/provision.sh";
 
 const EXAMPLES: &str = "\
-Every file that the manifest names is read, and compared by its SHA-256. With one that is missing
-or different the exit code is 3.
+Every file that the manifest names is read, and its SHA-256 is compared. If one is missing or
+different, the exit code is 3.
 
 Examples:
   overlay-pool images

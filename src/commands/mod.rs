@@ -1,11 +1,11 @@
 //! The command line, one file a subcommand.
 
+mod about;
 mod acquire;
 mod answer;
 mod arguments;
 mod bench;
 mod completions;
-mod conformance;
 mod create;
 mod doctor;
 mod exec;
@@ -15,7 +15,9 @@ mod filesystem;
 mod gc;
 mod images;
 mod inspect;
+mod man;
 mod openapi;
+mod qemu_img;
 mod serve;
 mod shim;
 mod stats;
@@ -25,9 +27,11 @@ mod version;
 use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
-use std::io::{self, IsTerminal};
+use std::io;
 
-use clap::{Parser, Subcommand};
+use anstream::{AutoStream, ColorChoice};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
@@ -42,20 +46,43 @@ const LOG: &str = "OVERLAY_POOL_LOG";
 
 const ENVIRONMENT: &str = "\
 Exit codes:
-  0  everything that was asked for was done
+  0  everything was done
   1  something failed; standard error says what, and what to do
-  2  the arguments can't be understood or don't fit the base image
-  3  an image is missing, unreadable or refused
+  2  the arguments can't be understood
+  3  an image is missing, unreadable or refused, or can't have a disk of that size
   4  a target already exists
   5  this machine lacks what the creator needs
   6  no server answers at the socket
-  125  exec: the code could not be run; else its exit code is the code's own
-Of several failures the first gives the code.
+  125  exec: the code could not be run; otherwise exec's exit code is the code's own
+  130  Ctrl-C
+If several things failed, the code is that of the first. With --json they are in `failures` on
+standard output too, each with its `exit_code` and `message`.
 
-Environment:
-  OVERLAY_POOL_DIR     where pools make their directories
-  OVERLAY_POOL_SOCKET  where the server listens
-  OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`
+Environment, with what holds where a variable isn't set:
+  OVERLAY_POOL_DIR     where pools make their directories: for root /var/lib/overlay-pool, else
+                       overlay-pool in XDG_STATE_HOME or ~/.local/state
+  OVERLAY_POOL_SOCKET  where the server listens: for root /run/overlay-pool/pool.sock, else
+                       overlay-pool.sock in XDG_RUNTIME_DIR
+  OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`: nothing, for serve
+                       `overlay_pool=info`
+  NO_COLOR, CLICOLOR, CLICOLOR_FORCE  whether help and log have colours: on a terminal
+VMs (exec, bench --vm):
+  OVERLAY_POOL_IMAGES           the guest images: images or target/guest-images
+  OVERLAY_POOL_KERNEL           the guests' kernel: beside the images
+  OVERLAY_POOL_INITRAMFS        their initramfs: beside the images
+  OVERLAY_POOL_QEMU             the QEMU that runs them: qemu-system-x86_64 on PATH
+  OVERLAY_POOL_ACCEL            kvm, tcg or auto, which is KVM and never TCG: auto
+  OVERLAY_POOL_MEMORY           a guest's memory in MiB: 128, for JavaScript 256
+  OVERLAY_POOL_CPUS             a guest's processors: 1
+  OVERLAY_POOL_DISK             what a guest's disk may take of the host's, in MiB: 1056
+  OVERLAY_POOL_MAX_VMS          how many there may be at once: 10
+  OVERLAY_POOL_BOOT_TIMEOUT     how long one may take to boot, in seconds: 60
+  OVERLAY_POOL_EXECUTE_TIMEOUT  how long code may run, in seconds: 60
+  OVERLAY_POOL_MAX_OUTPUT       how many bytes of each output are kept: 1048576
+  OVERLAY_POOL_RESUME           on or off, whether saved states are resumed: on
+  OVERLAY_POOL_STATES           where these are: states in OVERLAY_POOL_DIR
+  OVERLAY_POOL_WARM             how many wait for code, as in python=4,javascript=2: none
+  OVERLAY_POOL_WARM_IDLE        after how many seconds unasked they are given up: 600
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
@@ -71,15 +98,23 @@ Examples:
     version,
     max_term_width = 100,
     after_help = ENVIRONMENT,
-    arg_required_else_help = false,
-    disable_help_subcommand = true
+    arg_required_else_help = true
 )]
 struct Cli {
-    /// Log what happens on standard error.
-    #[arg(short, long, global = true)]
-    verbose: bool,
+    /// Log what happens on standard error; `-vv` logs more.
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
+    verbose: u8,
+    /// How the log is written: a line for people, or a JSON object each.
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", display_order = 901)]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,24 +130,34 @@ enum Command {
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
     Gc(gc::Gc),
-    Conformance(conformance::Conformance),
     Shim(shim::Shim),
     Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Does what the arguments ask for.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
+    let arguments: Vec<OsString> = arguments.collect();
+    let answer = parse_and_run(&arguments);
+    // A program that asked for JSON reads no lines, whatever went wrong.
+    if arguments.iter().any(|argument| argument == "--json") {
+        return answer.or_failures_as_json();
+    }
+    answer
+}
+
+fn parse_and_run(arguments: &[OsString]) -> Answer {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(said) if said.use_stderr() => return Failure::from(said).into(),
-        Err(help) => return Answer::from(help.to_string()),
+        Err(said) => return said_by_clap(said, arguments),
     };
-    let default = match &cli.command {
-        _ if cli.verbose => "overlay_pool=debug",
-        Command::Serve(_) => "overlay_pool=info",
-        _ => "off",
+    let default = match (&cli.command, cli.verbose) {
+        (_, 2..) => "overlay_pool=trace",
+        (_, 1) => "overlay_pool=debug",
+        (Command::Serve(_), 0) => "overlay_pool=info",
+        (_, 0) => "off",
     };
-    let answer = start_log(default).and_then(|()| match cli.command {
+    let answer = start_log(default, cli.log_format).and_then(|()| match cli.command {
         Command::Serve(serve) => serve.run(),
         Command::Acquire(acquire) => acquire.run(),
         Command::Stats(stats) => stats.run(),
@@ -122,16 +167,33 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
         Command::Create(create) => create.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Bench(bench) => bench.run(),
-        Command::Doctor(doctor) => doctor.run(),
+        Command::Doctor(doctor) => doctor.run(cli.verbose > 0),
         Command::Gc(gc) => gc.run(),
-        Command::Conformance(conformance) => conformance.run(),
         Command::Shim(shim) => shim.run(),
         Command::Completions(completions) => Ok(completions.run()),
+        Command::Man(man) => man.run(),
     });
     answer.unwrap_or_else(Answer::from)
 }
 
-fn start_log(default: &str) -> Result<(), Failure> {
+/// Help and version, which were asked for, and what is wrong with the arguments.
+fn said_by_clap(said: clap::Error, arguments: &[OsString]) -> Answer {
+    match said.kind() {
+        ErrorKind::DisplayVersion if arguments.iter().any(|argument| argument == "--version") => {
+            Answer::from(about::about())
+        }
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let text = said.render();
+            let colours = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
+            Answer::from(if colours { text.ansi().to_string() } else { text.to_string() })
+        }
+        _ => qemu_img::advice(arguments).unwrap_or_else(|| Failure::from(said)).into(),
+    }
+}
+
+fn start_log(default: &str, format: LogFormat) -> Result<(), Failure> {
     let wanted = match std::env::var(LOG) {
         Ok(filter) => filter,
         Err(std::env::VarError::NotPresent) => default.to_owned(),
@@ -147,13 +209,17 @@ fn start_log(default: &str) -> Result<(), Failure> {
             name => write!(writer, "{name}={value}"),
         }
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .fmt_fields(debug_fn(escaped).delimited(" "))
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .log_internal_errors(false)
-        .init();
+        // By NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM too.
+        .with_ansi(AutoStream::choice(&io::stderr()) != ColorChoice::Never)
+        .log_internal_errors(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
     Ok(())
 }
 

@@ -64,7 +64,7 @@ enum Request {
         target: PathBuf,
         virtual_size: Option<u64>,
     },
-    /// Cancels the request with this id, where it isn't answered yet.
+    /// Cancels the request with this id, if it isn't answered yet.
     Cancel {
         request: u64,
     },
@@ -149,7 +149,8 @@ impl Server {
     fn serve(&mut self, id: u64, request: Request) {
         let answer = match request {
             Request::Hello {} => {
-                Ok(json!({ "protocol": PROTOCOL, "name": env!("CARGO_PKG_NAME") }))
+                let [name, version] = [env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")];
+                Ok(json!({ "protocol": PROTOCOL, "name": name, "version": version }))
             }
             Request::New { config } => self.new_pool(config),
             Request::Cancel { request } => {
@@ -182,7 +183,7 @@ impl Server {
             ..PoolConfig::default()
         })
         .map_err(|error| named(&error))?;
-        let answer = json!({ "pool_size": pool.pool_size() });
+        let answer = json!({ "pool_size": pool.config().pool_size() });
         self.pool = Some(Arc::new(pool));
         Ok(answer)
     }

@@ -1,9 +1,11 @@
 //! Text that is safe on a terminal: names in images and on disks may hold anything.
 
 use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use overlay_pool::paths;
+use serde_json::Value;
 
 /// The text with everything that doesn't print (line ends and terminal escape sequences among
 /// it) written as an escape, and backslashes doubled, so that an escape is always one of ours.
@@ -20,6 +22,14 @@ pub(super) fn escaped(text: &str) -> String {
 /// Like [`escaped`], with bytes that aren't UTF-8 as `\xNN`.
 pub(super) fn escaped_path(path: &Path) -> String {
     paths::text(path, escaped)
+}
+
+/// A path in JSON: text, or where it isn't UTF-8 an array of its bytes.
+pub(super) fn path_json(path: &Path) -> Value {
+    match path.to_str() {
+        Some(text) => text.into(),
+        None => path.as_os_str().as_bytes().into(),
+    }
 }
 
 /// JSON means the same, and shows on a terminal what it means, with everything that doesn't

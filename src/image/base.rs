@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::cut_off::cut_off;
 use super::header::{Header, READ_LIMIT};
 use super::header_error::HeaderError;
+use super::kind::Kind;
 use super::layout::SECTOR;
 use super::overlay::{Format, Overlay, OverlayError, OverlayOptions};
+use crate::paths::explained;
 
 /// How a caller names a base image: a path, and the format it declares.
 ///
@@ -97,6 +100,13 @@ impl Identity {
     pub fn of(path: &Path) -> io::Result<Self> {
         std::fs::metadata(path).map(|metadata| Self::from(&metadata))
     }
+
+    /// Whether it is the same file, size and time of modification: then nothing but the time of
+    /// change can differ, and the content may be the same or not.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        Self { changed: other.changed, ..*self } == *other
+    }
 }
 
 impl From<&Metadata> for Identity {
@@ -140,7 +150,7 @@ pub enum BaseError {
     /// The image refers to another file, and that isn't allowed.
     #[error(
         "base image {}: its {what} is {}, and images that refer to other files are not allowed; \
-         flatten it with qemu-img convert, or allow references",
+         flatten it with qemu-img convert",
         path.display(), refers_to.display()
     )]
     Reference {
@@ -171,7 +181,8 @@ pub struct BaseImage {
 }
 
 impl BaseImage {
-    /// Opens the image, reads its first 64 KiB at most, and judges it.
+    /// Opens the image and judges it: by its first 64 KiB and, if it is qcow2, by what its tables
+    /// say of its length, of which a bounded part is read.
     ///
     /// # Errors
     ///
@@ -203,8 +214,13 @@ impl BaseImage {
         let (bytes, metadata) = read(file, &path)?;
         let virtual_size = match format {
             // As QEMU counts: what is over the last whole sector fills another one.
-            Format::Raw => metadata.size().next_multiple_of(SECTOR),
-            Format::Qcow2 => qcow2_size(&path, &bytes, metadata.size(), references)?,
+            Format::Raw => {
+                if let Some(kind) = Kind::of(&bytes) {
+                    tracing::warn!(path = %path.display(), "declared as raw, but it is {kind}");
+                }
+                metadata.size().next_multiple_of(SECTOR)
+            }
+            Format::Qcow2 => qcow2_size(file, &path, &bytes, metadata.size(), references)?,
         };
         Ok(Self { path, format, virtual_size, identity: Identity::from(&metadata) })
     }
@@ -243,7 +259,7 @@ impl BaseImage {
     ///
     /// # Errors
     ///
-    /// [`BaseError::Overlay`] where the size is smaller than the base's or too large, or the
+    /// [`BaseError::Overlay`] if the size is smaller than the base's or too large, or the
     /// path too long.
     pub fn overlay(&self, options: OverlayOptions) -> Result<Overlay, BaseError> {
         let failed = |source| BaseError::Overlay { path: self.path.clone(), source };
@@ -317,7 +333,10 @@ fn open(path: &Path) -> Result<File, BaseError> {
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     // Without O_NONBLOCK, opening a FIFO would wait for a writer.
     let opened = File::options().read(true).custom_flags(nonblock).open(path);
-    opened.map_err(|source| BaseError::Io { path: path.to_owned(), source })
+    opened.map_err(|error| BaseError::Io {
+        path: path.to_owned(),
+        source: explained(path, path, error),
+    })
 }
 
 fn read(file: &File, path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
@@ -342,6 +361,7 @@ fn read(file: &File, path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
 }
 
 fn qcow2_size(
+    file: &File,
     path: &Path,
     bytes: &[u8],
     file_len: u64,
@@ -357,6 +377,11 @@ fn qcow2_size(
         && let Some((what, name)) = reference(&header)
     {
         return Err(BaseError::Reference { path: path.to_owned(), what, refers_to: name });
+    }
+    match cut_off(file, &header, file_len) {
+        Ok(None) => {}
+        Ok(Some(source)) => return Err(BaseError::Header { path: path.to_owned(), source }),
+        Err(source) => return Err(BaseError::Io { path: path.to_owned(), source }),
     }
     // QEMU counts whole sectors: what is left over is not part of the disk.
     Ok(header.size / SECTOR * SECTOR)

@@ -1,7 +1,7 @@
 //! The qcow2 header: a bounded parse of untrusted bytes.
 //!
 //! [`Header::parse`] decodes, [`Header::check`] judges: `inspect` shows what was decoded even of
-//! an image that is refused. The checks are those of QEMU's `qcow2_do_open`, and stricter where
+//! an image that is refused. The checks are those of QEMU's `qcow2_do_open`, and stricter if
 //! an image refers to bytes outside its file. Source: QEMU `docs/interop/qcow2.rst`.
 
 use std::ffi::OsStr;
@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::header_error::HeaderError;
+use super::kind::Kind;
 use super::layout::{
     BITMAPS, BITMAPS_LENGTH, CLUSTER_BITS, COMPRESSION_TYPE, CORRUPT, DATA_FILE, DIRTY,
     EXTENDED_L2, EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_DATA_FILE, EXTENSION_END,
@@ -100,7 +101,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Decodes the header at the start of `bytes`, of which there are [`READ_LIMIT`] or, where
+    /// Decodes the header at the start of `bytes`, of which there are [`READ_LIMIT`] or, if
     /// the file is shorter, all.
     ///
     /// # Errors
@@ -111,7 +112,7 @@ impl Header {
         let truncated = || HeaderError::Truncated(bytes.len() as u64);
         let magic = *bytes.first_chunk::<4>().ok_or_else(truncated)?;
         if magic != MAGIC {
-            return Err(HeaderError::Magic(magic));
+            return Err(Kind::of(bytes).map_or(HeaderError::Magic(magic), HeaderError::Other));
         }
         let u32_at = |at: usize| be_u32(bytes, at).ok_or_else(truncated);
         let u64_at = |at: usize| be_u64(bytes, at).ok_or_else(truncated);
@@ -218,7 +219,7 @@ impl Header {
             .collect()
     }
 
-    /// How compressed clusters are compressed, where the field is one that is known.
+    /// How compressed clusters are compressed, if the field is known.
     #[must_use]
     pub fn compression(&self) -> Option<CompressionType> {
         match self.compression_type {
@@ -330,7 +331,7 @@ fn be_u64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().copied().map(u64::from_be_bytes)
 }
 
-/// The bytes from `offset` on, where all of them lie before `limit` and within `bytes`.
+/// The bytes from `offset` on, if all of them lie before `limit` and within `bytes`.
 fn area<'a>(
     field: &'static str,
     bytes: &'a [u8],

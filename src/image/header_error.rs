@@ -1,5 +1,6 @@
 //! Why a qcow2 header is refused.
 
+use super::kind::Kind;
 use super::layout::{HEADER_LENGTH_V2, HEADER_LENGTH_V3, MAX_BACKING_FORMAT};
 
 /// Why a qcow2 header is refused: the field, what it holds, and what it may hold.
@@ -9,9 +10,25 @@ pub enum HeaderError {
     /// The file ends inside the header.
     #[error("header: the file has {0} bytes, a qcow2 header has at least {HEADER_LENGTH_V2}")]
     Truncated(u64),
-    /// The file isn't qcow2.
-    #[error("magic: {0:02x?} is not qcow2's 51 46 49 fb; if the image is raw, declare it as raw")]
+    /// The file isn't qcow2, and may be a raw image.
+    #[error("magic: {0:02x?} is not qcow2's 51 46 49 fb")]
     Magic([u8; 4]),
+    /// The file isn't qcow2, but something else that is known.
+    #[error("not qcow2 but {0}")]
+    Other(Kind),
+    /// Part of the image is missing, as after half a download.
+    #[error(
+        "the file is cut off: it has {file_len} bytes, and {what} is at {offset:#x}; get or copy \
+         the image again"
+    )]
+    CutOff {
+        /// What lies outside the file.
+        what: &'static str,
+        /// Where it should be, in bytes from the start of the file.
+        offset: u64,
+        /// The file's length in bytes.
+        file_len: u64,
+    },
     /// Neither version 2 nor 3.
     #[error("version: {0} is not known, only 2 and 3 are")]
     Version(u32),

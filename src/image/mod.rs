@@ -1,17 +1,20 @@
 //! What a disk image is: base images, the qcow2 header, and the bytes of an empty overlay.
 //!
-//! Nothing here does I/O beyond one bounded read of a base image.
+//! Nothing here does I/O beyond bounded reads of a base image.
 
 mod base;
+mod cut_off;
 mod discover;
 mod header;
 mod header_error;
+mod kind;
 mod layout;
 mod overlay;
 
 pub(crate) use base::absolute;
 pub use base::{Base, BaseError, BaseImage, BaseRef, Identity, References, read_start};
-pub use discover::discover;
+pub use discover::{discover, overlooked};
 pub use header::{Bitmaps, CompressionType, Extensions, Header, READ_LIMIT};
 pub use header_error::HeaderError;
+pub use kind::Kind;
 pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};

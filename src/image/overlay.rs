@@ -114,7 +114,7 @@ impl Profile {
 pub struct OverlayOptions {
     /// Which qcow2 features they use.
     pub profile: Profile,
-    /// The size of the guest's disk in bytes; the base image's where none is given, and never
+    /// The size of the guest's disk in bytes; the base image's if none is given, and never
     /// smaller.
     pub virtual_size: Option<u64>,
 }

@@ -15,7 +15,7 @@ use super::target::Spot;
 /// A file that gets its name when it is finished, so that a target appears complete or not at
 /// all, whatever ends the process before.
 ///
-/// Where the filesystem has no unnamed files (NFS, FUSE, 9p) the file has a hidden name beside its
+/// If the filesystem has no unnamed files (NFS, FUSE, 9p), the file has a hidden name beside its
 /// target until then; dropped unfinished, it is removed.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
@@ -47,7 +47,7 @@ impl<'a> Draft<'a> {
         &self.file
     }
 
-    /// Gives the file its name, where nothing else has it.
+    /// Gives the file its name, if nothing else has it.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         match &self.hidden {
             Some(hidden) => rename_new(self.spot.directory(), hidden.as_ref(), self.spot)?,

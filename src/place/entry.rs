@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::getegid;
 
 use super::directory::Directory;
-use super::rename::rename_new;
+use super::rename::{rename_new, why_apart};
 use super::target::Spot;
 
 /// An overlay in an owned directory, finished or being made. Dropped, it is removed.
@@ -47,6 +47,11 @@ impl Entry {
     pub(crate) fn is_in(&self, directory: &Arc<Directory>) -> bool {
         let is_there = || statat(directory.fd(), self.name(), AtFlags::SYMLINK_NOFOLLOW).is_ok();
         Arc::ptr_eq(&self.directory, directory) && is_there()
+    }
+
+    /// Why it can't be moved to a spot, when the system says `EXDEV`.
+    pub(crate) fn why_apart(&self, spot: &Spot) -> &'static str {
+        why_apart(self.directory.fd(), spot.directory())
     }
 
     fn name(&self) -> String {

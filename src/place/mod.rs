@@ -11,6 +11,7 @@ mod names;
 mod rename;
 mod sweep;
 mod target;
+mod trial;
 mod trust;
 
 pub(crate) use directory::Directory;
@@ -25,4 +26,5 @@ pub(crate) use trust::{MAX_LINKS, is_anothers, is_shared, others_may_change};
 
 pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};
 pub use target::Target;
+pub use trial::{Misfit, misfit};
 pub use trust::{can_confine, open_trusted};

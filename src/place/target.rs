@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::names::leads_through;
 use crate::image::absolute;
+use crate::paths::explained;
 
 /// The longest name of a file in bytes, on Linux' filesystems.
 const NAME_MAX: usize = 255;
@@ -70,7 +71,7 @@ impl Target {
         }
         let opened = match self.directory {
             Some(directory) => real_path(&directory).map(|real| (directory, Some(real))),
-            None => open(parent),
+            None => open(parent).map_err(|error| explained(parent, &self.path, error)),
         };
         let name = name.to_owned();
         match opened {

@@ -116,10 +116,7 @@ async fn hand_over(
         Some((slot, entry)) => move_ready(stock, slot, entry, &spot)?,
         None => false,
     };
-    let source = if pooled { Source::Pooled } else { Source::OnDemand };
-    if !pooled {
-        make_at(stock, &overlay, &spot).await?;
-    }
+    let source = if pooled { Source::Pooled } else { make_at(stock, &overlay, &spot).await? };
     Ok(Acquired { source, base: overlay.backing().to_owned(), target: spot.into_path() })
 }
 
@@ -135,11 +132,11 @@ fn move_ready(stock: &Stock, slot: Slot, entry: Entry, spot: &Spot) -> Result<bo
     }
     match errno {
         Errno::XDEV => stock.other_filesystem.call_once(|| {
-            let target = spot.path().display();
+            let (target, why) = (spot.path().display(), entry.why_apart(spot));
             tracing::warn!(
                 %target,
-                "on another filesystem than the pool directory, an overlay can't be moved there \
-                 but is made on demand; put the pool directory beside the targets"
+                "overlays can't be moved there from the pool directory, since it is {why}; each is \
+                 made on demand; put the pool directory beside the targets"
             );
         }),
         Errno::NOENT => stock.note_vanished(),
@@ -150,7 +147,7 @@ fn move_ready(stock: &Stock, slot: Slot, entry: Entry, spot: &Spot) -> Result<bo
     Ok(false)
 }
 
-async fn make_at(stock: &Stock, overlay: &Arc<Overlay>, spot: &Spot) -> Result<(), Error> {
+async fn make_at(stock: &Stock, overlay: &Arc<Overlay>, spot: &Spot) -> Result<Source, Error> {
     let (base, target) = (overlay.backing(), spot.path());
     tracing::debug!(base = %base.display(), target = %target.display(), "fallback");
     let failed = |source: io::Error| match source.kind() {
@@ -164,7 +161,8 @@ async fn make_at(stock: &Stock, overlay: &Arc<Overlay>, spot: &Spot) -> Result<(
     if let Err(source) = stock.create(overlay, draft.file()).await {
         return Err(Error::Create { base: base.to_owned(), target: target.to_owned(), source });
     }
-    draft.finish().map_err(failed)
+    draft.finish().map_err(failed)?;
+    Ok(Source::OnDemand)
 }
 
 /// Anything there is in the way (rule A1).

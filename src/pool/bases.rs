@@ -74,7 +74,7 @@ impl OverlayPool {
         let stock = self.stock().ok_or(Error::NotStarted)?;
         stock.rules.pause(true);
         let count = stock.shelves.all().iter().map(|shelf| shelf.clear("paused")).sum();
-        drop(stock.filling.lock().await);
+        drop(self.filling.lock().await);
         Ok(count)
     }
 

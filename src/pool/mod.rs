@@ -22,7 +22,7 @@ pub use bases::BaseState;
 pub use config::PoolConfig;
 pub use stats::Stats;
 
-use crate::creator::{Creator, CreatorKind};
+use crate::creator::Creator;
 use crate::error::Error;
 use crate::image::{BaseRef, absolute, discover};
 use stats::Counters;
@@ -70,6 +70,8 @@ pub struct OverlayPool {
     counters: Arc<Counters>,
     /// What acquires use; none when stopped.
     stock: RwLock<Option<Arc<Stock>>>,
+    /// Held while shelves are filled, by whatever works at it.
+    filling: Arc<Mutex<()>>,
     /// Held while starting and stopping, with the task that restocks.
     lifecycle: Mutex<Option<JoinHandle<()>>>,
 }
@@ -91,6 +93,7 @@ impl OverlayPool {
             config,
             counters: Arc::default(),
             stock: RwLock::default(),
+            filling: Arc::default(),
             lifecycle: Mutex::default(),
         })
     }
@@ -99,18 +102,6 @@ impl OverlayPool {
     #[must_use]
     pub fn config(&self) -> &PoolConfig {
         &self.config
-    }
-
-    /// How many overlays each shelf holds; at 0 or less every acquire is made on demand.
-    #[must_use]
-    pub fn pool_size(&self) -> i64 {
-        self.config.pool_size()
-    }
-
-    /// How its overlays are made.
-    #[must_use]
-    pub fn creator(&self) -> CreatorKind {
-        self.config.creator
     }
 
     /// Where the ready overlays lie while the pool is started and makes any ahead.
@@ -144,7 +135,12 @@ impl OverlayPool {
         let unavailable = |source| Error::CreatorUnavailable { creator: kind.as_str(), source };
         creator.start().await.map_err(unavailable)?;
 
-        let stock = Arc::new(Stock::new(&self.config, creator, Arc::clone(&self.counters)));
+        let stock = Arc::new(Stock::new(
+            &self.config,
+            creator,
+            self.counters.clone(),
+            self.filling.clone(),
+        ));
         let mut starting = Starting(Some(Arc::clone(&stock)));
         if stock.directory().is_some() {
             for base in &bases {
@@ -159,7 +155,7 @@ impl OverlayPool {
             creator = kind.as_str(),
             directory = directory.as_ref().map(|directory| display(directory.path().display())),
             bases = bases.len(),
-            size = self.pool_size(),
+            size = self.config.pool_size(),
             "start"
         );
         starting.0 = None;
@@ -185,13 +181,16 @@ impl OverlayPool {
     pub async fn stop(&self) {
         let mut lifecycle = self.lifecycle.lock().await;
         let stock = self.stock.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(stock) = stock else { return };
+        let Some(stock) = stock else {
+            // What a cancelled start began is removed when it ends.
+            return drop(self.filling.lock().await);
+        };
         stock.rules.pause(true);
         if let Some(restock) = lifecycle.take() {
             restock.abort();
             let _ = restock.await;
         }
-        drop(stock.filling.lock().await);
+        drop(self.filling.lock().await);
         stock.creator.stop().await;
         // On FUSE and NFS a removed file has a name until its last user's end is known there.
         let mut tries = CLOSE_TRIES;

@@ -35,8 +35,7 @@ pub(super) struct Stock {
     /// None if the pool works on demand alone.
     directory: Option<Mutex<Arc<Directory>>>,
     pub(super) rules: Arc<Rules>,
-    /// Held while shelves are filled, by whatever works at it.
-    pub(super) filling: Arc<tokio::sync::Mutex<()>>,
+    filling: Arc<tokio::sync::Mutex<()>>,
     wake: Arc<Notify>,
     /// Ready overlays may have gone.
     vanished: AtomicBool,
@@ -47,7 +46,12 @@ pub(super) struct Stock {
 }
 
 impl Stock {
-    pub(super) fn new(config: &PoolConfig, creator: Creator, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        config: &PoolConfig,
+        creator: Creator,
+        counters: Arc<Counters>,
+        filling: Arc<tokio::sync::Mutex<()>>,
+    ) -> Self {
         let size = usize::try_from(config.pool_size()).unwrap_or(0);
         let paused = AtomicBool::new(false);
         let rules = Arc::new(Rules { size, idle: config.shelf_idle, paused, counters });
@@ -63,7 +67,7 @@ impl Stock {
             aside,
             directory,
             rules,
-            filling: Arc::default(),
+            filling,
             wake: Arc::default(),
             vanished: AtomicBool::new(false),
             other_filesystem: Once::new(),
@@ -123,6 +127,7 @@ impl Stock {
         let (stock, wake) = (Arc::downgrade(self), Arc::clone(&self.wake));
         async move {
             let mut requested = None;
+            let or_now = |at: Option<Instant>| at.unwrap_or_else(Instant::now).into();
             loop {
                 tokio::select! {
                     () = wake.notified(), if requested.is_none() => {
@@ -130,8 +135,8 @@ impl Stock {
                         requested = Instant::now().checked_add(interval);
                         continue;
                     }
-                    () = until(requested) => requested = None,
-                    () = until(due) => {}
+                    () = sleep_until(or_now(requested)), if requested.is_some() => requested = None,
+                    () = sleep_until(or_now(due)), if due.is_some() => {}
                 }
                 let Some(stock) = stock.upgrade() else { return };
                 due = stock.fill().await;
@@ -166,6 +171,8 @@ impl Stock {
                 let slots = iter::from_fn(|| stock.next_slot(&directory, &shelves));
                 let make = |slot| stock.make(&directory, slot);
                 stream::iter(slots).for_each_concurrent(at_once, make).await;
+                // Whoever waits for the end finds nothing left.
+                drop((stock, directory, shelves));
                 drop(filling);
             }
         };
@@ -256,11 +263,4 @@ fn make_directory(pool_dir: &Path) -> Option<Mutex<Arc<Directory>>> {
         tracing::warn!(%directory, %error, "no pool directory: overlays are made on demand");
     });
     Some(Mutex::new(Arc::new(made.ok()?)))
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(at) => sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }

@@ -1,14 +1,16 @@
 //! What a guest or QEMU says while it runs: the end of it.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::fs::{DirBuilder, File};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::AbortHandle;
+
+use super::newest;
 
 /// How much is kept, in bytes: a guest may write for ever.
 const KEPT: usize = 64 << 10;
@@ -26,7 +28,7 @@ pub(super) fn keep(directory: &Path, vm: &str, text: &str) -> Option<PathBuf> {
         DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         file.write_all(text.as_bytes())?;
-        prune(directory)
+        newest::prune(directory, LOGS, |name| name.starts_with("vm-"))
     };
     match write() {
         Ok(()) => Some(path),
@@ -35,19 +37,6 @@ pub(super) fn keep(directory: &Path, vm: &str, text: &str) -> Option<PathBuf> {
             None
         }
     }
-}
-
-fn prune(directory: &Path) -> io::Result<()> {
-    let mut logs = Vec::new();
-    for entry in directory.read_dir()? {
-        let entry = entry?;
-        logs.push((entry.metadata()?.modified()?, entry.path()));
-    }
-    logs.sort_by(|one, other| other.cmp(one));
-    for (_, path) in logs.iter().skip(LOGS) {
-        fs::remove_file(path)?;
-    }
-    Ok(())
 }
 
 /// Reads a stream to its end and keeps the last part of it.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::agent::AgentError;
+use super::guest::GuestError;
 use super::language::Language;
 use super::state::VmState;
 use crate::image::BaseError;
@@ -82,13 +82,13 @@ pub enum VmError {
     /// QEMU refused a command.
     #[error("QEMU: {0}")]
     Qemu(#[from] QmpError),
-    /// The guest agent doesn't answer, or not what can be understood.
+    /// The guest doesn't answer, or not what can be understood.
     #[error("VM {vm}: {source}{}", noted(log.as_ref()))]
-    Agent {
+    Guest {
         /// The VM.
         vm: String,
         /// What is wrong.
-        source: AgentError,
+        source: GuestError,
         /// Where the guest's console log is kept.
         log: Option<PathBuf>,
     },
@@ -124,13 +124,13 @@ pub enum VmError {
         /// What it is doing.
         state: VmState,
     },
-    /// The guest refused to be made one of its own: code in it must not run.
-    #[error("VM {vm}: the guest could not be renewed: {said}")]
-    Renew {
+    /// The host's disk has no room for what the guest wrote.
+    #[error("VM {vm}: no space is left in {}: make room there, or name another place with OVERLAY_POOL_DIR", directory.display())]
+    NoSpace {
         /// The VM.
         vm: String,
-        /// What the guest's program said.
-        said: String,
+        /// Where its disk is.
+        directory: PathBuf,
     },
 }
 

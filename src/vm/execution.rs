@@ -13,7 +13,22 @@ pub struct Execution {
     pub stdout: Output,
     /// What it wrote on its standard error.
     pub stderr: Output,
+    /// Whether the VM's disk refused writes since it was made: it has reached its limit.
+    pub disk_failed: bool,
     /// How long it took, from handing the code over to having its output.
+    pub elapsed: Duration,
+}
+
+/// What became of a program whose output was passed on as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How the program ended.
+    pub end: End,
+    /// Whether there was more standard output, and more standard error, than came.
+    pub cut: [bool; 2],
+    /// Whether the VM's disk refused writes since it was made: it has reached its limit.
+    pub disk_failed: bool,
+    /// How long it took, from handing the code over to its end.
     pub elapsed: Duration,
 }
 
@@ -25,7 +40,7 @@ pub enum End {
     Code(i32),
     /// By a signal.
     Signal(i32),
-    /// It ran for too long, and was killed with its whole process group.
+    /// It ran for too long, and was killed with all that ran in the guest.
     TimedOut,
 }
 

@@ -5,80 +5,39 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::io::{AsyncRead, empty};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::agent::AgentError;
-use super::console;
+use super::alive::{Alive, Phases, Start};
+use super::autopsy::Autopsy;
 use super::error::VmError;
-use super::execution::Execution;
-use super::guest::Guest;
+use super::execution::{Execution, Outcome, Output};
+use super::guest::{self, GuestError, Ran, Run, Stream};
+use super::home::{Address, Home};
+use super::interpreter::{Interpreter, Order};
+use super::keep;
 use super::language::Language;
-use super::qemu::Qemu;
+use super::program::Program;
 use super::settings::VmSettings;
 use super::state::VmState;
 use crate::Source;
-use crate::place::Directory;
 
-/// The name of the disk in a VM's working directory.
-pub(super) const DISK: &str = "disk.qcow2";
+/// How much of a program's output may wait for who takes it, in parts.
+const PARTS: usize = 16;
 
 /// A VM that a [`VmManager`](super::VmManager) made.
 #[derive(Debug)]
 pub struct Vm {
-    id: String,
+    autopsy: Autopsy,
     language: Language,
     tenant_id: String,
     task_id: String,
     execute_timeout: Duration,
     max_output: usize,
-    logs: PathBuf,
     state: watch::Sender<VmState>,
     alive: OnceLock<Alive>,
     home: Mutex<Option<Home>>,
-}
-
-/// What a VM holds until it is destroyed.
-#[derive(Debug)]
-pub(super) struct Home {
-    pub(super) directory: Directory,
-    /// One of the VMs that there may be.
-    pub(super) _slot: OwnedSemaphorePermit,
-}
-
-/// A VM that came to life.
-#[derive(Debug)]
-pub(super) struct Alive {
-    pub(super) qemu: Qemu,
-    pub(super) guest: tokio::sync::Mutex<Guest>,
-    pub(super) disk: Source,
-    pub(super) start: Start,
-    pub(super) phases: Phases,
-}
-
-/// How a VM came to life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Start {
-    /// Its kernel booted.
-    Booted,
-    /// It was resumed from a saved state.
-    Resumed,
-}
-
-/// How long each part of a VM's creation took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases {
-    /// Getting the disk from the pool.
-    pub overlay: Duration,
-    /// Starting QEMU, until it listens to us.
-    pub spawn: Duration,
-    /// Booting or resuming, until the guest's agent answers.
-    pub boot: Duration,
-    /// Making the guest one of its own: seed, clock, names, writable disk.
-    pub renew: Duration,
 }
 
 impl Vm {
@@ -86,16 +45,16 @@ impl Vm {
         language: Language,
         (tenant_id, task_id): (String, String),
         settings: &VmSettings,
+        autopsy: Autopsy,
         home: Home,
     ) -> Self {
         Self {
-            id: home.directory.name().to_owned(),
+            autopsy,
             language,
             tenant_id,
             task_id,
             execute_timeout: settings.execute_timeout,
             max_output: settings.max_output,
-            logs: settings.dir.join("console"),
             state: watch::Sender::new(VmState::Creating),
             alive: OnceLock::new(),
             home: Mutex::new(Some(home)),
@@ -105,7 +64,7 @@ impl Vm {
     /// The VM's id, which is its hostname and the name of its working directory too.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        &self.autopsy.vm
     }
 
     /// What its code is written in.
@@ -135,13 +94,17 @@ impl Vm {
     /// Its working directory, until it is destroyed.
     #[must_use]
     pub fn directory(&self) -> Option<PathBuf> {
-        Some(self.lock_home().as_ref()?.directory.path().to_owned())
+        Some(self.address()?.path)
+    }
+
+    pub(super) fn address(&self) -> Option<Address> {
+        self.lock_home().as_ref().map(Home::address)
     }
 
     /// Its disk, until it is destroyed.
     #[must_use]
     pub fn disk(&self) -> Option<PathBuf> {
-        Some(self.directory()?.join(DISK))
+        Some(self.address()?.disk())
     }
 
     /// Where its disk came from; none until it runs.
@@ -174,93 +137,172 @@ impl Vm {
         self.alive.get().map(|alive| alive.qemu.console()).unwrap_or_default()
     }
 
-    /// Runs code in the guest, for `timeout` or the settings' time at most.
-    ///
-    /// Code that runs for too long is killed with its process group, and the VM can be used
-    /// again. Of each output only the beginning is kept. Where the call is dropped, the next one
-    /// kills what it left running.
+    /// Runs code in the guest, for `timeout` or the settings' time at most, and keeps the
+    /// beginning of each of its outputs.
     ///
     /// # Errors
     ///
-    /// [`VmError::NotReady`] where other code runs or the VM is destroyed; [`VmError::Ended`]
-    /// and [`VmError::Agent`] where the guest crashed, hangs or floods: it is destroyed then.
+    /// Those of [`run`](Self::run).
     pub async fn execute(
         &self,
         code: impl AsRef<[u8]>,
         timeout: Option<Duration>,
     ) -> Result<Execution, VmError> {
+        let mut program = Program::new(code);
+        program.timeout = timeout;
+        let (sender, mut parts) = mpsc::channel(PARTS);
+        let (mut stdout, mut stderr) = (Output::default(), Output::default());
+        let (outcome, ()) = tokio::join!(self.run(&program, empty(), sender), async {
+            while let Some((stream, part)) = parts.recv().await {
+                match stream {
+                    Stream::Stdout => stdout.bytes.extend(part),
+                    Stream::Stderr => stderr.bytes.extend(part),
+                }
+            }
+        });
+        let Outcome { end, cut, disk_failed, elapsed } = outcome?;
+        [stdout.truncated, stderr.truncated] = cut;
+        Ok(Execution { end, stdout, stderr, disk_failed, elapsed })
+    }
+
+    /// Runs a program in the guest, gives it `input` to read, and sends what it writes to
+    /// `output` as it comes.
+    ///
+    /// Once its time is over, or the output's receiver is gone, all that runs in the guest is
+    /// killed, and the VM can be used again. If the call is dropped, the next one does so.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::NotReady`] if other code runs or the VM is destroyed; [`VmError::Guest`] if the
+    /// guest can't be told of the program; [`VmError::Ended`], [`VmError::Guest`] or
+    /// [`VmError::NoSpace`] if the guest crashed, hangs or lies, or the host's disk is full: the
+    /// VM is destroyed then.
+    pub async fn run(
+        &self,
+        program: &Program,
+        input: impl AsyncRead + Unpin,
+        output: mpsc::Sender<(Stream, Vec<u8>)>,
+    ) -> Result<Outcome, VmError> {
+        let begin = Instant::now();
+        let interpreter = Interpreter::of(self.language);
+        let Order { start, code } = interpreter.order(program);
+        let run = Run {
+            start: start.as_ref(),
+            code: &code,
+            limit: program.max_output.unwrap_or(self.max_output),
+            deadline: begin + program.timeout.unwrap_or(self.execute_timeout),
+        };
+        let (Ran { end, cut }, disk_failed) = self.ask(run, input, output).await?;
+        Ok(Outcome { end, cut, disk_failed, elapsed: begin.elapsed() })
+    }
+
+    /// Makes a file in the guest, in the place of one that is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run).
+    pub async fn put_file(&self, path: &str, mode: u32, bytes: &[u8]) -> Result<(), VmError> {
+        let (busy, alive) = self.busy()?;
+        let deadline = Instant::now() + self.execute_timeout;
+        let put = alive.guest.lock().await.put(path, mode, bytes, deadline).await;
+        self.judged(alive, put, busy).await
+    }
+
+    /// Reads a file of at most `limit` bytes from the guest.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run).
+    pub async fn get_file(&self, path: &str, limit: usize) -> Result<Vec<u8>, VmError> {
+        let (busy, alive) = self.busy()?;
+        let deadline = Instant::now() + self.execute_timeout;
+        let file = alive.guest.lock().await.get(path, limit, deadline).await;
+        self.judged(alive, file, busy).await
+    }
+
+    /// Runs what the guest is told to; says whether its disk could not be written to, too.
+    async fn ask(
+        &self,
+        run: Run<'_>,
+        input: impl AsyncRead + Unpin,
+        output: mpsc::Sender<(Stream, Vec<u8>)>,
+    ) -> Result<(Ran, bool), VmError> {
+        let (busy, alive) = self.busy()?;
+        let mut guest = alive.guest.lock().await;
+        let ran = tokio::select! {
+            ran = guest.run(run, input, output) => ran,
+            () = alive.qemu.no_space() => {
+                drop(guest);
+                let vm = self.id().to_owned();
+                let directory = self.directory().unwrap_or_default();
+                self.destroy().await;
+                return Err(VmError::NoSpace { vm, directory });
+            }
+        };
+        if ran.is_ok()
+            && let Some(start) = Interpreter::of(self.language).start()
+        {
+            // Ready for the next program, if there is one.
+            let _ = guest.prepare(&start);
+        }
+        drop(guest);
+        let ran = self.judged(alive, ran, busy).await?;
+        Ok((ran, alive.qemu.disk_failed()))
+    }
+
+    fn busy(&self) -> Result<(Busy<'_>, &Alive), VmError> {
         self.enter(VmState::Executing)?;
         let busy = Busy(self);
-        let begin = Instant::now();
-        let Some(alive) = self.alive.get() else { return Err(self.not_ready()) };
-        let patience = timeout.unwrap_or(self.execute_timeout);
-        let command = self.language.command();
-        let mut guest = alive.guest.lock().await;
-        let ran = guest.run(command, code.as_ref(), patience, self.max_output).await;
-        drop(guest);
-        let result = match ran {
-            Ok(ran) => Ok(Execution {
-                end: ran.end,
-                stdout: ran.stdout,
-                stderr: ran.stderr,
-                elapsed: begin.elapsed(),
-            }),
-            Err(error) => Err(self.judge(&alive.qemu, error).await),
-        };
-        drop(busy);
-        result
+        let alive = self.alive.get().ok_or_else(|| self.not_ready())?;
+        Ok((busy, alive))
     }
 
     /// Has the guest and QEMU write all that they hold of the disk, ends them, and moves the disk
     /// to `target`, where nothing is there. The VM is destroyed.
     pub(super) async fn keep_disk(&self, target: &Path) -> Result<(), VmError> {
         let failed = |source| VmError::File { what: "disk", path: target.to_owned(), source };
-        if target.symlink_metadata().is_ok() {
-            return Err(failed(io::ErrorKind::AlreadyExists.into()));
-        }
-        self.enter(VmState::Executing)?;
-        let busy = Busy(self);
-        let (Some(alive), Some(disk)) = (self.alive.get(), self.disk()) else {
-            return Err(self.not_ready());
-        };
-        let mut guest = alive.guest.lock().await;
-        let synced = guest.run(&["sync"], &[], self.execute_timeout, self.max_output).await;
-        drop(guest);
-        if let Err(error) = synced {
-            return Err(self.judge(&alive.qemu, error).await);
-        }
+        keep::judge(target).map_err(failed)?;
+        let sync = guest::Start { arguments: vec!["sync".to_owned()], ..guest::Start::default() };
+        let deadline = Instant::now() + self.execute_timeout;
+        let run = Run { start: Some(&sync), code: &[], limit: 0, deadline };
+        let (output, _parts) = mpsc::channel(1);
+        self.ask(run, empty(), output).await?;
+        let (busy, alive) = self.busy()?;
+        let disk = self.disk().ok_or_else(|| self.not_ready())?;
         alive.qemu.quit().await;
-        let moved = renameat_with(CWD, &disk, CWD, target, RenameFlags::NOREPLACE);
+        let target = target.to_owned();
+        let kept = tokio::task::spawn_blocking(move || keep::keep(&disk, &target)).await;
         drop(busy);
         self.destroy().await;
-        moved.map_err(|errno| failed(errno.into()))
+        kept.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(failed)
     }
 
-    /// What is wrong with the VM where its agent can't be asked; it is destroyed, unless the
-    /// agent only refused.
-    pub(super) async fn judge(&self, qemu: &Qemu, source: AgentError) -> VmError {
-        let vm = self.id.clone();
-        if matches!(source, AgentError::Refused { .. }) {
-            return VmError::Agent { vm, source, log: None };
-        }
-        if matches!(self.state(), VmState::Destroying | VmState::Destroyed) {
-            return self.not_ready();
-        }
-        let status = match source {
-            AgentError::Closed => qemu.end().await,
-            _ => None,
+    /// Tells what is wrong with the VM if its guest can't be asked; it is destroyed, unless the
+    /// guest only refused.
+    async fn judged<T>(
+        &self,
+        alive: &Alive,
+        result: Result<T, GuestError>,
+        busy: Busy<'_>,
+    ) -> Result<T, VmError> {
+        let error = match result {
+            Ok(value) => return Ok(value),
+            Err(_) if self.is_over() => self.not_ready(),
+            Err(error @ (GuestError::Refused(_) | GuestError::TooLong { .. })) => {
+                return Err(self.autopsy.examine(&alive.qemu, error).await);
+            }
+            Err(error) => {
+                let error = self.autopsy.examine(&alive.qemu, error).await;
+                self.destroy().await;
+                error
+            }
         };
-        let said = qemu.last_words();
-        let log = self.keep_console(qemu);
-        self.destroy().await;
-        match status {
-            Some(status) => VmError::Ended { vm, status, said, log },
-            None => VmError::Agent { vm, source, log },
-        }
+        drop(busy);
+        Err(error)
     }
 
-    pub(super) fn keep_console(&self, qemu: &Qemu) -> Option<PathBuf> {
-        console::keep(&self.logs, &self.id, &qemu.console())
+    fn is_over(&self) -> bool {
+        matches!(self.state(), VmState::Destroying | VmState::Destroyed)
     }
 
     /// Kills QEMU and removes the working directory.
@@ -288,7 +330,7 @@ impl Vm {
     fn leave(&self) {
         drop(self.lock_home().take());
         let _ = self.enter(VmState::Destroyed);
-        tracing::info!(vm = self.id, "destroyed");
+        tracing::info!(vm = self.id(), "destroyed");
     }
 
     /// Takes what came to life in; where the VM was destroyed meanwhile, that dies.
@@ -325,7 +367,7 @@ impl Vm {
     }
 
     pub(super) fn not_ready(&self) -> VmError {
-        VmError::NotReady { vm: self.id.clone(), state: self.state() }
+        VmError::NotReady { vm: self.id().to_owned(), state: self.state() }
     }
 
     fn lock_home(&self) -> MutexGuard<'_, Option<Home>> {

@@ -6,9 +6,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::error::VmError;
+use super::hashes::sha256;
 use super::language::Language;
 
 /// A manifest of more bytes than this isn't one.
@@ -106,34 +106,13 @@ impl Manifest {
     pub fn check(&self, directory: &Path, name: &str) -> Result<FileCheck, ImagesError> {
         let path = directory.join(name);
         let Some(expected) = self.files.get(name) else { return Ok(FileCheck::Different) };
-        match sha256(&path) {
+        match File::open(&path).and_then(|mut file| sha256(&mut file)) {
             Ok(sha256) if sha256 == expected.sha256 => Ok(FileCheck::Good),
             Ok(_) => Ok(FileCheck::Different),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileCheck::Missing),
             Err(source) => Err(ImagesError { path, source }),
         }
     }
-}
-
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(&buffer[..read]),
-        }
-    }
-}
-
-/// Bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

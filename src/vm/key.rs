@@ -6,34 +6,54 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::error::VmError;
-use super::images::hex;
+use super::hashes::{Hashes, Mark, hex};
 use super::machine::{Beginning, Machine, Wiring};
-use crate::image::{Identity, OverlayOptions};
+use crate::image::OverlayOptions;
 
 /// To be raised when what is done to a machine before it is saved changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Machine {
     /// All that a state of this machine depends on: a state saved for another key is of no use.
-    pub(super) fn key(&self, version: &str, overlay: OverlayOptions) -> Result<Value, VmError> {
-        let wiring = Wiring { disk: Path::new("disk"), qmp: 0, agent: 0, console: 0 };
+    /// Blocks while it reads files that it doesn't know.
+    pub(super) fn key(
+        &self,
+        version: &str,
+        overlay: OverlayOptions,
+        hashes: &Hashes,
+    ) -> Result<Value, VmError> {
+        let wiring = Wiring { disk: Path::new("disk"), qmp: 0, guest: 0, console: 0 };
+        let content = |what, path: &Path| {
+            hashes.of(path).map_err(|source| VmError::File { what, path: path.to_owned(), source })
+        };
         Ok(json!({
             "version": VERSION,
             "program": env!("CARGO_PKG_VERSION"),
-            "qemu": { "version": version, "file": identity("QEMU", &which(&self.qemu))? },
+            "qemu": { "version": version, "file": content("QEMU", &which(&self.qemu))? },
             "arguments": self.arguments(wiring, Beginning::Boot)?,
-            "kernel": identity("kernel", &self.kernel)?,
-            "initramfs": identity("initramfs", &self.initramfs)?,
-            "base": self.base.identity(),
+            "kernel": content("kernel", &self.kernel)?,
+            "initramfs": content("initramfs", &self.initramfs)?,
+            "base": content("base image", self.base.path())?,
             "overlay": overlay,
             "disk_size": self.base.virtual_size(),
             "host": host(),
         }))
     }
-}
 
-fn identity(what: &'static str, path: &Path) -> Result<Identity, VmError> {
-    Identity::of(path).map_err(|source| VmError::File { what, path: path.to_owned(), source })
+    /// What tells whether any of the machine's files has changed since.
+    pub(super) fn marks(&self) -> Result<Vec<Mark>, VmError> {
+        let qemu = which(&self.qemu);
+        let files = [
+            ("QEMU", &*qemu),
+            ("kernel", &self.kernel),
+            ("initramfs", &self.initramfs),
+            ("base image", self.base.path()),
+        ];
+        let mark = |(what, path): (_, &Path)| {
+            Mark::of(path).map_err(|source| VmError::File { what, path: path.to_owned(), source })
+        };
+        files.into_iter().map(mark).collect()
+    }
 }
 
 /// The file of a program that is named by path or by name on `PATH`.

@@ -13,7 +13,8 @@ pub enum Language {
     Python,
     /// JavaScript, by Node.js.
     Javascript,
-    /// The guest's own shell.
+    /// The guest's own shell, on a base image of the caller's: any with a busybox, our `init` and
+    /// supervisor.
     Raw,
 }
 
@@ -31,6 +32,16 @@ impl Language {
         }
     }
 
+    /// What it may be called on the command line as well.
+    #[must_use]
+    pub fn aliases(self) -> &'static [&'static str] {
+        match self {
+            Self::Python => &["py"],
+            Self::Javascript => &["js", "node"],
+            Self::Raw => &["sh"],
+        }
+    }
+
     /// Whether a file's name is that of a base image of this language: `python-*-base-*.qcow2`,
     /// `node-*-base-*.qcow2`, `raw-base-*.qcow2`.
     #[must_use]
@@ -44,15 +55,6 @@ impl Language {
                 stem.strip_prefix("node-").is_some_and(|rest| rest.contains("-base-"))
             }
             Self::Raw => stem.starts_with("raw-base-"),
-        }
-    }
-
-    /// The program in the guest that takes code on its standard input.
-    pub(super) fn command(self) -> &'static [&'static str] {
-        match self {
-            Self::Python => &["python3", "-"],
-            Self::Javascript => &["node", "-"],
-            Self::Raw => &["/bin/sh", "-s"],
         }
     }
 
@@ -75,9 +77,11 @@ impl FromStr for Language {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let is_named =
+            |language: &Self| language.as_str() == text || language.aliases().contains(&text);
         Self::ALL
             .into_iter()
-            .find(|language| language.as_str() == text)
+            .find(is_named)
             .ok_or_else(|| "a language is python, javascript or raw".to_owned())
     }
 }

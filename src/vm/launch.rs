@@ -1,155 +1,144 @@
-//! Bringing a VM to life on a disk: by resuming a saved state, or by booting.
+//! Bringing a machine to life on a disk: by resuming a saved state, or by booting.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::agent::{Agent, AgentError};
+use super::alive::Phases;
+use super::autopsy::Autopsy;
 use super::error::VmError;
-use super::execution::End;
-use super::guest::Guest;
-use super::handle::{Alive, Phases, Start, Vm};
+use super::guest::{Guest, GuestError, Start};
 use super::machine::{Beginning, Machine};
 use super::qemu::{Qemu, QemuError};
-use super::saved::SavedState;
-use crate::Source;
+use super::states::{Draft, SavedState};
 
-/// How much of what the guest's own program says when it fails is kept, in bytes.
-const MAX_MESSAGE: usize = 1000;
-/// A resumed guest answers at once; one that takes longer than this is booted instead.
+/// A resumed machine answers at once; one that takes longer than this is booted instead.
 const RESUMED: Duration = Duration::from_secs(20);
 
-/// A disk that was handed over, and how long that took.
+/// What a machine is brought to life with.
+#[derive(Clone, Debug)]
+pub(super) struct Launch {
+    pub(super) disk: PathBuf,
+    /// How many bytes the disk's file may have.
+    pub(super) disk_limit: u64,
+    /// How long the guest may take to boot.
+    pub(super) patience: Duration,
+    /// The interpreter that is started as soon as the guest is renewed.
+    pub(super) interpreter: Option<Start>,
+    pub(super) autopsy: Autopsy,
+}
+
+/// A machine that came to life, and is one of its own.
 #[derive(Debug)]
-pub(super) struct Disk {
-    pub(super) path: PathBuf,
-    pub(super) source: Source,
-    pub(super) elapsed: Duration,
+pub(super) struct Launched {
+    pub(super) qemu: Qemu,
+    pub(super) guest: Guest,
+    /// All but the overlay's.
+    pub(super) phases: Phases,
 }
 
-/// Boots the machine on the disk, until its agent answers and it is one of its own.
-pub(super) async fn boot(
-    vm: &Vm,
-    machine: &Machine,
-    disk: &Disk,
-    patience: Duration,
-) -> Result<Alive, VmError> {
-    let begin = Instant::now();
-    let deadline = begin + patience;
-    let too_late =
-        |said, log| VmError::BootTimeout { vm: vm.id().to_owned(), after: patience, said, log };
-    let started = Qemu::start(machine, &disk.path, Beginning::Boot, deadline).await;
-    let (qemu, stream) = started.map_err(|error| match error {
-        QemuError::Vm(error) => error,
-        QemuError::Timeout => too_late("QEMU doesn't answer".to_owned(), None),
-        QemuError::Ended(status, said) => {
-            let said = said.lines().next_back().unwrap_or("it said nothing").to_owned();
-            VmError::Ended { vm: vm.id().to_owned(), status, said, log: None }
+impl Launch {
+    /// Boots the machine.
+    pub(super) async fn boot(&self, machine: &Machine) -> Result<Launched, VmError> {
+        let Self { autopsy, patience, .. } = self;
+        let begin = Instant::now();
+        let deadline = begin + *patience;
+        let start = Qemu::start(machine, &self.disk, Beginning::Boot, self.disk_limit, deadline);
+        let (qemu, stream) = start.await.map_err(|error| autopsy.stillborn(error, *patience))?;
+        let spawn = begin.elapsed();
+        let mut guest = Guest::new(stream);
+        match guest.begun(deadline).await {
+            Ok(()) => {}
+            Err(GuestError::Silent(_)) => return Err(autopsy.too_late(&qemu, *patience).await),
+            Err(error) => return Err(autopsy.examine(&qemu, error).await),
         }
-    })?;
-    let spawn = begin.elapsed();
-    let guest = match Guest::connect(Agent::new(stream), deadline).await {
-        Ok(guest) => guest,
-        Err(AgentError::Silent(_)) => {
-            let error = too_late(qemu.last_words(), vm.keep_console(&qemu));
-            qemu.kill().await;
-            return Err(error);
+        let boot = begin.elapsed().saturating_sub(spawn);
+        match self.renew(&mut guest, deadline).await {
+            Ok(renew) => {
+                let phases = Phases { overlay: Duration::ZERO, spawn, boot, renew };
+                Ok(Launched { qemu, guest, phases })
+            }
+            Err(error) => Err(autopsy.examine(&qemu, error).await),
         }
-        Err(error) => return Err(vm.judge(&qemu, error).await),
-    };
-    let phases = Phases {
-        overlay: disk.elapsed,
-        spawn,
-        boot: begin.elapsed().saturating_sub(spawn),
-        ..Phases::default()
-    };
-    renewed(vm, qemu, guest, disk, Start::Booted, phases).await
+    }
+
+    /// Resumes a saved state, if it is sound, which may take as long to tell as QEMU to start;
+    /// none if that isn't possible: the state is of no use then.
+    pub(super) async fn resume(
+        &self,
+        machine: &Machine,
+        state: &SavedState,
+        sound: impl Future<Output = bool>,
+    ) -> Result<Option<Launched>, VmError> {
+        let begin = Instant::now();
+        let deadline = begin + RESUMED;
+        let unusable = |cause: &dyn std::fmt::Debug| {
+            tracing::warn!(state = %state.path().display(), ?cause, "not resumed");
+            Ok(None)
+        };
+        let ram = state.ram();
+        let beginning = Beginning::Resume(&ram);
+        let start = Qemu::start(machine, &self.disk, beginning, self.disk_limit, deadline);
+        let (sound, started) = tokio::join!(sound, start);
+        if !sound {
+            return unusable(&"it is damaged");
+        }
+        let (qemu, stream) = match started {
+            Ok(started) => started,
+            Err(QemuError::Vm(error)) => return Err(error),
+            Err(error) => return unusable(&error),
+        };
+        let spawn = begin.elapsed();
+        let loaded = async {
+            qemu.load(&state.devices()).await?;
+            qemu.go_on().await
+        };
+        match timeout_at(deadline, loaded).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return unusable(&error),
+            Err(elapsed) => return unusable(&elapsed),
+        }
+        let boot = begin.elapsed().saturating_sub(spawn);
+        let mut guest = Guest::new(stream);
+        match self.renew(&mut guest, deadline).await {
+            Ok(renew) => {
+                let phases = Phases { overlay: Duration::ZERO, spawn, boot, renew };
+                Ok(Some(Launched { qemu, guest, phases }))
+            }
+            Err(error) => unusable(&error),
+        }
+    }
+
+    /// Makes the guest one of its own, and has its interpreter start.
+    async fn renew(&self, guest: &mut Guest, deadline: Instant) -> Result<Duration, GuestError> {
+        let begin = Instant::now();
+        guest.renew(&self.autopsy.vm)?;
+        if let Some(interpreter) = &self.interpreter {
+            guest.prepare(interpreter)?;
+        }
+        guest.renewed(deadline).await?;
+        Ok(begin.elapsed())
+    }
 }
 
-/// Resumes a saved state on the disk, until its agent answers and it is one of its own; none
-/// where that isn't possible, and the state is of no use then.
-pub(super) async fn resume(
-    vm: &Vm,
-    machine: &Machine,
-    state: &SavedState,
-    disk: &Disk,
-) -> Result<Option<Alive>, VmError> {
-    let begin = Instant::now();
-    let deadline = begin + RESUMED;
-    // Reading all of the state takes no longer than QEMU's start.
-    let (sound, started) = tokio::join!(
-        state.is_sound(),
-        Qemu::start(machine, &disk.path, Beginning::Incoming, deadline),
-    );
-    let unusable = |cause: &dyn std::fmt::Debug| {
-        tracing::warn!(vm = vm.id(), state = %state.path().display(), ?cause, "not resumed");
-        Ok(None)
-    };
-    if !sound {
-        return unusable(&"the saved state is damaged");
-    }
-    let (qemu, stream) = match started {
-        Ok(started) => started,
-        Err(QemuError::Vm(error)) => return Err(error),
-        Err(error) => return unusable(&error),
-    };
-    let spawn = begin.elapsed();
-    match timeout_at(deadline, qemu.load(&state.file())).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return unusable(&error),
-        Err(elapsed) => return unusable(&elapsed),
-    }
-    let guest = match Guest::connect(Agent::new(stream), deadline).await {
-        Ok(guest) => guest,
-        Err(error) => return unusable(&error),
-    };
-    let phases = Phases {
-        overlay: disk.elapsed,
-        spawn,
-        boot: begin.elapsed().saturating_sub(spawn),
-        ..Phases::default()
-    };
-    renewed(vm, qemu, guest, disk, Start::Resumed, phases).await.map(Some)
-}
-
-async fn renewed(
-    vm: &Vm,
-    qemu: Qemu,
-    mut guest: Guest,
-    disk: &Disk,
-    start: Start,
-    phases: Phases,
-) -> Result<Alive, VmError> {
-    let begin = Instant::now();
-    let ran = match guest.renew(vm.id(), MAX_MESSAGE).await {
-        Ok(ran) => ran,
-        Err(error) => return Err(vm.judge(&qemu, error).await),
-    };
-    if ran.end != End::Code(0) {
-        let said = format!("{:?}: {}", ran.end, ran.stderr.text().trim());
-        return Err(VmError::Renew { vm: vm.id().to_owned(), said });
-    }
-    let phases = Phases { renew: begin.elapsed(), ..phases };
-    tracing::info!(vm = vm.id(), ?start, ?phases, "ready");
-    Ok(Alive { qemu, guest: guest.into(), disk: disk.source, start, phases })
-}
-
-/// Boots the machine on a disk that nothing else will use, and saves it as soon as its agent
-/// answers, before anything has written to the disk.
+/// Boots the machine on a disk that nothing else will use, and saves it as soon as its supervisor
+/// has begun, before anything has written to the disk.
 pub(super) async fn save(
     machine: &Machine,
     disk: &Path,
-    file: &Path,
+    draft: &Draft,
     patience: Duration,
 ) -> Result<(), QemuError> {
     let deadline = Instant::now() + patience;
-    let (qemu, stream) = Qemu::start(machine, disk, Beginning::Boot, deadline).await?;
-    let guest = Guest::connect(Agent::new(stream), deadline).await;
-    if guest.is_err() {
+    let ram = draft.ram();
+    let beginning = Beginning::Save(&ram);
+    let (qemu, stream) = Qemu::start(machine, disk, beginning, u64::MAX, deadline).await?;
+    let mut guest = Guest::new(stream);
+    if guest.begun(deadline).await.is_err() {
         return Err(QemuError::Timeout);
     }
-    let saved = timeout_at(deadline, qemu.save(file)).await;
+    let saved = timeout_at(deadline, qemu.save(&draft.devices())).await;
     qemu.kill().await;
     saved.map_err(|_| QemuError::Timeout)?
 }

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::VmError;
 use crate::image::{BaseImage, Format};
@@ -18,6 +18,7 @@ pub(super) struct Machine {
     /// `kvm` or `tcg`.
     pub(super) accelerator: &'static str,
     pub(super) memory_mib: u32,
+    pub(super) cpus: u32,
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
     pub(super) base: BaseImage,
@@ -29,16 +30,18 @@ pub(super) struct Wiring<'a> {
     pub(super) disk: &'a Path,
     /// Ends of socketpairs: no path, no listener, nobody else can connect.
     pub(super) qmp: RawFd,
-    pub(super) agent: RawFd,
+    pub(super) guest: RawFd,
     pub(super) console: RawFd,
 }
 
 /// How a VM comes to life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beginning {
+pub(super) enum Beginning<'a> {
     Boot,
-    /// It waits for a saved state.
-    Incoming,
+    /// It boots to be saved, with its RAM in this file.
+    Save(&'a Path),
+    /// It waits for a saved state whose RAM this file has; what it changes is its own.
+    Resume(&'a Path),
 }
 
 impl Machine {
@@ -46,19 +49,21 @@ impl Machine {
     pub(super) fn arguments(
         &self,
         wiring: Wiring<'_>,
-        beginning: Beginning,
+        beginning: Beginning<'_>,
     ) -> Result<Vec<String>, VmError> {
-        let Wiring { disk, qmp, agent, console } = wiring;
+        let Wiring { disk, qmp, guest, console } = wiring;
         let mut arguments = words(
-            "-nodefaults -no-user-config -display none -no-reboot -cpu max -smp 1 \
-             -machine pc,usb=off,vmport=off,hpet=off \
+            "-nodefaults -no-user-config -display none -no-reboot -cpu max \
+             -machine pc,usb=off,vmport=off,hpet=off,memory-backend=ram \
              -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         );
         let mut add = |option: &str, value: String| {
             arguments.extend([option.to_owned(), value]);
         };
         add("-accel", self.accelerator.to_owned());
+        add("-smp", self.cpus.to_string());
         add("-m", self.memory_mib.to_string());
+        add("-object", self.memory(beginning)?);
         add("-kernel", text(&self.kernel)?.to_owned());
         add("-initrd", text(&self.initramfs)?.to_owned());
         add("-append", APPEND.to_owned());
@@ -69,16 +74,36 @@ impl Machine {
         add("-chardev", format!("socket,id=qmp,fd={qmp}"));
         add("-mon", "chardev=qmp,mode=control".to_owned());
         add("-device", "virtio-serial-pci,max_ports=2".to_owned());
-        add("-chardev", format!("socket,id=agent,fd={agent}"));
-        add("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0".to_owned());
+        add("-chardev", format!("socket,id=guest,fd={guest}"));
+        add("-device", "virtserialport,chardev=guest,name=overlay-pool".to_owned());
         add("-chardev", format!("socket,id=console,fd={console}"));
         add("-serial", "chardev:console".to_owned());
         // A new one for each process: the guest's kernel reseeds its generator when it changes.
         add("-device", "vmgenid,guid=auto".to_owned());
-        if beginning == Beginning::Incoming {
+        if matches!(beginning, Beginning::Resume(_)) {
             add("-incoming", "defer".to_owned());
         }
         Ok(arguments)
+    }
+
+    fn memory(&self, beginning: Beginning<'_>) -> Result<String, VmError> {
+        let size = u64::from(self.memory_mib) << 20;
+        let mut memory = json!({ "qom-type": "memory-backend-ram", "id": "ram", "size": size });
+        let own = match beginning {
+            Beginning::Boot => json!({}),
+            Beginning::Save(file) => json!({ "mem-path": text(file)?, "share": true }),
+            // A private mapping of a file that can't be written to.
+            Beginning::Resume(file) => json!({
+                "mem-path": text(file)?, "share": false, "readonly": true, "rom": "off",
+            }),
+        };
+        if let (Some(memory), Value::Object(own)) = (memory.as_object_mut(), own)
+            && !own.is_empty()
+        {
+            memory.insert("qom-type".to_owned(), "memory-backend-file".into());
+            memory.extend(own);
+        }
+        Ok(memory.to_string())
     }
 
     fn base_node(&self) -> Result<String, VmError> {

@@ -1,38 +1,33 @@
 //! The VM manager.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 
-use serde_json::Value;
-use tokio::process::Command;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use super::PREFIX;
+use super::alive::Alive;
 use super::error::VmError;
-use super::handle::{Alive, DISK, Home, Vm};
+use super::handle::Vm;
+use super::home::Home;
 use super::images;
 use super::language::Language;
-use super::launch::{self, Disk};
 use super::machine::Machine;
-use super::saved::{SavedState, SavedStates};
 use super::settings::VmSettings;
 use super::state::VmState;
 use super::tenancy::check_id;
-use crate::image::{BaseImage, BaseRef, References};
-use crate::place::{Directory, remove_leftovers};
-use crate::{OverlayPool, PoolConfig, process};
-
-/// How long QEMU may take to tell its version.
-const VERSION_PATIENCE: Duration = Duration::from_secs(20);
+use super::warm::{Warm, WarmStats, keep_filled};
+use super::workshop::Workshop;
+use crate::image::BaseRef;
+use crate::place::remove_leftovers;
 
 /// Makes VMs on pooled overlays, and destroys them.
 ///
 /// Shared by reference among tasks. Stopped or dropped, it leaves no QEMU process, no working
-/// directory and no socket.
+/// directory and no socket; if it is dropped while a VM is made that shall wait, that goes a
+/// moment later.
 ///
 /// # Example
 ///
@@ -61,13 +56,11 @@ pub struct VmManager {
 /// What a started manager has.
 #[derive(Debug)]
 struct Started {
-    pool: OverlayPool,
-    accelerator: &'static str,
-    qemu_version: String,
+    workshop: Arc<Workshop>,
     slots: Arc<Semaphore>,
-    states: SavedStates,
-    /// Held while a state is made, so that it is made once; the keys that none can be made for.
-    making: tokio::sync::Mutex<HashSet<String>>,
+    warm: Arc<Warm>,
+    /// What keeps the warm VMs filled.
+    filling: tokio::sync::Mutex<JoinSet<()>>,
     /// Read by each launch; written to wait until there is none.
     launches: tokio::sync::RwLock<()>,
 }
@@ -124,25 +117,17 @@ impl VmManager {
         if self.started().is_ok() {
             return Err(VmError::AlreadyStarted);
         }
-        let wanted = self.settings.accelerator;
-        let accelerator = tokio::task::spawn_blocking(move || wanted.resolve());
-        let accelerator = accelerator.await.unwrap_or_else(|panic| {
-            Err(VmError::NoAccelerator { reason: format!("the probe failed: {panic}") })
-        })?;
-        let qemu_version = version(&self.settings.qemu).await?;
         remove_leftovers(&self.settings.dir, PREFIX);
-        let pool = OverlayPool::new(self.settings.pool())?;
-        pool.start(Some(bases)).await?;
+        let workshop = Arc::new(Workshop::open(self.settings.clone(), bases).await?);
         let limit = usize::try_from(self.settings.max_concurrent_vms).unwrap_or(usize::MAX);
-        let started = Started {
-            pool,
-            accelerator: accelerator.as_str(),
-            qemu_version,
-            slots: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
-            states: SavedStates::new(self.settings.states()),
-            making: tokio::sync::Mutex::default(),
-            launches: tokio::sync::RwLock::default(),
-        };
+        let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
+        let warm = Arc::new(Warm::new(&self.settings.warm, Arc::clone(&slots)));
+        let mut filling = JoinSet::new();
+        if !self.settings.warm.is_empty() {
+            filling.spawn(keep_filled(Arc::downgrade(&warm), Arc::downgrade(&workshop)));
+        }
+        let (filling, launches) = (filling.into(), tokio::sync::RwLock::default());
+        let started = Started { workshop, slots, warm, filling, launches };
         *self.started.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(started));
         Ok(())
     }
@@ -156,16 +141,17 @@ impl VmManager {
         images::find(&self.settings.base_images_dir, language)
     }
 
-    /// Makes a VM that is ready for code: takes a disk from the pool, starts QEMU on it, resumes
-    /// a saved state of its base image or boots, and makes the guest one of its own.
+    /// Makes a VM that is ready for code: takes one that waits, or else a disk from the pool,
+    /// starts QEMU on it, resumes a saved state of its base image or boots, and makes the guest
+    /// one of its own.
     ///
     /// The first VM of a base image saves the state, which takes as long as a boot. A call that
     /// is dropped leaves nothing.
     ///
     /// # Errors
     ///
-    /// [`VmError::NotStarted`], [`VmError::BadId`], [`VmError::TooMany`] before QEMU is started;
-    /// then whatever kept the guest from getting ready.
+    /// [`VmError::NotStarted`], [`VmError::BadId`], [`VmError::NoImage`], [`VmError::TooMany`]
+    /// before QEMU is started; then whatever kept the guest from getting ready.
     pub async fn create_vm(
         &self,
         language: Language,
@@ -174,21 +160,56 @@ impl VmManager {
     ) -> Result<Arc<Vm>, VmError> {
         let ids = (check_id("tenant", tenant_id)?, check_id("task", task_id)?);
         let started = self.started()?;
-        let base = self.base_image(language)?;
-        let limit = self.settings.max_concurrent_vms;
-        let slot = Arc::clone(&started.slots).try_acquire_owned();
-        let slot = slot.map_err(|_| VmError::TooMany { limit })?;
-        let directory = self.working_directory()?;
-        let vm = Arc::new(Vm::new(language, ids, &self.settings, Home { directory, _slot: slot }));
-        let creation = self.register(vm)?;
-        let vm = &creation.vm;
+        let machine = started.workshop.machine(language)?;
         let _launch = started.launches.read().await;
+        let marks = machine.marks()?;
+        while let Some(mut member) = started.warm.take(language, &marks) {
+            match member.alive.wake(&member.home.address().id).await {
+                Ok(()) => {
+                    return self.hand_over(&started, language, ids, member.home, member.alive);
+                }
+                Err(cause) => {
+                    tracing::warn!(vm = member.home.address().id, ?cause, "it did not go on");
+                }
+            }
+        }
+        let home = started.workshop.home(Some(self.slot(&started)?))?;
+        let creation = self.register(&started, language, ids, home)?;
+        let vm = &creation.vm;
+        vm.enter(VmState::Booting)?;
         let alive = tokio::select! {
-            alive = self.bring_up(&started, vm, base) => alive?,
+            alive = bring_up(&started, vm, &machine) => alive?,
             () = vm.destroyed() => return Err(vm.not_ready()),
         };
         vm.live(alive)?;
         Ok(creation.done())
+    }
+
+    /// Gives a VM that waited to its caller.
+    fn hand_over(
+        &self,
+        started: &Started,
+        language: Language,
+        ids: (String, String),
+        home: Home,
+        alive: Alive,
+    ) -> Result<Arc<Vm>, VmError> {
+        let creation = self.register(started, language, ids, home)?;
+        creation.vm.enter(VmState::Booting)?;
+        creation.vm.live(alive)?;
+        Ok(creation.done())
+    }
+
+    /// The right to one more VM, of one that waits if need be.
+    fn slot(&self, started: &Started) -> Result<OwnedSemaphorePermit, VmError> {
+        loop {
+            if let Ok(slot) = Arc::clone(&started.slots).try_acquire_owned() {
+                return Ok(slot);
+            }
+            if !started.warm.make_room() {
+                return Err(VmError::TooMany { limit: self.settings.max_concurrent_vms });
+            }
+        }
     }
 
     /// The VMs that there are, whatever they are doing, by id.
@@ -203,7 +224,13 @@ impl VmManager {
     /// What the pool of the VMs' disks holds and did; nothing while the manager isn't started.
     #[must_use]
     pub fn pool_stats(&self) -> crate::Stats {
-        self.started().map(|started| started.pool.stats()).unwrap_or_default()
+        self.started().map(|started| started.workshop.pool.stats()).unwrap_or_default()
+    }
+
+    /// How the VMs of a language that wait are doing.
+    #[must_use]
+    pub fn warm_stats(&self, language: Language) -> WarmStats {
+        self.started().map(|started| started.warm.stats(language)).unwrap_or_default()
     }
 
     /// Destroys a VM: when this returns, its QEMU has ended and its working directory is gone.
@@ -230,12 +257,14 @@ impl VmManager {
         let _starting = self.starting.lock().await;
         let started = self.started.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(started) = started else { return };
+        started.filling.lock().await.shutdown().await;
+        started.warm.clear();
         let vms: Vec<Arc<Vm>> = std::mem::take(&mut *self.vms()).into_values().collect();
         for vm in vms {
             vm.destroy().await;
         }
         let _no_launch = started.launches.write().await;
-        started.pool.stop().await;
+        started.workshop.pool.stop().await;
     }
 
     fn started(&self) -> Result<Arc<Started>, VmError> {
@@ -247,102 +276,35 @@ impl VmManager {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn working_directory(&self) -> Result<Directory, VmError> {
-        let dir = &self.settings.dir;
-        let failed = |source| VmError::File { what: "directory of VMs", path: dir.clone(), source };
-        let dir = std::path::absolute(dir).map_err(failed)?;
-        Directory::create(&dir, PREFIX).map_err(failed)
-    }
-
     /// Enters a VM in the list, unless the manager was stopped.
-    fn register(&self, vm: Arc<Vm>) -> Result<Creation<'_>, VmError> {
+    fn register(
+        &self,
+        started: &Started,
+        language: Language,
+        ids: (String, String),
+        home: Home,
+    ) -> Result<Creation<'_>, VmError> {
+        let autopsy = started.workshop.autopsy(&home.address().id);
+        let vm = Arc::new(Vm::new(language, ids, &self.settings, autopsy, home));
         let mut vms = self.vms();
         self.started()?;
         vms.insert(vm.id().to_owned(), Arc::clone(&vm));
         Ok(Creation { manager: self, vm, done: false })
     }
+}
 
-    async fn bring_up(&self, started: &Started, vm: &Vm, base: PathBuf) -> Result<Alive, VmError> {
-        let directory = vm.directory().ok_or_else(|| vm.not_ready())?;
-        let disk = acquire(&started.pool, &base, &directory).await?;
-        let machine = self.machine(started, vm.language(), &base)?;
-        vm.enter(VmState::Booting)?;
-        if self.settings.resume
-            && let Some(state) = self.state(started, &machine).await?
-        {
-            if let Some(alive) = launch::resume(vm, &machine, &state, &disk).await? {
-                return Ok(alive);
-            }
-            state.remove();
-        }
-        launch::boot(vm, &machine, &disk, self.settings.boot_timeout).await
-    }
-
-    fn machine(
-        &self,
-        started: &Started,
-        language: Language,
-        base: &Path,
-    ) -> Result<Machine, VmError> {
-        let resolved = |what, path: PathBuf| {
-            path.canonicalize().map_err(|source| VmError::File { what, path, source })
-        };
-        Ok(Machine {
-            qemu: self.settings.qemu.clone(),
-            accelerator: started.accelerator,
-            memory_mib: self.settings.memory_mib.unwrap_or(language.memory_mib()),
-            kernel: resolved("kernel", self.settings.kernel())?,
-            initramfs: resolved("initramfs", self.settings.initramfs())?,
-            base: BaseImage::open(&BaseRef::qcow2(base), References::Deny)?,
-        })
-    }
-
-    /// The saved state of the machine, made where there is none; none where none can be made.
-    async fn state(
-        &self,
-        started: &Started,
-        machine: &Machine,
-    ) -> Result<Option<SavedState>, VmError> {
-        let key = machine.key(&started.qemu_version, PoolConfig::default().overlay)?;
-        if let Some(state) = started.states.find(&key) {
-            return Ok(Some(state));
-        }
-        let mut impossible = started.making.lock().await;
-        if let Some(state) = started.states.find(&key) {
-            return Ok(Some(state));
-        }
-        if impossible.contains(&key.to_string()) {
-            return Ok(None);
-        }
-        if let Err(cause) = self.make_state(started, machine, &key).await {
-            tracing::warn!(base = %machine.base.path().display(), cause, "no state saved");
-            impossible.insert(key.to_string());
-        }
-        Ok(started.states.find(&key))
-    }
-
-    async fn make_state(
-        &self,
-        started: &Started,
-        machine: &Machine,
-        key: &Value,
-    ) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let directory = self.working_directory().map_err(|error| text(&error))?;
-        let disk = acquire(&started.pool, machine.base.path(), directory.path());
-        let disk = disk.await.map_err(|error| text(&error))?;
-        let unfinished = started.states.begin().map_err(|error| text(&error))?;
-        let file = unfinished.file();
-        let saved = launch::save(machine, &disk.path, &file, self.settings.boot_timeout).await;
-        saved.map_err(|error| format!("{error:?}"))?;
-        started.states.finish(&unfinished, key.clone()).map_err(|error| text(&error))
-    }
+async fn bring_up(started: &Started, vm: &Vm, machine: &Machine) -> Result<Alive, VmError> {
+    let address = vm.address().ok_or_else(|| vm.not_ready())?;
+    started.workshop.bring_up(&address, vm.language(), machine).await
 }
 
 impl Drop for VmManager {
     fn drop(&mut self) {
         for vm in self.vms().values() {
             vm.destroy_now();
+        }
+        if let Ok(started) = self.started() {
+            started.warm.clear();
         }
     }
 }
@@ -367,28 +329,5 @@ impl Drop for Creation<'_> {
             self.vm.destroy_now();
             self.manager.vms().remove(self.vm.id());
         }
-    }
-}
-
-async fn acquire(pool: &OverlayPool, base: &Path, directory: &Path) -> Result<Disk, VmError> {
-    let begin = Instant::now();
-    let path = directory.join(DISK);
-    let acquired = pool.acquire(base, &path).await?;
-    Ok(Disk { path, source: acquired.source, elapsed: begin.elapsed() })
-}
-
-/// What QEMU says of its version.
-async fn version(program: &Path) -> Result<String, VmError> {
-    let failed = |source| VmError::Spawn { program: program.to_owned(), source };
-    let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let child = process::spawn(command).await.map_err(failed)?;
-    let output = timeout(VERSION_PATIENCE, child.wait_with_output());
-    let output = output.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-    let output = output.map_err(failed)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    match text.lines().next() {
-        Some(line) if output.status.success() => Ok(line.to_owned()),
-        _ => Err(failed(std::io::Error::other(format!("--version failed: {}", output.status)))),
     }
 }

@@ -11,27 +11,50 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::console::Tail;
 use super::error::VmError;
 use super::machine::{Beginning, Machine, Wiring};
-use crate::process;
 use crate::qmp::{Qmp, QmpError};
+use crate::{process, sys};
 
 /// How long a process that ends or was killed may take to be gone.
 const END: Duration = Duration::from_secs(5);
-/// How often the state of a migration is asked for.
-const POLL: Duration = Duration::from_millis(5);
 
 /// A running QEMU. Dropped, it is killed.
 #[derive(Debug)]
 pub(super) struct Qemu {
     qmp: Qmp,
+    heard: watch::Receiver<Heard>,
     pid: Option<u32>,
     child: Mutex<Option<Child>>,
     console: Tail,
     stderr: Option<Tail>,
+}
+
+/// What QEMU said by itself.
+#[derive(Clone, Debug, Default)]
+struct Heard {
+    /// The last status of a migration.
+    migration: Option<String>,
+    /// The host has no room for what the guest wrote, and QEMU stopped it.
+    no_space: bool,
+    /// The guest's disk could not be written to.
+    disk_failed: bool,
+}
+
+impl Heard {
+    fn hear(&mut self, event: &str, data: &Value) -> bool {
+        match event {
+            "MIGRATION" => self.migration = data["status"].as_str().map(str::to_owned),
+            "BLOCK_IO_ERROR" if data["action"] == "stop" => self.no_space = true,
+            "BLOCK_IO_ERROR" if data["operation"] == "write" => self.disk_failed = true,
+            _ => return false,
+        }
+        true
+    }
 }
 
 /// A QEMU that did not start, or did not do as it was told.
@@ -57,33 +80,42 @@ impl From<QmpError> for QemuError {
 
 impl Qemu {
     /// Starts QEMU on a disk and waits until it listens to us; the other stream is that of the
-    /// guest's agent.
+    /// guest's supervisor. Of no file it writes more than `limit` bytes.
     pub(super) async fn start(
         machine: &Machine,
         disk: &Path,
-        beginning: Beginning,
+        beginning: Beginning<'_>,
+        limit: u64,
         deadline: Instant,
     ) -> Result<(Self, UnixStream), QemuError> {
         let failed = |source| VmError::Spawn { program: machine.qemu.clone(), source };
-        let ((qmp, qmp_end), (agent, agent_end), (console, console_end)) =
+        let ((qmp, qmp_end), (guest, guest_end), (console, console_end)) =
             (pair().map_err(failed)?, pair().map_err(failed)?, pair().map_err(failed)?);
         let wiring = Wiring {
             disk,
             qmp: qmp_end.as_raw_fd(),
-            agent: agent_end.as_raw_fd(),
+            guest: guest_end.as_raw_fd(),
             console: console_end.as_raw_fd(),
         };
         let mut command = Command::new(&machine.qemu);
         command.args(machine.arguments(wiring, beginning)?);
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let ends = vec![qmp_end, agent_end, console_end];
+        // Saving writes the RAM too.
+        if !matches!(beginning, Beginning::Save(_)) {
+            sys::limit_files(&mut command, limit);
+        }
+        let ends = vec![qmp_end, guest_end, console_end];
         let mut child = process::spawn_with(command, ends).await.map_err(failed)?;
         let (pid, stderr) = (child.id(), child.stderr.take().map(Tail::of));
         let console = Tail::of(console);
-        match timeout_at(deadline, Qmp::connect(qmp)).await {
+        let (hears, heard) = watch::channel(Heard::default());
+        let hear = move |event: &str, data: &Value| {
+            hears.send_if_modified(|heard| heard.hear(event, data));
+        };
+        match timeout_at(deadline, Qmp::connect_with(qmp, hear)).await {
             Ok(Ok(qmp)) => {
                 let child = Mutex::new(Some(child));
-                Ok((Self { qmp, pid, child, console, stderr }, agent))
+                Ok((Self { qmp, heard, pid, child, console, stderr }, guest))
             }
             Ok(Err(_)) => {
                 let status = end_of(&mut child).await;
@@ -114,41 +146,73 @@ impl Qemu {
             .unwrap_or_else(|| "it said nothing".to_owned())
     }
 
-    /// Saves the machine into a file that is there already, and leaves it stopped.
+    /// Saves the machine, but for its RAM, into a file that is there already, and leaves it
+    /// stopped.
     pub(super) async fn save(&self, file: &Path) -> Result<(), QemuError> {
-        self.qmp.execute("stop", &json!({})).await?;
+        self.stop().await?;
         self.migrate("migrate", file).await
     }
 
-    /// Loads what was saved, and lets the machine run.
+    /// Loads what was saved, and leaves the machine stopped.
     pub(super) async fn load(&self, file: &Path) -> Result<(), QemuError> {
-        self.migrate("migrate-incoming", file).await?;
-        self.qmp.execute("cont", &json!({})).await?;
+        self.migrate("migrate-incoming", file).await
+    }
+
+    /// Has the guest stand still.
+    pub(super) async fn stop(&self) -> Result<(), QemuError> {
+        self.qmp.execute("stop", &json!({})).await?;
         Ok(())
+    }
+
+    /// Lets the guest run; it is told so at once, and the future waits for the answer.
+    pub(super) fn go_on(&self) -> impl Future<Output = Result<(), QemuError>> + Send + use<> {
+        let answer = self.qmp.execute("cont", &json!({}));
+        async move {
+            answer.await?;
+            Ok(())
+        }
     }
 
     async fn migrate(&self, command: &'static str, file: &Path) -> Result<(), QemuError> {
         let filename = file.to_str().ok_or_else(|| VmError::NotUtf8(file.to_owned()))?;
-        let capabilities =
-            json!({ "capabilities": [{ "capability": "mapped-ram", "state": true }] });
+        let on = |capability: &str| json!({ "capability": capability, "state": true });
+        let capabilities = json!({ "capabilities": [on("x-ignore-shared"), on("events")] });
         self.qmp.execute("migrate-set-capabilities", &capabilities).await?;
         let address = json!({ "transport": "file", "filename": filename, "offset": 0 });
         let channels = json!({ "channels": [{ "channel-type": "main", "addr": address }] });
         self.qmp.execute(command, &channels).await?;
-        loop {
-            let state = self.qmp.execute("query-migrate", &json!({})).await?;
-            match state["status"].as_str() {
-                Some("completed") => return Ok(()),
-                Some("failed" | "cancelled") => {
-                    let message = match &state["error-desc"] {
-                        Value::String(text) => text.clone(),
-                        _ => "no reason given".to_owned(),
-                    };
-                    return Err(QmpError::Refused { command: command.to_owned(), message }.into());
-                }
-                _ => sleep(POLL).await,
-            }
+        let over = |heard: &Heard| {
+            matches!(heard.migration.as_deref(), Some("completed" | "failed" | "cancelled"))
+        };
+        let mut heard = self.heard.clone();
+        let Ok(status) = heard.wait_for(over).await.map(|heard| heard.migration.clone()) else {
+            return Err(QmpError::Closed("QEMU ended".to_owned()).into());
+        };
+        if status.as_deref() == Some("completed") {
+            return Ok(());
         }
+        let state = self.qmp.execute("query-migrate", &json!({})).await?;
+        let message = state["error-desc"].as_str().unwrap_or("no reason given").to_owned();
+        Err(QmpError::Refused { command: command.to_owned(), message }.into())
+    }
+
+    /// Returns once the host has no room for what the guest wrote: QEMU has stopped it.
+    pub(super) async fn no_space(&self) {
+        let mut heard = self.heard.clone();
+        if heard.wait_for(|heard| heard.no_space).await.is_err() {
+            // QEMU has ended, which others hear of.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether QEMU could not write what the guest wrote to its disk.
+    pub(super) fn disk_failed(&self) -> bool {
+        self.heard.borrow().disk_failed
+    }
+
+    /// Whether QEMU still runs.
+    pub(super) fn is_alive(&self) -> bool {
+        self.heard.has_changed().is_ok()
     }
 
     /// Kills QEMU, waits for its end, and says how it ended.

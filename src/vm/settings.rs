@@ -1,10 +1,12 @@
 //! What a VM manager is told, by a program or by the environment.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::accelerator::Accelerator;
+use super::language::Language;
 use crate::PoolConfig;
 
 /// What a VM manager is told when it is made.
@@ -32,6 +34,8 @@ pub struct VmSettings {
     pub max_concurrent_vms: u32,
     /// A guest's memory in MiB. `OVERLAY_POOL_MEMORY`; default 128, for JavaScript 256.
     pub memory_mib: Option<u32>,
+    /// How many processors a guest has. `OVERLAY_POOL_CPUS`; default 1.
+    pub cpus: u32,
     /// What runs the guests' instructions. `OVERLAY_POOL_ACCEL`; default [`Accelerator::Auto`].
     pub accelerator: Accelerator,
     /// How long a guest may take until it is ready. `OVERLAY_POOL_BOOT_TIMEOUT` in seconds;
@@ -41,7 +45,7 @@ pub struct VmSettings {
     /// default 60.
     pub execute_timeout: Duration,
     /// How many bytes of each output of a program are kept. `OVERLAY_POOL_MAX_OUTPUT`; default
-    /// 1 MiB. The guest agent itself keeps 16 MiB at most.
+    /// 1 MiB.
     pub max_output: usize,
     /// QEMU, by path or by name on `PATH`. `OVERLAY_POOL_QEMU`; default `qemu-system-ARCH`.
     pub qemu: PathBuf,
@@ -52,6 +56,15 @@ pub struct VmSettings {
     pub resume: bool,
     /// Where the saved states are kept. `OVERLAY_POOL_STATES`; default `states` in `dir`.
     pub states_dir: Option<PathBuf>,
+    /// How much of the host's disk a VM's disk may take, in MiB; past that the guest's writes
+    /// fail. `OVERLAY_POOL_DISK`; default [`VmSettings::DISK_MIB`].
+    pub disk_mib: u32,
+    /// How many VMs of each language wait for code. `OVERLAY_POOL_WARM`, as in
+    /// `python=4,javascript=2`; default none.
+    pub warm: BTreeMap<Language, u32>,
+    /// After how long without any asked for, the VMs of a language that wait are given up.
+    /// `OVERLAY_POOL_WARM_IDLE` in seconds; default 600.
+    pub warm_idle: Duration,
 }
 
 impl Default for VmSettings {
@@ -65,6 +78,7 @@ impl Default for VmSettings {
             initramfs_path: None,
             max_concurrent_vms: 10,
             memory_mib: None,
+            cpus: 1,
             accelerator: Accelerator::Auto,
             boot_timeout: Duration::from_secs(60),
             execute_timeout: Duration::from_secs(60),
@@ -73,6 +87,9 @@ impl Default for VmSettings {
             dir: PoolConfig::default().pool_dir,
             resume: true,
             states_dir: None,
+            disk_mib: Self::DISK_MIB,
+            warm: BTreeMap::new(),
+            warm_idle: Duration::from_secs(600),
         }
     }
 }
@@ -90,6 +107,10 @@ pub struct SettingsError {
 }
 
 impl VmSettings {
+    /// How much of the host's disk a VM's disk may take unless the settings say otherwise, in MiB:
+    /// all that fits into our guest images, and a little for the overlay's own tables.
+    pub const DISK_MIB: u32 = 1056;
+
     /// The defaults, with what the `OVERLAY_POOL_…` variables of the environment say instead. An
     /// empty variable counts as unset.
     ///
@@ -113,7 +134,8 @@ impl VmSettings {
             max_concurrent_vms: get("OVERLAY_POOL_MAX_VMS")
                 .parse(number)?
                 .unwrap_or(default.max_concurrent_vms),
-            memory_mib: get("OVERLAY_POOL_MEMORY").parse(memory)?,
+            memory_mib: get("OVERLAY_POOL_MEMORY").parse(Self::mib)?,
+            cpus: get("OVERLAY_POOL_CPUS").parse(Self::cpus)?.unwrap_or(default.cpus),
             accelerator: get("OVERLAY_POOL_ACCEL")
                 .parse(str::parse)?
                 .unwrap_or(default.accelerator),
@@ -128,6 +150,11 @@ impl VmSettings {
             dir: path("OVERLAY_POOL_DIR").unwrap_or(default.dir),
             resume: get("OVERLAY_POOL_RESUME").parse(on_off)?.unwrap_or(default.resume),
             states_dir: path("OVERLAY_POOL_STATES"),
+            disk_mib: get("OVERLAY_POOL_DISK").parse(Self::mib)?.unwrap_or(default.disk_mib),
+            warm: get("OVERLAY_POOL_WARM").parse(Self::warm)?.unwrap_or_default(),
+            warm_idle: get("OVERLAY_POOL_WARM_IDLE")
+                .parse(Self::seconds)?
+                .unwrap_or(default.warm_idle),
         })
     }
 
@@ -166,6 +193,42 @@ impl VmSettings {
             .ok_or_else(|| "give a number of seconds over 0 and up to 86400, as in 2.5".to_owned())
     }
 
+    /// Takes a guest's memory, or its disk's limit, as the variables give it.
+    ///
+    /// # Errors
+    ///
+    /// What it should be.
+    pub fn mib(text: &str) -> Result<u32, String> {
+        let mib = number(text).ok().filter(|mib| (32..=1 << 20).contains(mib));
+        mib.ok_or_else(|| "give a number of MiB from 32 to 1048576".to_owned())
+    }
+
+    /// Takes a guest's number of processors as the variable gives it.
+    ///
+    /// # Errors
+    ///
+    /// What it should be.
+    pub fn cpus(text: &str) -> Result<u32, String> {
+        let cpus = number(text).ok().filter(|cpus| (1..=255).contains(cpus));
+        cpus.ok_or_else(|| "give a number of processors from 1 to 255".to_owned())
+    }
+
+    /// Takes how many VMs of each language shall wait, as in `python=4,javascript=2`.
+    ///
+    /// # Errors
+    ///
+    /// What it should be.
+    pub fn warm(text: &str) -> Result<BTreeMap<Language, u32>, String> {
+        let one = |pair: &str| {
+            let (language, count) = pair.split_once('=')?;
+            Some((language.trim().parse().ok()?, count.trim().parse().ok()?))
+        };
+        let pairs: Option<BTreeMap<_, _>> = text.split(',').map(one).collect();
+        pairs.ok_or_else(|| {
+            "give a number for each language, as in python=4,javascript=2".to_owned()
+        })
+    }
+
     /// What the pool of the VMs' disks is told.
     pub(super) fn pool(&self) -> PoolConfig {
         PoolConfig {
@@ -179,15 +242,6 @@ impl VmSettings {
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "give a whole number".to_owned())
-}
-
-fn memory(text: &str) -> Result<u32, String> {
-    let mib = number(text)?;
-    if (32..=1 << 20).contains(&mib) {
-        Ok(mib)
-    } else {
-        Err("give a number of MiB from 32 to 1048576".to_owned())
-    }
 }
 
 fn on_off(text: &str) -> Result<bool, String> {
@@ -236,6 +290,7 @@ mod tests {
             ("OVERLAY_POOL_INITRAMFS", "/r"),
             ("OVERLAY_POOL_MAX_VMS", "3"),
             ("OVERLAY_POOL_MEMORY", "512"),
+            ("OVERLAY_POOL_CPUS", "2"),
             ("OVERLAY_POOL_ACCEL", "tcg"),
             ("OVERLAY_POOL_BOOT_TIMEOUT", "1.5"),
             ("OVERLAY_POOL_EXECUTE_TIMEOUT", "2"),
@@ -244,6 +299,9 @@ mod tests {
             ("OVERLAY_POOL_DIR", "/d"),
             ("OVERLAY_POOL_RESUME", "off"),
             ("OVERLAY_POOL_STATES", "/s"),
+            ("OVERLAY_POOL_DISK", "100"),
+            ("OVERLAY_POOL_WARM", "python=4, javascript=2"),
+            ("OVERLAY_POOL_WARM_IDLE", "60"),
         ];
         let settings = VmSettings::from_variables(|name| {
             values.iter().find(|(variable, _)| *variable == name).map(|(_, value)| value.into())
@@ -254,6 +312,7 @@ mod tests {
             initramfs_path: Some("/r".into()),
             max_concurrent_vms: 3,
             memory_mib: Some(512),
+            cpus: 2,
             accelerator: Accelerator::Tcg,
             boot_timeout: Duration::from_millis(1500),
             execute_timeout: Duration::from_secs(2),
@@ -262,6 +321,9 @@ mod tests {
             dir: "/d".into(),
             resume: false,
             states_dir: Some("/s".into()),
+            disk_mib: 100,
+            warm: BTreeMap::from([(Language::Python, 4), (Language::Javascript, 2)]),
+            warm_idle: Duration::from_secs(60),
         };
         assert_eq!(settings, Ok(expected));
     }
@@ -287,6 +349,13 @@ mod tests {
         "give a number of seconds over 0 and up to 86400, as in 2.5"
     )]
     #[case("OVERLAY_POOL_MAX_OUTPUT", "1M", "give a whole number")]
+    #[case("OVERLAY_POOL_CPUS", "0", "give a number of processors from 1 to 255")]
+    #[case("OVERLAY_POOL_DISK", "0", "give a number of MiB from 32 to 1048576")]
+    #[case(
+        "OVERLAY_POOL_WARM",
+        "python",
+        "give a number for each language, as in python=4,javascript=2"
+    )]
     fn a_bad_value_is_named(#[case] variable: &str, #[case] value: &str, #[case] expected: &str) {
         let error = from(variable, value).expect_err("a bad value");
         assert_eq!(error.to_string(), format!("{variable}={value:?}: {expected}"));

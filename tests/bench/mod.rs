@@ -55,6 +55,8 @@ struct Options {
 trait Bench: Parser + Send + 'static {
     /// Where is measured by default.
     const DIR: &str = env!("CARGO_TARGET_TMPDIR");
+    /// Whether the columns stand at the top of the JSON object, and not under `columns`.
+    const AT_TOP: bool = false;
     const ROWS: &[Row];
 
     fn options(&self) -> &Options;
@@ -133,7 +135,14 @@ fn run<B: Bench>(bench: B) -> Result<usize, Error> {
     folder.close()?;
     let report = report?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let mut value = serde_json::to_value(&report)?;
+        if B::AT_TOP
+            && let Some(object) = value.as_object_mut()
+            && let Some(serde_json::Value::Object(columns)) = object.remove("columns")
+        {
+            object.extend(columns);
+        }
+        println!("{value:#}");
     } else {
         let Report { machine, what, columns, sound, targets } = &report;
         println!("{machine}\n{what}\n\n{}", table(B::ROWS, columns, targets));

@@ -1,27 +1,47 @@
-//! VMs that boot, in turns with VMs that are resumed: the time of each phase.
+//! Code in VMs: from asking to the first line of its output, by each way that there is.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use overlay_pool::vm::{
-    Accelerator, End, Execution, Language, Phases, Start, Vm, VmManager, VmSettings,
+    Accelerator, End, Language, Program, Start, Stream, VmError, VmManager, VmSettings,
 };
+use tokio::io::empty;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep};
 
 use super::figures::{Figures, Row, percentile};
 use super::{Bench, Error, Ground, Measured, Options, float};
 
-const HELLO: &str = "print('hello from pool')";
-const PHASES: [&str; 7] =
-    ["overlay_ms", "spawn_ms", "boot_ms", "ready_ms", "renew_ms", "execute_ms", "hello_ms"];
+const HELLO: &str = "hello from pool";
+/// How long a VM that waits may take to be made.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How often it is looked whether it is.
+const LOOK: Duration = Duration::from_millis(20);
+/// What the machine is left alone for before a VM that waits is asked for.
+const QUIET: Duration = Duration::from_millis(500);
 
-/// Measure VMs that boot, in turns with VMs that are resumed, from the overlay to python's hello.
+/// Measure code in VMs, from asking to the first line of its output: VMs that boot, that are
+/// resumed and that waited, in turns.
 #[derive(Debug, Parser)]
 pub(super) struct Vms {
     #[command(flatten)]
     options: Options,
     /// How many VMs of each kind.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     count: usize,
+    /// How many VMs wait while their memory is measured; 0 measures none.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    waiting: u32,
+    /// For how many seconds VMs are asked for once a second, and then ten times a second; 0 asks
+    /// for none.
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: usize,
     /// What runs the VMs' instructions: auto, kvm or tcg. `OVERLAY_POOL_ACCEL`, or else auto: KVM
     /// if it is usable, never TCG.
     #[arg(long)]
@@ -29,19 +49,32 @@ pub(super) struct Vms {
 }
 
 impl Bench for Vms {
+    const AT_TOP: bool = true;
     const ROWS: &[Row] = &[
-        ("vms", "VMs", None),
-        (PHASES[0], "overlay, ms", None),
-        (PHASES[1], "spawn, ms", None),
-        (PHASES[2], "boot or resume, ms", None),
-        (PHASES[3], "  ready: spawn, boot or resume, ms", None),
-        ("boot_by_resume_ready", "  boot ÷ resume", Some(("resume", '≥', 10.0))),
-        (PHASES[4], "renew, ms", None),
-        (PHASES[5], "execute, ms", None),
-        (PHASES[6], "  hello: all of it, ms", None),
-        ("boot_by_resume_hello", "  boot ÷ resume", Some(("resume", '≥', 3.0))),
-        ("overlay_percent_of_boot", "  overlay, % of a boot's hello", Some(("boot", '≤', 0.1))),
-        ("overlay_percent_of_resume", "  overlay, % of a resume's", Some(("resume", '≤', 0.1))),
+        ("vms", "VMs of each kind", None),
+        ("boot_ms", "ask to first line: booted, ms", None),
+        ("miss_ms", "  resumed, ms", None),
+        ("boot_by_miss", "    boot ÷ resumed", Some(("python", '≥', 3.5))),
+        ("boot_by_miss", "    boot ÷ resumed", Some(("node", '≥', 1.8))),
+        ("overlay_ms", "    of it: overlay, ms", None),
+        ("spawn_ms", "    of it: QEMU's start, ms", None),
+        ("load_ms", "    of it: loading the state, ms", None),
+        ("renew_ms", "    of it: renewal, ms", None),
+        ("warm_ms", "  waited, ms", Some(("python", '≤', 30.0))),
+        ("warm_ms", "  waited, ms", Some(("node", '≤', 60.0))),
+        ("boot_by_warm", "    boot ÷ waited", Some(("python", '≥', 100.0))),
+        ("boot_by_warm", "    boot ÷ waited", Some(("node", '≥', 100.0))),
+        ("exec_ms", "overlay-pool exec, no server, ms", None),
+        ("pss_mib", "memory of each that waits, MiB", Some(("python", '≤', 80.0))),
+        ("asks_at_1", "python, four wait: asks, 1 a second", None),
+        ("misses_at_1", "  of them: none waited", Some(("load", '≤', 0.0))),
+        ("failures_at_1", "  of them: failed", Some(("load", '≤', 0.0))),
+        ("first_line_at_1_ms", "  to first line, ms", None),
+        ("asks_at_10", "asks, 10 a second", None),
+        ("misses_at_10", "  of them: none waited", None),
+        ("refused_at_10", "  of them: refused, too many", None),
+        ("failures_at_10", "  of them: failed", Some(("load", '≤', 0.0))),
+        ("first_line_at_10_ms", "  to first line, ms", None),
     ];
 
     fn options(&self) -> &Options {
@@ -53,75 +86,231 @@ impl Bench for Vms {
         let settings = VmSettings {
             dir: ground.folder("vms")?,
             states_dir: Some(ground.folder("states")?),
-            max_concurrent_vms: 2,
+            max_concurrent_vms: self.waiting.max(1) + 2,
             accelerator: self.accel.unwrap_or(settings.accelerator),
+            warm: BTreeMap::new(),
             ..settings
         };
         let accelerator = settings.accelerator.resolve()?;
-        let booting = VmManager::new(VmSettings { resume: false, ..settings.clone() });
-        let resuming = VmManager::new(VmSettings { resume: true, ..settings });
-        booting.start_for(Language::Python).await?;
-        resuming.start_for(Language::Python).await?;
-        ground.progress("saving a state");
-        hello(&resuming, Start::Resumed).await?;
-        let (mut booted, mut resumed) = (Samples::default(), Samples::default());
-        for round in 1..=self.count {
-            ground.progress(format!("{round} of {}", self.count));
-            push(&mut booted, hello(&booting, Start::Booted).await?);
-            push(&mut resumed, hello(&resuming, Start::Resumed).await?);
+        let mut columns = BTreeMap::new();
+        for (name, language) in [("python", Language::Python), ("node", Language::Javascript)] {
+            ground.progress(format!("{name}: saving a state"));
+            columns.insert(name, self.language(&ground, &settings, language).await?);
         }
-        booting.stop().await;
-        resuming.stop().await;
-        let [mut boot, mut resume] = [booted, resumed].map(|samples| column(self.count, samples));
-        for (name, phase) in [("ready", PHASES[3]), ("hello", PHASES[6])] {
-            resume.set(format!("boot_by_resume_{name}"), boot.0[phase] / resume.0[phase]);
-        }
-        for (name, column) in [("boot", &mut boot), ("resume", &mut resume)] {
-            let share = column.0[PHASES[0]] / column.0[PHASES[6]];
-            column.set(format!("overlay_percent_of_{name}"), 100.0 * share);
+        if self.seconds > 0 {
+            columns.insert("load", self.load(&ground, &settings).await?);
         }
         Ok(Measured {
-            what: format!("VMs booted and resumed in turns, medians, python on {accelerator}."),
-            columns: [("boot", boot), ("resume", resume)].into(),
+            what: format!(
+                "Code in VMs, from asking to its first line, in turns, medians, {accelerator}."
+            ),
+            columns,
             ..Measured::default()
         })
     }
 }
 
-/// Of each phase.
-type Samples = [Vec<Duration>; 7];
-
-fn push(samples: &mut Samples, sample: [Duration; 7]) {
-    samples.iter_mut().zip(sample).for_each(|(samples, sample)| samples.push(sample));
-}
-
-fn column(count: usize, samples: Samples) -> Figures {
-    let mut figures = Figures::default();
-    figures.set("vms", float(count));
-    for (name, samples) in PHASES.into_iter().zip(samples) {
-        figures.set(name, percentile(samples, 50).map(|us| us / 1000.0));
+impl Vms {
+    async fn language(
+        &self,
+        ground: &Ground,
+        settings: &VmSettings,
+        language: Language,
+    ) -> Result<Figures, Error> {
+        let booting = VmManager::new(VmSettings { resume: false, ..settings.clone() });
+        let missing = VmManager::new(settings.clone());
+        let warm = BTreeMap::from([(language, 1)]);
+        let waiting = VmManager::new(VmSettings { warm, ..settings.clone() });
+        for manager in [&booting, &missing, &waiting] {
+            manager.start_for(language).await?;
+        }
+        let (mut boots, mut misses, mut warms) = (Vec::new(), Vec::new(), Vec::new());
+        let mut parts = <[Vec<Duration>; 4]>::default();
+        ask(&missing, language, Some(Start::Resumed)).await?;
+        for round in 1..=self.count {
+            ground.progress(format!("{language}: {round} of {}", self.count));
+            boots.push(ask(&booting, language, Some(Start::Booted)).await?.first_line);
+            let miss = ask(&missing, language, Some(Start::Resumed)).await?;
+            misses.push(miss.first_line);
+            parts.iter_mut().zip(miss.parts).for_each(|(all, part)| all.push(part));
+            wait_for(&waiting, language, 1).await?;
+            sleep(QUIET).await;
+            warms.push(ask(&waiting, language, Some(Start::Warm)).await?.first_line);
+        }
+        for manager in [booting, missing, waiting] {
+            manager.stop().await;
+        }
+        let mut figures = Figures::default();
+        let median = |samples: Vec<Duration>| percentile(samples, 50).map(|us| us / 1000.0);
+        figures.set("vms", float(self.count));
+        let samples = [("boot_ms", boots), ("miss_ms", misses), ("warm_ms", warms)];
+        let names = ["overlay_ms", "spawn_ms", "load_ms", "renew_ms"];
+        for (name, samples) in samples.into_iter().chain(names.into_iter().zip(parts)) {
+            figures.set(name, median(samples));
+        }
+        figures.divide("boot_by_miss", "boot_ms", "miss_ms");
+        figures.divide("boot_by_warm", "boot_ms", "warm_ms");
+        ground.progress(format!("{language}: overlay-pool exec"));
+        let runs: Result<Vec<_>, _> = (0..self.count).map(|_| exec(settings, language)).collect();
+        figures.set("exec_ms", median(runs?));
+        if self.waiting > 0 {
+            ground.progress(format!("{language}: memory"));
+            figures.set("pss_mib", self.memory(settings, language).await?);
+        }
+        Ok(figures)
     }
-    figures
+
+    /// The memory of each VM that waits, in MiB, what they share divided among them.
+    async fn memory(&self, settings: &VmSettings, language: Language) -> Result<f64, Error> {
+        let warm = BTreeMap::from([(language, self.waiting)]);
+        let manager = VmManager::new(VmSettings { warm, ..settings.clone() });
+        manager.start_for(language).await?;
+        let waiting = usize::try_from(self.waiting)?;
+        wait_for(&manager, language, waiting).await?;
+        let qemus = qemus()?;
+        let kib: Result<u64, Error> = qemus.iter().map(|process| pss_kib(process)).sum();
+        manager.stop().await;
+        if qemus.len() != waiting {
+            return Err(format!("{} QEMUs run instead of {waiting}", qemus.len()).into());
+        }
+        Ok(float(usize::try_from(kib?)?) / 1024.0 / float(waiting))
+    }
 }
 
-/// One VM, from nothing to hello: how long its phases took.
-async fn hello(manager: &VmManager, start: Start) -> Result<[Duration; 7], Error> {
-    let vm = manager.create_vm(Language::Python, "bench", "vm").await?;
-    let execution = vm.execute(HELLO, None).await?;
-    let (Phases { overlay, spawn, boot, renew }, execute) = (vm.phases(), execution.elapsed);
-    judge(&vm, start, &execution)?;
-    manager.destroy_vm(&vm).await;
-    let (ready, hello) = (spawn + boot, overlay + spawn + boot + renew + execute);
-    Ok([overlay, spawn, boot, ready, renew, execute, hello])
+impl Vms {
+    /// Asks that come however many are under way, while four VMs wait at most.
+    async fn load(&self, ground: &Ground, settings: &VmSettings) -> Result<Figures, Error> {
+        let warm = BTreeMap::from([(Language::Python, 4)]);
+        let settings = VmSettings { warm, max_concurrent_vms: 12, ..settings.clone() };
+        let manager = Arc::new(VmManager::new(settings));
+        manager.start_for(Language::Python).await?;
+        let mut figures = Figures::default();
+        for rate in [1, 10] {
+            ground.progress(format!("load: {rate} a second"));
+            wait_for(&manager, Language::Python, 4).await?;
+            let misses = manager.warm_stats(Language::Python).misses;
+            let (mut asks, mut lines) = (JoinSet::new(), Vec::new());
+            let mut tick = interval(Duration::from_secs(1) / u32::try_from(rate)?);
+            for _ in 0..rate * self.seconds {
+                tick.tick().await;
+                let manager = Arc::clone(&manager);
+                asks.spawn(async move { ask(&manager, Language::Python, None).await });
+            }
+            let (mut refused, mut failed) = (0, 0);
+            while let Some(asked) = asks.join_next().await {
+                match asked? {
+                    Ok(asked) => lines.push(asked.first_line),
+                    Err(error) => match error.downcast_ref() {
+                        Some(VmError::TooMany { .. }) => refused += 1,
+                        _ => failed += 1,
+                    },
+                }
+            }
+            let misses = manager.warm_stats(Language::Python).misses - misses;
+            figures.set(format!("asks_at_{rate}"), float(rate * self.seconds));
+            figures.set(format!("misses_at_{rate}"), float(usize::try_from(misses)?));
+            figures.set(format!("refused_at_{rate}"), float(refused));
+            figures.set(format!("failures_at_{rate}"), float(failed));
+            let median = percentile(lines, 50).map(|us| us / 1000.0);
+            figures.set(format!("first_line_at_{rate}_ms"), median);
+        }
+        manager.stop().await;
+        Ok(figures)
+    }
 }
 
-/// What was measured must be what it is said to be.
-fn judge(vm: &Vm, start: Start, execution: &Execution) -> Result<(), Error> {
-    if vm.start() != Some(start) {
+struct Asked {
+    first_line: Duration,
+    /// Of the creation: overlay, spawn, boot or loading, renewal.
+    parts: [Duration; 4],
+}
+
+/// One VM, from asking for it until the first line of its code's output.
+async fn ask(
+    manager: &VmManager,
+    language: Language,
+    start: Option<Start>,
+) -> Result<Asked, Error> {
+    let begin = Instant::now();
+    let vm = manager.create_vm(language, "bench", "vm").await?;
+    let program = Program::new(hello(language));
+    let (sender, mut parts) = mpsc::channel(4);
+    let (outcome, (first_line, said)) = tokio::join!(vm.run(&program, empty(), sender), async {
+        let (mut first, mut said) = (None, Vec::new());
+        while let Some((stream, part)) = parts.recv().await {
+            first.get_or_insert_with(|| begin.elapsed());
+            if stream == Stream::Stdout {
+                said.extend(part);
+            }
+        }
+        (first, said)
+    });
+    let (outcome, phases) = (outcome?, vm.phases());
+    // What was measured must be what it is said to be.
+    if start.is_some() && vm.start() != start {
         return Err(format!("a VM was {:?} instead of {start:?}", vm.start()).into());
     }
-    if execution.end != End::Code(0) || execution.stdout.bytes != b"hello from pool\n" {
-        return Err(format!("hello ended with {:?}", execution.end).into());
+    if outcome.end != End::Code(0) || said != format!("{HELLO}\n").into_bytes() {
+        return Err(format!("hello ended with {:?}", outcome.end).into());
+    }
+    manager.destroy_vm(&vm).await;
+    let first_line = first_line.ok_or("no output came")?;
+    Ok(Asked { first_line, parts: [phases.overlay, phases.spawn, phases.boot, phases.renew] })
+}
+
+fn hello(language: Language) -> String {
+    match language {
+        Language::Javascript => format!("console.log('{HELLO}')"),
+        _ => format!("print('{HELLO}')"),
+    }
+}
+
+async fn wait_for(manager: &VmManager, language: Language, ready: usize) -> Result<(), Error> {
+    let begin = Instant::now();
+    while manager.warm_stats(language).ready < ready {
+        if begin.elapsed() > PATIENCE {
+            return Err(format!("no {ready} VMs wait after {PATIENCE:?}").into());
+        }
+        sleep(LOOK).await;
     }
     Ok(())
+}
+
+/// A whole process of the program, from its start to its end.
+fn exec(settings: &VmSettings, language: Language) -> Result<Duration, Error> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_overlay-pool"));
+    command.args(["exec", "--accel", settings.accelerator.as_str(), language.as_str()]);
+    command.args(["-c", &hello(language)]).env("OVERLAY_POOL_DIR", &settings.dir);
+    command.env("OVERLAY_POOL_STATES", settings.states()).stdin(Stdio::null());
+    command.env("OVERLAY_POOL_IMAGES", &settings.base_images_dir);
+    let begin = Instant::now();
+    let output = command.output()?;
+    let took = begin.elapsed();
+    if output.stdout != format!("{HELLO}\n").into_bytes() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    Ok(took)
+}
+
+/// The folders in `/proc` of the processes that this one has started.
+fn qemus() -> Result<Vec<PathBuf>, Error> {
+    let ours = std::process::id().to_string();
+    let mut found = Vec::new();
+    for entry in Path::new("/proc").read_dir()? {
+        let path = entry?.path();
+        let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
+        // The program's name may hold anything; state and parent follow.
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+        if path.join("smaps_rollup").exists() && parent == Some(&ours) && !path.ends_with("self") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn pss_kib(process: &Path) -> Result<u64, Error> {
+    let rollup = std::fs::read_to_string(process.join("smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    kib.ok_or_else(|| "no Pss in it".into())
 }

@@ -11,9 +11,16 @@ mod harness;
 mod integration;
 mod unit;
 
+use overlay_pool_conformance::isolation;
+
 fn main() -> std::process::ExitCode {
-    let role = harness::owner::main_if_owner().or_else(harness::bench::main_if_bench);
-    role.unwrap_or_else(|| match trials() {
+    let roles = [
+        isolation::main_if_case,
+        harness::judge::main_if_judge,
+        harness::owner::main_if_owner,
+        harness::bench::main_if_bench,
+    ];
+    roles.into_iter().find_map(|role| role()).unwrap_or_else(|| match trials() {
         Ok(trials) => harness::case::main(trials),
         Err(mistake) => {
             eprintln!("{mistake}");

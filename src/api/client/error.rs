@@ -76,7 +76,7 @@ impl ClientError {
     }
 }
 
-/// What to do where nobody answers.
+/// What to do if nobody answers.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {

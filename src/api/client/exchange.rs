@@ -26,7 +26,7 @@ const LONGEST_HEAD: usize = 64 << 10;
 pub(super) struct Question(Request<Full<Bytes>>);
 
 impl Question {
-    /// With a body of JSON, where there is one.
+    /// With a body of JSON, if there is one.
     pub(super) fn new(
         method: Method,
         path: &str,
@@ -66,7 +66,7 @@ type Io = http1::Connection<TokioIo<Receiver>, Full<Bytes>>;
 /// A connection. Dropped, it is closed.
 pub(super) struct Exchange {
     requests: http1::SendRequest<Full<Bytes>>,
-    /// Moves the bytes, while a question is under way; none where it came to its end.
+    /// Moves the bytes, while a question is under way; none if it came to its end.
     io: Option<Io>,
     traffic: Traffic,
 }

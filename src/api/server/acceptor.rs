@@ -1,4 +1,4 @@
-//! Taking clients, also where there is no descriptor left for one.
+//! Taking clients, also if there is no descriptor left for one.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +31,7 @@ impl Acceptor {
         }
     }
 
-    /// The next client. Loses none where it is dropped.
+    /// The next client. Loses none if it is dropped.
     ///
     /// # Errors
     ///

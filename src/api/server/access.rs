@@ -8,11 +8,12 @@ use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, OFlags, statat, unlinkat};
 
-use super::open;
 use super::roots::{RootError, Roots};
 use super::trusted::{self, Distrust, path_of};
 use super::verdicts::Verdicts;
+use super::{open, overlooked};
 use crate::image::{BaseError, BaseImage, BaseRef, References, discover};
+use crate::paths::explained;
 use crate::place::leads_through;
 
 /// What errors call what a path is of.
@@ -125,6 +126,7 @@ pub struct Access {
     named: Vec<BaseRef>,
     /// Base images that may be named wherever they lie: as they are written, and resolved.
     known: RwLock<HashSet<PathBuf>>,
+    notes: RwLock<Vec<String>>,
     verdicts: Verdicts,
 }
 
@@ -141,7 +143,9 @@ impl Access {
         named: Vec<BaseRef>,
     ) -> Result<Self, AccessError> {
         let open = |what, paths| {
-            Roots::open(paths).map_err(|(path, source)| AccessError::io(what, &path, source))
+            Roots::open(paths).map_err(|(path, source)| {
+                AccessError::io(what, &path, explained(&path, &path, source))
+            })
         };
         let targets = open("directory of targets", targets)?;
         let images = open("directory of base images", images)?;
@@ -150,8 +154,8 @@ impl Access {
             Err(source) => Err(AccessError::io(BASE, &path, source)),
         };
         let named = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
-        let (known, verdicts) = (RwLock::default(), Verdicts::default());
-        let access = Self { targets, images, named, known, verdicts };
+        let (known, notes) = (RwLock::default(), RwLock::default());
+        let access = Self { targets, images, named, known, notes, verdicts: Verdicts::default() };
         access.look();
         Ok(access)
     }
@@ -181,8 +185,16 @@ impl Access {
         let both = |base: &BaseRef| [base.path.canonicalize().ok(), Some(base.path.clone())];
         let known = bases.iter().flat_map(both).flatten().collect();
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+        let notes = overlooked::notes(bases.len(), self.images.paths());
+        *self.notes.write().unwrap_or_else(PoisonError::into_inner) = notes;
         self.verdicts.forget();
         bases
+    }
+
+    /// What is to be known of the last look for base images, a sentence each: that there is none,
+    /// or which files in the directories of images aren't kept ready.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether a base image may still be named: one that isn't there only if it was named by the

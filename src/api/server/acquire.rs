@@ -2,17 +2,16 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
 
 use super::access::AccessError;
-use super::connection::Channel;
+use super::caller::Caller;
 use super::extract::Body;
-use super::given_up::GivenUp;
-use super::peers::Peer;
 use super::refusals::{Acquiring, Opening};
 use super::state::Shared;
 use crate::api::wire::{AcquireAnswer, AcquireRequest, OpenAnswer, OpenRequest, Problem};
@@ -36,47 +35,22 @@ use crate::place::{Spot, Target};
 )]
 pub(super) async fn acquire(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
-    Extension(channel): Extension<Channel>,
-    Extension(given_up): Extension<GivenUp>,
+    caller: Caller,
     Body(request): Body<AcquireRequest>,
 ) -> Result<Json<AcquireAnswer>, Problem> {
-    let turns = shared.turns.clone();
-    let handed_over = async move {
-        let answer = hand_over(&shared, peer, &channel, request).await?;
-        Ok(HandedOver { answer: Some(answer), shared, given_up })
+    let (pool, asks, access) = (Arc::clone(&shared), caller.clone(), Arc::clone(&shared.access));
+    let work = async move { hand_over(&pool, &asks, request).await };
+    let undo = move |done: Result<AcquireAnswer, Problem>| {
+        let Ok(AcquireAnswer { target, .. }) = done else { return };
+        let removed = access.remove_target(&target);
+        tracing::warn!(target = %target.display(), ?removed, "taken back, its time was over");
     };
-    let handed_over: Result<_, Problem> = turns.take(peer, handed_over).await?;
-    handed_over.map(|handed_over| Json(handed_over.answer()))
-}
-
-/// An overlay at its target. If the request's time is over by then, it is taken back.
-struct HandedOver {
-    answer: Option<AcquireAnswer>,
-    shared: Shared,
-    given_up: GivenUp,
-}
-
-impl HandedOver {
-    fn answer(mut self) -> AcquireAnswer {
-        self.answer.take().expect("it is there until it is given")
-    }
-}
-
-impl Drop for HandedOver {
-    fn drop(&mut self) {
-        let Some(AcquireAnswer { target, .. }) = &self.answer else { return };
-        if self.given_up.is_given_up() {
-            let removed = self.shared.access.remove_target(target);
-            tracing::warn!(target = %target.display(), ?removed, "taken back, its time was over");
-        }
-    }
+    caller.take_turn(&shared.turns, work, undo).await?.map(Json)
 }
 
 async fn hand_over(
     shared: &Shared,
-    peer: Peer,
-    channel: &Channel,
+    caller: &Caller,
     request: AcquireRequest,
 ) -> Result<AcquireAnswer, Problem> {
     let AcquireRequest { base, format, target, virtual_size } = request;
@@ -96,7 +70,7 @@ async fn hand_over(
             });
         }
     };
-    expect_listening(channel)?;
+    expect_listening(caller)?;
     let pool = &shared.pool;
     let acquired = match virtual_size {
         Some(size) => pool.acquire_sized(base, target, size).await?,
@@ -104,7 +78,8 @@ async fn hand_over(
     };
     let took = since.elapsed();
     shared.traffic.handed_over(acquired.source, took);
-    tracing::debug!(%peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
+    shared.held.note(&acquired.base, &shared.turns);
+    tracing::debug!(peer = %caller.peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
     Ok(AcquireAnswer {
         source: acquired.source.into(),
         base: acquired.base,
@@ -114,8 +89,8 @@ async fn hand_over(
 }
 
 /// Nothing is handed over to a client that hung up, perhaps before its request was read.
-fn expect_listening(channel: &Channel) -> Result<(), Problem> {
-    if channel.is_hung_up() {
+fn expect_listening(caller: &Caller) -> Result<(), Problem> {
+    if caller.channel.is_hung_up() {
         return Err(Problem::bad_request("the client has hung up"));
     }
     Ok(())
@@ -165,26 +140,25 @@ fn failed(shared: &Shared, error: Error) -> Problem {
 )]
 pub(super) async fn open(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
-    Extension(channel): Extension<Channel>,
+    caller: Caller,
     Body(request): Body<OpenRequest>,
 ) -> Result<Json<OpenAnswer>, Problem> {
+    let Caller { peer, channel, .. } = caller.clone();
     let counted = shared.unreceived.count(peer, channel.stream()).map_err(|too_many| {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Problem::new(status, "too-many-descriptors", too_many.to_string())
     })?;
-    let (turns, hears) = (shared.turns.clone(), channel.clone());
-    let opened = async move { open_one(&shared, peer, &hears, request).await };
-    // Nobody else has the file: given up, it is gone.
-    let (answer, file) = turns.take(peer, opened).await??;
+    let (pool, asks) = (Arc::clone(&shared), caller.clone());
+    let work = async move { open_one(&pool, &asks, request).await };
+    // Nobody else has the file: dropped, it is gone.
+    let (answer, file) = caller.take_turn(&shared.turns, work, drop).await??;
     channel.attach(file.into(), counted);
     Ok(Json(answer))
 }
 
 async fn open_one(
     shared: &Shared,
-    peer: Peer,
-    channel: &Channel,
+    caller: &Caller,
     request: OpenRequest,
 ) -> Result<(OpenAnswer, File), Problem> {
     let OpenRequest { base, format, virtual_size } = request;
@@ -193,11 +167,12 @@ async fn open_one(
         Ok(image) => image,
         Err(error) => return Err(refused(shared, &base, error)),
     };
-    expect_listening(channel)?;
+    expect_listening(caller)?;
     let opened = shared.open_files.acquire(&shared.pool, base, virtual_size).await?;
     let took = since.elapsed();
     shared.traffic.handed_over(opened.source, took);
-    tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
+    shared.held.note(&opened.base, &shared.turns);
+    tracing::debug!(peer = %caller.peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
     let answer = OpenAnswer {
         source: opened.source.into(),
         base: opened.base,

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::access::Access;
+use super::caller::Caller;
 use super::extract::{Administrator, Body, InPath, InQuery};
-use super::peers::Peer;
 use super::refusals::{Adding, Changing, Looking, Removing};
 use super::state::Shared;
 use crate::api::wire::{BaseAdded, BaseRequest, BaseState, Problem, Removed};
@@ -41,15 +42,19 @@ pub(super) struct FormatQuery {
 )]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
-) -> Result<Json<Vec<BaseState>>, Problem> {
+    caller: Caller,
+) -> Result<Response, Problem> {
     let turns = shared.turns.clone();
-    let bases = turns.take(peer, async move {
-        let target = usize::try_from(shared.pool.pool_size()).unwrap_or(0);
-        let bases = shared.pool.bases().into_iter();
-        bases.map(|state| BaseState::of(state, target)).collect()
-    });
-    Ok(Json(bases.await?))
+    // Thousands of them take a while to write, too.
+    caller.look(&turns, move || Json(states(&shared)).into_response()).await
+}
+
+/// All base images beside the files as they are now: a look at the disk for each that has ready
+/// overlays.
+pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
+    let target = usize::try_from(shared.pool.config().pool_size()).unwrap_or(0);
+    let bases = shared.pool.bases().into_iter();
+    bases.map(|state| BaseState::of(state, target)).collect()
 }
 
 /// Keeps overlays of a base image ready from now on. For root and the server's own user.
@@ -67,11 +72,11 @@ pub(super) async fn list(
 pub(super) async fn add(
     _: Administrator,
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    caller: Caller,
     Body(request): Body<BaseRequest>,
 ) -> Result<(StatusCode, Json<BaseAdded>), Problem> {
     let turns = shared.turns.clone();
-    let added = turns.take(peer, async move {
+    let added = caller.look(&turns, move || {
         let image = shared.judged(&request.into())?;
         Ok::<_, Problem>(shared.pool.add_base(image)?)
     });
@@ -100,7 +105,7 @@ pub(super) async fn add(
 pub(super) async fn remove(
     _: Administrator,
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    caller: Caller,
     InPath(path): InPath<PathBuf>,
     InQuery(FormatQuery { format }): InQuery<FormatQuery>,
 ) -> Result<Json<Removed>, Problem> {
@@ -111,7 +116,7 @@ pub(super) async fn remove(
     let detail = format!("base image {}: not one of the pool's", path.display());
     let turns = shared.turns.clone();
     let base = BaseRef { path, format };
-    let removed = turns.take(peer, async move { shared.pool.remove_base(base) }).await??;
+    let removed = caller.look(&turns, move || shared.pool.remove_base(base)).await??;
     let removed =
         removed.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "unknown-base", detail))?;
     Ok(Json(Removed { removed: removed as u64 }))
@@ -131,10 +136,11 @@ pub(super) async fn remove(
 pub(super) async fn drain(
     _: Administrator,
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    caller: Caller,
 ) -> Result<Json<Removed>, Problem> {
     let turns = shared.turns.clone();
-    let removed = turns.take(peer, async move { shared.pool.pause().await }).await??;
+    let paused = async move { shared.pool.pause().await };
+    let removed = caller.take_turn(&turns, paused, drop).await??;
     Ok(Json(Removed { removed: removed as u64 }))
 }
 
@@ -151,10 +157,10 @@ pub(super) async fn drain(
 pub(super) async fn rescan(
     _: Administrator,
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    caller: Caller,
 ) -> Result<StatusCode, Problem> {
     let turns = shared.turns.clone();
-    turns.take(peer, async move { look_again(&shared.pool, &shared.access) }).await??;
+    caller.look(&turns, move || look_again(&shared.pool, &shared.access)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 

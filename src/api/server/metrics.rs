@@ -11,6 +11,7 @@
 //! | `overlay_pool_acquire_failures_total` | | acquires that ended in an error |
 //! | `overlay_pool_acquire_duration_seconds` | `source` | histogram: how long handing over took, 1 µs to 16.8 s |
 //! | `overlay_pool_overlays_discarded_total` | | ready overlays that were removed instead of handed over |
+//! | `overlay_pool_held_bases_changed_total` | `change` | base images that changed under overlays that were handed over: `replaced` by another file, size or time of modification, or `maybe` (only the time of change differs) |
 //! | `overlay_pool_creations_total` | `creator`, `result` | overlays made, ahead and on demand, and failures to |
 //! | `overlay_pool_restocking` | `state` | 1 for the state that restocking is in: `on`, `off`, `drained`, `low-space` |
 //! | `overlay_pool_free_bytes` | | free space on the pool directory's filesystem |
@@ -18,14 +19,13 @@
 //! | `overlay_pool_http_connections` | | connections of clients |
 //! | `overlay_pool_http_requests_total` | `code` | requests that were answered, by HTTP status |
 //!
-//! The last two of the filesystem are left out where it can't be told. Counters are those of the
+//! The last two of the filesystem are left out if it can't be told. Counters are those of the
 //! server's process: after a restart they begin at 0. In a `base` that isn't UTF-8 a byte that
 //! isn't is `\xNN`, and in each a backslash is doubled.
 
 use std::fmt;
 use std::path::Path;
 
-use axum::Extension;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -39,13 +39,15 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::peers::Peer;
+use super::bases::states;
+use super::caller::Caller;
 use super::refusals::Looking;
 use super::restocking::{Restocking, Space};
 use super::state::Shared;
 use super::traffic::Traffic;
 use crate::api::wire::{BaseState, Problem};
 use crate::paths;
+use crate::pool::Stats;
 
 /// Gives the pool's figures in Prometheus' text format, version 0.0.4.
 #[utoipa::path(
@@ -60,14 +62,14 @@ use crate::paths;
 )]
 pub(super) async fn metrics(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    caller: Caller,
 ) -> Result<impl IntoResponse, Problem> {
     let turns = shared.turns.clone();
-    let text = turns.take(peer, async move { scrape(shared) }).await?;
+    let text = caller.look(&turns, move || text(shared)).await?;
     Ok(([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text))
 }
 
-fn scrape(shared: Shared) -> String {
+fn text(shared: Shared) -> String {
     let mut registry = Registry::with_prefix("overlay_pool");
     registry.register(
         "build",
@@ -88,9 +90,10 @@ struct Scrape(Shared);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
+        let stats = self.0.stats();
         self.overlays(encoder)?;
-        self.acquires(encoder)?;
-        self.creations(encoder)?;
+        self.acquires(encoder, &stats)?;
+        self.creations(encoder, &stats)?;
         self.space(encoder)?;
         self.traffic(encoder)
     }
@@ -98,9 +101,7 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn overlays(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let target = usize::try_from(self.0.pool.pool_size()).unwrap_or(0);
-        let states = self.0.pool.bases().into_iter();
-        let bases: Vec<_> = states.map(|state| BaseState::of(state, target)).collect();
+        let bases = states(&self.0);
         let mut family = |name, help, value: fn(&BaseState) -> usize| {
             let of = |base: &BaseState| (base_labels(base), value(base) as u64);
             gauges(encoder, name, help, bases.iter().map(of))
@@ -115,8 +116,7 @@ impl Scrape {
         family("overlays_target", "Overlays that shall be ready.", |base| base.target)
     }
 
-    fn acquires(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let stats = self.0.stats();
+    fn acquires(&self, encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
         let by_source = [("pooled", stats.pooled), ("on-demand", stats.on_demand)];
         counters(
             encoder,
@@ -140,12 +140,17 @@ impl Scrape {
             "overlays_discarded",
             "Ready overlays that were removed instead of handed over.",
             stats.discarded,
+        )?;
+        counters(
+            encoder,
+            "held_bases_changed",
+            "Base images that changed under overlays that were handed over.",
+            self.0.held.changes().map(|(change, count)| ([("change", change)], count)),
         )
     }
 
-    fn creations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let stats = self.0.stats();
-        let creator = ("creator", self.0.pool.creator().as_str());
+    fn creations(&self, encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
+        let creator = ("creator", self.0.pool.config().creator.as_str());
         let by_result = [("success", stats.created), ("failure", stats.create_failed)];
         counters(
             encoder,

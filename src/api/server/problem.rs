@@ -12,7 +12,7 @@ use super::access::AccessError;
 use crate::api::wire::Problem;
 use crate::creator::CreatorError;
 use crate::error::Error;
-use crate::image::BaseError;
+use crate::image::{BaseError, HeaderError};
 
 impl Problem {
     pub(super) fn new(status: StatusCode, error: &str, detail: impl Into<String>) -> Self {
@@ -41,6 +41,7 @@ fn title(error: &str) -> &'static str {
         "forbidden" => "The server doesn't allow it",
         "unknown-base" => "The pool has no such base image",
         "too-many-connections" => "There are too many connections",
+        "no-threads" => "The server has no thread for this",
         "too-many-descriptors" => "Too many descriptors weren't received",
         "timed-out" => "The request took too long",
         "not-found" => "There is nothing at this path",
@@ -81,6 +82,9 @@ impl From<Error> for Problem {
         let detail = match &error {
             // Which is up to the server, not to its client.
             Error::NotStarted => "the server isn't ready yet; try again once /readyz is".to_owned(),
+            Error::Base(BaseError::Header { source: HeaderError::Magic(_), .. }) => {
+                format!("{error}; if it is a raw image, send \"format\": \"raw\"")
+            }
             error => error.to_string(),
         };
         Self::new(status, error.name(), detail)

@@ -42,7 +42,7 @@ pub(super) struct Held {
 }
 
 impl Roots {
-    /// Opens the directories; where one can't be opened, says which.
+    /// Opens the directories; if one can't be opened, says which.
     pub(super) fn open(paths: &[PathBuf]) -> Result<Self, (PathBuf, io::Error)> {
         let open = |path: &PathBuf| Root::open(path).map_err(|source| (path.clone(), source));
         Ok(Self(paths.iter().map(open).collect::<Result<_, _>>()?))

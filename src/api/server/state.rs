@@ -1,9 +1,10 @@
-//! What all requests share.
+//! The server's own state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::access::{Access, AccessError};
+use super::held::Held;
 use super::open::OpenFiles;
 use super::traffic::Traffic;
 use super::turns::Turns;
@@ -11,28 +12,33 @@ use super::unreceived::Unreceived;
 use crate::image::{BaseImage, BaseRef};
 use crate::pool::{OverlayPool, Stats};
 
+/// What all requests share.
+pub(super) type Shared = Arc<All>;
+
 /// The pool, who may name which files, and what the server is doing.
-#[derive(Clone, Debug)]
-pub(super) struct Shared {
+#[derive(Debug)]
+pub(super) struct All {
     pub(super) pool: Arc<OverlayPool>,
     pub(super) access: Arc<Access>,
     pub(super) traffic: Traffic,
-    pub(super) open_files: Arc<OpenFiles>,
+    pub(super) held: Held,
+    pub(super) open_files: OpenFiles,
     pub(super) unreceived: Unreceived,
     pub(super) turns: Turns,
-    ending: Arc<AtomicBool>,
+    ending: AtomicBool,
 }
 
-impl Shared {
+impl All {
     pub(super) fn new(pool: Arc<OverlayPool>, access: Arc<Access>) -> Self {
         Self {
             pool,
             access,
             traffic: Traffic::default(),
-            open_files: Arc::default(),
+            held: Held::default(),
+            open_files: OpenFiles::default(),
             unreceived: Unreceived::default(),
             turns: Turns::default(),
-            ending: Arc::default(),
+            ending: AtomicBool::new(false),
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
 
-use super::peers::Peer;
+use super::caller::Caller;
 use super::refusals::{Looking, Readiness};
 use super::restocking::Restocking;
 use super::state::Shared;
@@ -21,10 +21,10 @@ use crate::api::wire::{Problem, Stats};
 )]
 pub(super) async fn stats(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    caller: Caller,
 ) -> Result<Json<Stats>, Problem> {
     let turns = shared.turns.clone();
-    Ok(Json(turns.take(peer, async move { shared.stats().into() }).await?))
+    Ok(Json(caller.look(&turns, move || shared.stats().into()).await?))
 }
 
 /// Says that the server answers.
@@ -44,7 +44,8 @@ pub(super) async fn live() -> &'static str {
 }
 
 /// Says whether overlays are kept ready: not before the shelves were filled first, not while the
-/// pool is drained, space is low, or the server is ending.
+/// pool is drained, space is low, or the server is ending. Files that aren't kept ready since their
+/// names don't fit are noted, a line each.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -56,16 +57,17 @@ pub(super) async fn live() -> &'static str {
         Readiness,
     )
 )]
-pub(super) async fn ready(
-    State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
-) -> Result<&'static str, Problem> {
-    let (turns, pool) = (shared.turns.clone(), Arc::clone(&shared.pool));
-    let detail = match turns.take(peer, async move { Restocking::of(&pool) }).await? {
+pub(super) async fn ready(State(shared): State<Shared>, caller: Caller) -> Result<String, Problem> {
+    let well = || {
+        let notes = shared.access.notes().into_iter();
+        notes.fold("ok\n".to_owned(), |text, note| text + "note: " + &note + "\n")
+    };
+    let pool = Arc::clone(&shared.pool);
+    let detail = match caller.look(&shared.turns, move || Restocking::of(&pool)).await? {
         _ if shared.is_ending() => "the server is ending",
-        Restocking::On => return Ok("ok\n"),
+        Restocking::On => return Ok(well()),
         // Nothing is made ahead by configuration, or for want of a directory: on demand goes on.
-        Restocking::Off if shared.pool.is_started() => return Ok("ok\n"),
+        Restocking::Off if shared.pool.is_started() => return Ok(well()),
         Restocking::Off => "the pool isn't started yet",
         Restocking::Drained => "the pool is drained; rescan to have it make overlays ahead again",
         Restocking::LowSpace => {

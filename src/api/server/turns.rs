@@ -1,4 +1,4 @@
-//! Requests take turns on threads that may wait for a disk.
+//! Users take turns on threads that may wait for a disk.
 //!
 //! What a request asks of a filesystem is one piece of work on one of a few threads, so that a disk
 //! that doesn't answer keeps that request alone. Users take turns, whatever each of them has waiting;
@@ -6,17 +6,12 @@
 //! others.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-use axum::http::StatusCode;
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-
-use super::peers::Peer;
-use crate::api::wire::Problem;
 
 /// How many threads there are at most.
 const THREADS: usize = 64;
@@ -43,10 +38,8 @@ struct State {
     /// Whose turn it is, and who comes next: those who have work that may begin.
     order: VecDeque<u32>,
     threads: usize,
-    /// How many threads wait for work.
+    /// How many threads wait for work, or were woken for it and aren't there yet.
     idle: usize,
-    /// How many of them were woken for it and aren't there yet.
-    woken: usize,
 }
 
 #[derive(Default)]
@@ -56,45 +49,44 @@ struct User {
     in_order: bool,
 }
 
-impl std::fmt::Debug for User {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} waiting, {} running", self.waiting.len(), self.running)
     }
 }
 
 impl Turns {
-    /// Does a peer's work when it is its user's turn, on a thread that it may block. Once nobody
-    /// waits for it any more it isn't begun, and ends when it next waits for anything.
+    /// Has a user's work done when it is that user's turn.
     ///
     /// # Errors
     ///
-    /// A problem if there is no thread for it, or the work panicked.
-    pub(super) async fn take<T: Send + 'static>(
-        &self,
-        peer: Peer,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let (mut done, result) = oneshot::channel();
-        let runtime = Handle::current();
-        let until_closed = move || {
-            if done.is_closed() {
-                return;
-            }
-            let worked = runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    worked = work => Some(worked),
-                    () = done.closed() => None,
+    /// That there is no thread, and can be none.
+    pub(super) fn add(&self, uid: u32, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let mut state = self.0.state();
+        let user = state.users.entry(uid).or_default();
+        user.waiting.push_back(Box::new(work));
+        if user.running + user.waiting.len() > OF_ONE {
+            // A thread that ends other work of this user goes on with it.
+            return Ok(());
+        }
+        state.put_in_order(uid);
+        if state.may_begin() <= state.idle {
+            self.0.work.notify_one();
+        } else if state.threads < THREADS {
+            let desk = Arc::clone(&self.0);
+            let thread = thread::Builder::new().name("overlay-pool-request".to_owned());
+            match thread.spawn(move || desk.serve()) {
+                Ok(_) => state.threads += 1,
+                Err(error) if state.threads == 0 => {
+                    state.users.remove(&uid);
+                    state.order.clear();
+                    return Err(error);
                 }
-            });
-            let _ = worked.map(|worked| done.send(worked));
-        };
-        self.0.add(peer.uid(), Box::new(until_closed))?;
-        let lost = |_| {
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            Problem::new(status, "failed", "the request was given up; see the server's log")
-        };
-        result.await.map_err(lost)
+                // One of those there does it later.
+                Err(error) => tracing::warn!(%error, "no further thread for requests"),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -103,38 +95,12 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(self: &Arc<Self>, uid: u32, work: Work) -> Result<(), Problem> {
-        let mut state = self.state();
-        state.users.entry(uid).or_default().waiting.push_back(work);
-        state.put_in_order(uid);
-        if state.idle > state.woken {
-            state.woken += 1;
-            self.work.notify_one();
-        } else if state.threads < THREADS {
-            let desk = Arc::clone(self);
-            let started = thread::Builder::new().name("overlay-pool-request".to_owned());
-            match started.spawn(move || desk.serve()) {
-                Ok(_) => state.threads += 1,
-                Err(error) if state.threads == 0 => {
-                    let user = state.users.get_mut(&uid);
-                    drop(user.and_then(|user| user.waiting.pop_back()));
-                    let detail = format!("no thread for the request: {error}; try again later");
-                    let status = StatusCode::SERVICE_UNAVAILABLE;
-                    return Err(Problem::new(status, "busy", detail));
-                }
-                // Another one does it later.
-                Err(_) => {}
-            }
-        }
-        Ok(())
-    }
-
     fn serve(&self) {
         let mut state = self.state();
         loop {
             if let Some((uid, work)) = state.next() {
                 drop(state);
-                // It is logged by then, and its client told.
+                // A panic is logged by then, and whoever waits for the work told.
                 let _ = catch_unwind(AssertUnwindSafe(work));
                 state = self.state();
                 state.done(uid);
@@ -145,9 +111,7 @@ impl Desk {
             let (again, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
             state = again;
             state.idle -= 1;
-            state.woken = state.woken.saturating_sub(1);
             if timed_out.timed_out() && state.order.is_empty() {
-                state.woken = 0;
                 state.threads -= 1;
                 return;
             }
@@ -159,22 +123,25 @@ impl State {
     /// Lets a user have another turn, if it has work that may begin.
     fn put_in_order(&mut self, uid: u32) {
         let Some(user) = self.users.get_mut(&uid) else { return };
-        if !user.in_order && user.running < OF_ONE && !user.waiting.is_empty() {
+        if !user.in_order && user.may_begin() > 0 {
             user.in_order = true;
             self.order.push_back(uid);
         }
     }
 
+    /// How much work may begin now.
+    fn may_begin(&self) -> usize {
+        self.order.iter().filter_map(|uid| self.users.get(uid)).map(User::may_begin).sum()
+    }
+
     fn next(&mut self) -> Option<(u32, Work)> {
-        loop {
-            let uid = self.order.pop_front()?;
-            let Some(user) = self.users.get_mut(&uid) else { continue };
-            user.in_order = false;
-            let Some(work) = user.waiting.pop_front() else { continue };
-            user.running += 1;
-            self.put_in_order(uid);
-            return Some((uid, work));
-        }
+        let uid = self.order.pop_front()?;
+        let user = self.users.get_mut(&uid)?;
+        user.in_order = false;
+        user.running += 1;
+        let work = user.waiting.pop_front()?;
+        self.put_in_order(uid);
+        Some((uid, work))
     }
 
     fn done(&mut self, uid: u32) {
@@ -188,11 +155,17 @@ impl State {
     }
 }
 
+impl User {
+    fn may_begin(&self) -> usize {
+        self.waiting.len().min(OF_ONE - self.running)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc};
+    use std::sync::mpsc;
 
-    use super::{Desk, OF_ONE, State, THREADS, User};
+    use super::{OF_ONE, State, THREADS, Turns, User};
 
     fn state(waiting: &[(u32, usize)]) -> State {
         let mut state = State::default();
@@ -216,8 +189,9 @@ mod tests {
     fn one_user_leaves_threads_for_others() {
         let mut state = state(&[(1, 1000)]);
         let begun = (0..THREADS).filter(|_| state.next().is_some()).count();
-        assert_eq!(begun, OF_ONE);
+        assert_eq!((begun, state.may_begin()), (OF_ONE, 0));
         state.done(1);
+        assert_eq!(state.may_begin(), 1);
         assert!(state.next().is_some() && state.next().is_none(), "one more for each that is done");
     }
 
@@ -235,33 +209,50 @@ mod tests {
     #[test]
     fn what_hangs_keeps_nothing_behind_it() {
         for _ in 0..200 {
-            let desk = Arc::new(Desk::default());
+            let turns = Turns::default();
             let (done, is_done) = mpsc::channel();
             let first = done.clone();
-            desk.add(1, Box::new(move || first.send(()).expect("a listener"))).expect("a thread");
+            turns.add(1, move || first.send(()).expect("a listener")).expect("a thread");
             is_done.recv().expect("there is a thread, and it becomes idle");
             let (release, hung) = mpsc::channel::<()>();
-            desk.add(1, Box::new(move || hung.recv().unwrap_or(()))).expect("a thread");
-            desk.add(1, Box::new(move || done.send(()).expect("a listener"))).expect("a thread");
+            turns.add(1, move || hung.recv().unwrap_or(())).expect("a thread");
+            turns.add(1, move || done.send(()).expect("a listener")).expect("a thread");
             is_done.recv().expect("it isn't behind what hangs");
             drop(release);
         }
     }
 
-    /// While one user's work hangs on all threads that it may have, another's is done.
+    /// While one user's work hangs on all threads that it may have, another's is done; and then
+    /// what waited behind it is.
     #[test]
     fn what_hangs_keeps_its_user_alone() {
-        let desk = Arc::new(Desk::default());
-        let (hung, release) = mpsc::channel::<()>();
-        let release = Arc::new(std::sync::Mutex::new(release));
+        let turns = Turns::default();
+        let (done, is_done) = mpsc::channel();
+        let (releases, hung): (Vec<_>, Vec<_>) =
+            (0..2 * OF_ONE).map(|_| mpsc::channel::<()>()).unzip();
+        for hung in hung {
+            let done = done.clone();
+            let wait = move || {
+                let _ = hung.recv();
+                done.send(1).expect("a listener");
+            };
+            turns.add(1, wait).expect("a thread");
+        }
+        turns.add(2, move || done.send(2).expect("a listener")).expect("a thread");
+        assert_eq!(is_done.recv(), Ok(2));
+        drop(releases);
+        assert_eq!(is_done.iter().take(2 * OF_ONE).sum::<usize>(), 2 * OF_ONE);
+    }
+
+    /// Its panic ends no thread, and is counted as an end.
+    #[test]
+    fn work_that_panics_is_done() {
+        let turns = Turns::default();
         for _ in 0..2 * OF_ONE {
-            let release = Arc::clone(&release);
-            let wait = move || release.lock().expect("a lock").recv().unwrap_or(());
-            desk.add(1, Box::new(wait)).expect("a thread");
+            turns.add(1, || std::panic::resume_unwind(Box::new("on purpose"))).expect("a thread");
         }
         let (done, is_done) = mpsc::channel();
-        desk.add(2, Box::new(move || done.send(()).expect("a listener"))).expect("a thread");
-        is_done.recv().expect("the other's work is done");
-        drop(hung);
+        turns.add(1, move || done.send(()).expect("a listener")).expect("a thread");
+        is_done.recv().expect("there is a thread for it");
     }
 }

@@ -16,8 +16,8 @@ use self::figures::{Columns, Figures, Row, judge, table};
 use super::{Answer, arguments, exec, exit::Exit, failure::Failure, filesystem, text, version};
 
 const EXAMPLES: &str = "\
-All overlays are checked; one that is bad, or a target that is missed, makes the exit code 1. All
-that was made is removed. `cargo bench` has more: a large pool, the server, VMs.
+All overlays are checked. If one is bad, or a target is missed, the exit code is 1. Everything that
+was made is removed. `cargo bench` has more: a large pool, the server, VMs.
 
 Examples:
   overlay-pool bench --dir /var/lib/vms --creator native --json";
@@ -123,7 +123,7 @@ impl Bench {
         };
         let missed = targets.iter().filter(|target| target.verdict == "missed").count();
         let missed = (missed > 0).then(|| failed(format!("{missed} targets were missed")));
-        Ok(Answer { text, failures: missed.into_iter().collect(), code: 0 })
+        Ok(Answer { text, failures: missed.into_iter().collect(), ..Answer::default() })
     }
 }
 

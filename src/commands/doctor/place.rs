@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use indicatif::BinaryBytes;
 use overlay_pool::PREFIX;
-use overlay_pool::place::{PlaceError, Sweep, can_confine, try_directory};
+use overlay_pool::place::{Misfit, PlaceError, Sweep, can_confine, misfit, try_directory};
 use rustix::fs::{CWD, Mode, OFlags, openat, statvfs};
 use rustix::io::Errno;
 
@@ -50,6 +50,26 @@ fn directory(pool_dir: &Path) -> Finding {
     match try_directory(pool_dir, PREFIX) {
         Ok(()) => Finding::ok(WHAT, format!("{}: can be made and locked", pool_dir.display())),
         Err(error) => bad_directory(WHAT, &error),
+    }
+}
+
+/// Looks whether overlays from a place for pool directories can be handed over in a directory.
+pub(super) fn targets(pool_dir: &Path, targets: &Path) -> Finding {
+    const WHAT: &str = "targets";
+    match misfit(pool_dir, PREFIX, targets) {
+        Ok(None) => {
+            Finding::ok(WHAT, format!("{}: goes with the pool directory", targets.display()))
+        }
+        Ok(Some(misfit)) => {
+            let advice = match misfit {
+                Misfit::Apart { .. } => "put the pool directory beside it",
+                _ => "give both the same with chattr",
+            };
+            Finding::note(WHAT, format!("{}: {misfit}", targets.display()), advice)
+        }
+        Err((path, error)) => {
+            Finding::bad(WHAT, format!("{}: {error}", path.display()), failure::system(&error))
+        }
     }
 }
 

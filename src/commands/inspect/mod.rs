@@ -1,5 +1,6 @@
 //! `inspect`: what a base image or an overlay is.
 
+mod age;
 mod report;
 
 use std::path::PathBuf;
@@ -12,9 +13,10 @@ use super::{Answer, text};
 use report::Report;
 
 const EXAMPLES: &str = "\
-An image that is refused as a base is shown as far as it could be decoded, with the reason; that
-is no failure. Nothing that the image refers to is opened. In JSON, sizes are in bytes, a name
-that isn't UTF-8 is an array of its bytes, and `refused` is null for a good base image.
+An image that is refused as a base is shown as far as it could be decoded, with the reason; this is
+no failure. An overlay's base image isn't opened, but if it is younger than the overlay, inspect
+warns. In JSON, sizes are in bytes, a name that isn't UTF-8 is an array of its bytes, and
+`refused` is null for a good base image.
 
 Examples:
   overlay-pool inspect base.qcow2

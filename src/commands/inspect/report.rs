@@ -8,12 +8,13 @@ use std::path::PathBuf;
 
 use indicatif::BinaryBytes;
 use overlay_pool::image::{
-    BaseError, BaseImage, BaseRef, CompressionType, Format, Header, OverlayOptions, References,
-    read_start,
+    BaseError, BaseImage, BaseRef, CompressionType, Format, Header, HeaderError, Kind,
+    OverlayOptions, References, read_start,
 };
 use serde::{Serialize, Serializer};
 
-use super::text;
+use super::age;
+use crate::commands::{failure, text};
 
 const MAGIC: &[u8] = b"QFI\xfb";
 /// What `stat` counts the space on disk in, whatever the filesystem's blocks are.
@@ -30,6 +31,7 @@ pub(super) struct Report {
     #[serde(flatten)]
     qcow2: Option<Qcow2>,
     refused: Option<String>,
+    warnings: Vec<String>,
 }
 
 /// What a qcow2 header says.
@@ -53,10 +55,16 @@ impl Report {
         let judged = BaseImage::open(image, References::Deny)
             .and_then(|base| base.overlay(OverlayOptions::default()));
         let file_size = metadata.size();
+        let kind = Kind::of(&start).filter(|_| image.format == Format::Raw);
+        let mut warnings: Vec<_> =
+            kind.map(|kind| format!("declared as raw, but it is {kind}")).into_iter().collect();
         let (format, virtual_size, qcow2) = match image.format {
             Format::Raw => (Some(Format::Raw), Some(file_size), None),
             Format::Qcow2 => {
                 let header = Header::parse(&start).ok();
+                let backing = header.as_ref().and_then(|header| header.backing_file.as_ref());
+                warnings
+                    .extend(backing.and_then(|base| age::warning(&image.path, &metadata, base)));
                 let format = start.starts_with(MAGIC).then_some(Format::Qcow2);
                 (format, header.as_ref().map(|header| header.size), header.map(Qcow2::from))
             }
@@ -69,6 +77,7 @@ impl Report {
             disk_size: metadata.blocks() * BLOCK,
             qcow2,
             refused: judged.err().map(|error| reason(&error)),
+            warnings,
         })
     }
 
@@ -85,6 +94,7 @@ impl Report {
         rows.push(("on disk", bytes(self.disk_size)));
         rows.extend(self.qcow2.iter().flat_map(Qcow2::rows));
         rows.push(("as a base", verdict.unwrap_or_else(|| "good".to_owned())));
+        rows.extend(self.warnings.iter().map(|why| ("warning", text::escaped(why))));
         rows
     }
 }
@@ -148,9 +158,14 @@ fn names(kind: &str, bits: u64, names: &[&str]) -> impl Iterator<Item = String> 
     })
 }
 
-/// Why an image is refused, without the image's name where that can be left out.
+/// Why an image is refused, without the image's name if that can be left out.
 fn reason(error: &BaseError) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+    match error {
+        BaseError::Header { source: source @ HeaderError::Magic(_), .. } => {
+            format!("{source}; {}", failure::header(source))
+        }
+        error => error.source().map_or_else(|| error.to_string(), ToString::to_string),
+    }
 }
 
 fn bytes(count: u64) -> String {

@@ -1,4 +1,4 @@
-//! What the service manager is told (`sd_notify`), where there is one.
+//! What the service manager is told (`sd_notify`), if there is one.
 
 use sd_notify::NotifyState;
 

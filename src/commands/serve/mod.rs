@@ -22,15 +22,15 @@ use super::failure::Failure;
 const LAST: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
-The server speaks HTTP/1.1; `overlay-pool openapi` prints what it can be asked for. It answers
-only whom the socket's mode lets in, hands overlays over only below --targets, and makes them only
-of base images below --images or named with --base. As a service it says when it is ready, takes
-the socket that systemd gives it, and answers the watchdog.
+The server speaks HTTP/1.1; `overlay-pool openapi` prints its API. Only users that the socket's mode
+admits can connect. Targets must lie below --targets, base images below --images or be named with
+--base. Under systemd, the server says when it is ready, takes the socket that it is given, and
+answers the watchdog.
 
-SIGTERM: no more clients, requests under way are finished, ready overlays are removed, acquired
-ones stay. SIGHUP: the base images are looked for again.
+On SIGTERM the server takes no more clients, finishes requests under way and removes ready overlays;
+acquired ones stay. On SIGHUP it looks for base images again.
 
-A configuration file is TOML; its keys are the options, and the command line goes before it:
+A configuration file is TOML. Its keys are the options; an option on the command line wins:
   images = \"/var/lib/vms/images\"
   targets = [\"/var/lib/vms/run\"]
   max-vms = 100

@@ -18,8 +18,8 @@ use crate::commands::failure::Failure;
 #[derive(Debug, Default, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Options {
-    /// A directory of base images: those named `*-base-*.qcow2` are kept ready, clients may name
-    /// all in it.
+    /// A directory of base images. Overlays of those named `*-base-*.qcow2` are kept ready;
+    /// clients may name all in it.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
     /// A base image to keep ready; can be given again.
@@ -28,22 +28,22 @@ pub(super) struct Options {
     /// A raw base image to keep ready; can be given again.
     #[arg(long, value_name = "IMG")]
     raw_base: Vec<PathBuf>,
-    /// A directory that clients may have overlays in, on the filesystem of --dir; can be given
-    /// again. By default that is --dir itself.
+    /// A directory in which clients may have overlays. It should be on the filesystem of --dir,
+    /// which is also the default. Can be given again.
     #[arg(long, value_name = "DIR")]
     targets: Vec<PathBuf>,
     /// Where the pool makes its directory, instead of `OVERLAY_POOL_DIR` or the user's own place.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// How many VMs there may be at once; half as many overlays of each base image are kept ready.
-    /// By default 10.
+    /// How many VMs run at once: half as many overlays of each base image are kept ready. By
+    /// default 10.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_vms: Option<i64>,
     /// Where to listen, instead of `OVERLAY_POOL_SOCKET` or /run/overlay-pool/pool.sock for root,
     /// else overlay-pool.sock in `XDG_RUNTIME_DIR`.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// A group that may connect too, by name or number; else only this user may.
+    /// A group that may connect too, by name or number. By default only this user may.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
     /// How overlays are made; all write the same bytes. By default native.
@@ -55,7 +55,7 @@ pub(super) struct Options {
     /// Take base images that refer to a backing file or an external data file.
     #[arg(long)]
     allow_references: bool,
-    /// With less free space than this, as in 10G, no overlay is made ahead. By default 0.
+    /// If less space than this is free, as in 10G, no overlay is made ahead. By default 0.
     #[arg(long, value_name = "SIZE", value_parser = arguments::size)]
     #[serde(deserialize_with = "size")]
     min_free: Option<u64>,
@@ -116,7 +116,7 @@ fn period<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Er
 pub(super) struct Settings {
     pub(super) pool: PoolConfig,
     pub(super) limits: Limits,
-    /// Where targets may lie; none where that is the pool's own place.
+    /// Where targets may lie; none if that is the pool's own place.
     pub(super) targets: Vec<PathBuf>,
     pub(super) images: Option<PathBuf>,
     pub(super) bases: Vec<BaseRef>,
@@ -125,7 +125,7 @@ pub(super) struct Settings {
 }
 
 impl Options {
-    /// These, and where one isn't given, that of `file`.
+    /// These; if one isn't given, that of `file`.
     pub(super) fn or(self, file: Self) -> Self {
         let list = |ours: Vec<PathBuf>, theirs| if ours.is_empty() { theirs } else { ours };
         Self {

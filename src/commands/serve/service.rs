@@ -2,16 +2,16 @@
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use overlay_pool::OverlayPool;
 use overlay_pool::api::{Access, AccessError, Limits, Server, look_again};
-use overlay_pool::place::can_confine;
+use overlay_pool::place::{can_confine, misfit};
+use overlay_pool::{OverlayPool, PREFIX};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tracing::field::display;
 
 use super::manager;
@@ -26,6 +26,8 @@ pub(super) struct Service {
     pool: Arc<OverlayPool>,
     access: Arc<Access>,
     limits: Limits,
+    /// Where targets may lie, but for the pool's own place.
+    targets: Vec<PathBuf>,
 }
 
 impl Service {
@@ -42,7 +44,9 @@ impl Service {
         }
         let images: Vec<_> = images.into_iter().collect();
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
-        Ok(Self { pool: Arc::new(OverlayPool::new(pool)?), access: Arc::new(access), limits })
+        targets.retain(|targets| *targets != pool.pool_dir);
+        let pool = Arc::new(OverlayPool::new(pool)?);
+        Ok(Self { pool, access: Arc::new(access), limits, targets })
     }
 
     /// Serves until it is told to end, or the server fails.
@@ -89,11 +93,16 @@ impl Service {
         socket: Option<&Path>,
     ) -> Result<(), Failure> {
         tokio::select! {
+            () = self.try_targets() => {}
+            () = signals.end() => return Ok(()),
+        }
+        tokio::select! {
             started = self.pool.start(Some(self.access.bases())) => started?,
             () = signals.end() => return Ok(()),
             served = &mut *serving => return Err(unserved(served)),
         }
         let _watchdog = socket.and_then(|socket| Watchdog::start(socket.to_owned()));
+        self.warn_of_images();
         manager::ready(&self.status());
         loop {
             tokio::select! {
@@ -111,7 +120,28 @@ impl Service {
                 },
                 () = signals.end() => return Ok(()),
             }
+            self.warn_of_images();
             manager::ready(&self.status());
+        }
+    }
+
+    /// Warns if the pool's overlays can't be moved to the targets as they are.
+    async fn try_targets(&self) {
+        if self.pool.config().pool_size() < 1 {
+            return;
+        }
+        let (place, targets) = (self.pool.config().pool_dir.clone(), self.targets.clone());
+        let tried = spawn_blocking(move || {
+            for targets in &targets {
+                warn_of_misfit(&place, targets);
+            }
+        });
+        let _ = tried.await;
+    }
+
+    fn warn_of_images(&self) {
+        for note in self.access.notes() {
+            tracing::warn!("{note}");
         }
     }
 
@@ -168,7 +198,18 @@ impl Signals {
     }
 }
 
-/// Makes the pool's place, where it is missing, as the pool itself does.
+/// Tells where a pool can't move its overlays to, or not as they would be made there.
+fn warn_of_misfit(pool_dir: &Path, targets: &Path) {
+    match misfit(pool_dir, PREFIX, targets) {
+        Ok(None) => {}
+        Ok(Some(misfit)) => tracing::warn!(targets = %targets.display(), "{misfit}"),
+        Err((path, error)) => {
+            tracing::warn!(directory = %path.display(), %error, "no overlay can be made there");
+        }
+    }
+}
+
+/// Makes the pool's place, if it is missing, as the pool itself does.
 fn make_place(pool_dir: &Path) -> Result<(), Failure> {
     let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(pool_dir);
     made.map_err(|error| {

@@ -49,7 +49,7 @@ impl Drop for Name {
     }
 }
 
-/// Takes the socket of the service manager, where there is one, or makes one at `path`, for this
+/// Takes the socket of the service manager, if there is one, or makes one at `path`, for this
 /// user and `group`.
 pub(super) fn open(
     path: &Path,
@@ -125,7 +125,7 @@ fn make(path: &Path, group: Option<u32>) -> io::Result<(UnixListener, Name)> {
     Ok((listener, name))
 }
 
-/// Where it is missing, makes the directory for this user and the group alone.
+/// If it is missing, makes the directory for this user and the group alone.
 fn make_directory(path: &Path, group: Option<u32>) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());

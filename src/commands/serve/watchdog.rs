@@ -20,7 +20,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 ";
 pub(super) struct Watchdog(AbortHandle);
 
 impl Watchdog {
-    /// Begins, where the manager has a watchdog.
+    /// Begins, if the manager has a watchdog.
     pub(super) fn start(socket: PathBuf) -> Option<Self> {
         let half = sd_notify::watchdog_enabled()? / 2;
         // A period of 0 is none.

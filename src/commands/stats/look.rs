@@ -67,7 +67,7 @@ impl Look {
         Shown { look: self, last }
     }
 
-    /// None where the server started anew in between.
+    /// None if the server started anew in between.
     fn rates(&self, last: &Self) -> Option<[f64; 4]> {
         let seconds = self.at.duration_since(last.at).as_secs_f64();
         let mut rates = [0.0; 4];
@@ -86,7 +86,7 @@ impl Display for Look {
     }
 }
 
-/// The counters come first: where a screen is too short for all base images, these are cut off.
+/// The counters come first: if a screen is too short for all base images, these are cut off.
 struct Shown<'a> {
     look: &'a Look,
     last: Option<&'a Look>,

@@ -15,9 +15,9 @@ use look::Look;
 const EXAMPLES: &str = "\
 Counters are those since the server started. A stale overlay is one of a base image that has
 changed: it is discarded and not handed over. With --watch a terminal shows a live table, and a pipe
-has one block or one line of JSON for each interval; Ctrl-C ends it. Where no server answers, it
-says so and goes on trying. In JSON, `time` is in seconds since 1970, and `not_ready` is null where
-overlays are kept ready, else the reason why not.
+gets one block or one line of JSON for each interval; Ctrl-C ends it. If no server answers, it says
+so and goes on trying. In JSON, `time` is in seconds since 1970, and `not_ready` is null if overlays
+are kept ready, else the reason why not.
 
 Examples:
   overlay-pool stats

@@ -1,4 +1,4 @@
-//! `cargo bench --bench vm`: VMs that boot, in turns with VMs that are resumed.
+//! `cargo bench --bench vm`: code in VMs that boot, are resumed, and waited.
 
 #[path = "../mod.rs"]
 mod bench;

@@ -3,20 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use overlay_pool_conformance::cases::Named;
+use overlay_pool_conformance::finding::Finding;
+use overlay_pool_conformance::id::Id;
+use overlay_pool_conformance::shim::Failure;
 use serde::Deserialize;
 
 use super::ports::{Port, repository};
-use super::{Named, fail, run};
+use super::{fail, judge, needs};
 use crate::harness::case::Trial;
 use crate::harness::scratch::scratch;
-use crate::harness::shim::Failure;
 
 /// The plain port with one thing done wrong; `fixtures/ports/python/broken.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Broken {
     /// The rule that it breaks.
-    pub(super) rule: String,
+    pub(super) rule: Id,
     /// What it does wrong.
     about: String,
     /// The cases that must fail for it.
@@ -43,9 +46,9 @@ pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) -> Result<()
             found.ok_or_else(|| format!("broken.toml: {name}: {wanted} is no case"))
         };
         let cases = caught_by.iter().map(case).collect::<Result<Vec<_>, _>>()?;
-        let needs: BTreeSet<_> = cases.iter().flat_map(|case| case.needs(&sound)).collect();
-        let needs = needs.into_iter().collect();
-        trials.push(Trial::new(format!("conformance::broken::{name}"), needs, false, move || {
+        let all: BTreeSet<_> = cases.iter().flat_map(|case| needs(case, &sound)).collect();
+        let all = all.into_iter().collect();
+        trials.push(Trial::new(format!("conformance::broken::{name}"), all, false, move || {
             let port = Port::python(Some(&name)).expect("shim.toml is sound");
             for case in &cases {
                 must_fail(case, &port, &about);
@@ -57,9 +60,11 @@ pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) -> Result<()
 
 /// The case must fail, and not because it can't be run.
 fn must_fail(case: &Named, port: &Port, about: &str) {
-    match run::run(&case.case, port, &scratch()) {
+    match judge(case, port, &scratch()) {
         Ok(()) => fail(format!("{} passes for a port that {about}", case.name)),
-        Err(Failure::Broken(what)) => println!("caught by {}: {what}", case.name),
-        Err(failure) => fail(format!("{}: {failure}", case.name)),
+        Err(finding @ Finding { failure: Failure::Broken(_), .. }) => {
+            println!("caught by {}: {finding}", case.name);
+        }
+        Err(finding) => fail(format!("{}: {finding}", case.name)),
     }
 }

@@ -2,26 +2,27 @@
 
 use std::collections::BTreeSet;
 
+use overlay_pool_conformance::case::Case;
+use overlay_pool_conformance::cases::Named;
+use overlay_pool_conformance::contract;
+use overlay_pool_conformance::id::Id;
+
 use super::broken;
-use super::case::Case;
-use super::ports::{Port, repository};
-use super::{Named, cases, cases_folder};
+use super::ports::Port;
+use super::{cases, cases_folder};
 use crate::harness::prelude::*;
 
 const NEEDS: &[Need] = &[];
 
-/// The ids of all rules: paragraphs that begin with one in bold.
-fn rules() -> BTreeSet<String> {
-    let text = std::fs::read_to_string(repository().join("tests/conformance/CONTRACT.md"));
-    let text = text.expect("CONTRACT.md can be read");
-    let id = |line: &str| Some(line.strip_prefix("**")?.split_once("** ")?.0.to_owned());
-    text.lines().filter_map(id).collect()
+/// The ids of all rules and promises.
+fn promises() -> BTreeSet<Id> {
+    contract::promises().into_iter().map(|promise| promise.id).collect()
 }
 
 #[rstest]
 #[test_attr(apply(case))]
 fn every_rule_has_a_case_and_every_case_a_rule() {
-    let rules = rules();
+    let rules = promises();
     assert!(rules.len() >= 38, "CONTRACT.md is read wrongly: {rules:?}");
     let mut proved = BTreeSet::new();
     for named in cases().expect("there are cases") {
@@ -40,7 +41,7 @@ fn every_rule_has_a_case_and_every_case_a_rule() {
 #[test_attr(apply(case))]
 fn every_rule_is_broken_by_a_broken_port() {
     let broken: BTreeSet<_> = broken::table().into_values().map(|broken| broken.rule).collect();
-    assert_eq!(rules(), broken);
+    assert_eq!(promises(), broken);
 }
 
 /// A case that nothing is caught by may be one that can't fail.
@@ -65,9 +66,7 @@ fn every_case_catches_a_broken_port() {
 #[rstest]
 #[test_attr(apply(case))]
 fn every_rule_has_a_reason() {
-    let text = std::fs::read_to_string(repository().join("tests/conformance/CONTRACT.md"));
-    let text = text.expect("CONTRACT.md can be read");
-    for rule in text.split("\n\n").filter(|paragraph| paragraph.starts_with("**")) {
+    for rule in contract::TEXT.split("\n\n").filter(|paragraph| paragraph.starts_with("**")) {
         assert!(rule.contains("\n*Reason:* "), "no reason is given: {rule}");
     }
 }
@@ -103,32 +102,4 @@ fn every_case_is_valid_by_the_schema() {
         "about": "", "rules": ["A1"], "steps": [{ "do": "nothing" }]
     });
     assert!(!schema.is_valid(&unknown_step), "the schema lets everything through");
-}
-
-/// One command takes everything along that a port is judged by.
-#[rstest]
-#[test_attr(apply(case))]
-fn the_cases_and_the_guide_are_exported(scratch: Scratch) {
-    let program = super::ports::program();
-    let directory = scratch.join("a/b");
-    let args = ["conformance".as_ref(), directory.as_os_str()];
-    crate::harness::qemu::run(&program, args);
-    // What was exported is what OVERLAY_POOL_CASES judges by.
-    let cases = directory.join("cases");
-    let mut list = std::process::Command::new(std::env::current_exe().expect("the test binary"));
-    list.env("OVERLAY_POOL_CASES", &cases).env("OVERLAY_POOL_SHIM", "a-shim");
-    std::fs::rename(cases.join("a2-pooled.toml"), cases.join("my-own.toml")).expect("renamed");
-    let list = list.args(["--list", "--format", "terse"]).output().expect("it runs").stdout;
-    let list = String::from_utf8(list).expect("names");
-    assert!(list.contains("conformance::port::my-own: ") && !list.contains("a2-pooled"), "{list}");
-    std::fs::rename(cases.join("my-own.toml"), cases.join("a2-pooled.toml")).expect("renamed");
-
-    for (exported, ours) in [("", "tests/conformance"), ("cases", "fixtures/conformance")] {
-        for file in std::fs::read_dir(repository().join(ours)).expect("a directory") {
-            let ours = file.expect("an entry of it").path();
-            let exported = directory.join(exported).join(ours.file_name().expect("a file"));
-            let read = |path| std::fs::read(path).expect("a file that can be read");
-            assert!(read(exported) == read(ours.clone()), "{} is another", ours.display());
-        }
-    }
 }

@@ -1,67 +1,44 @@
 //! The contract's cases, judged on each port; each case on each port is one test.
 
-mod acquires;
-mod answers;
 mod broken;
-mod case;
 mod contract;
-mod faults;
-mod look;
 mod mistakes;
 mod ports;
+mod program;
 mod protocol;
-mod run;
-mod step;
-mod under_way;
-mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use case::Case;
+use overlay_pool_conformance::cases::{self, Named, Unreadable};
+use overlay_pool_conformance::finding::Finding;
+use overlay_pool_conformance::shim::Failure;
+use overlay_pool_conformance::{host, isolation, verdict};
+
 use ports::{Port, repository};
-use step::Step;
 
 use crate::harness::case::Trial;
 use crate::harness::requirements::Need;
-use crate::harness::scratch::scratch;
-use crate::harness::shim::Failure;
+use crate::harness::scratch::{ON_DISK, scratch};
 
 const CASES: &str = "OVERLAY_POOL_CASES";
 
-/// A case and its name, which is that of its file.
-struct Named {
-    name: String,
-    case: Case,
+/// What a case needs of the machine, and the port.
+fn needs(named: &Named, port: &Port) -> Vec<Need> {
+    let its = host::Need::of(&named.case).into_iter().map(Need::from);
+    its.chain(port.needs.iter().copied()).collect()
 }
 
-impl Named {
-    fn needs(&self, port: &Port) -> Vec<Need> {
-        let mut needs = vec![Need::QemuImg];
-        needs.extend(port.needs);
-        if self.case.mounts_anything() {
-            needs.push(Need::MountNamespace);
-        }
-        if !self.case.passed_on.is_empty() {
-            needs.push(Need::Fuse);
-        }
-        if self.case.has(|step| matches!(step, Step::GuestWrite { .. })) {
-            needs.push(Need::QemuIo);
-        }
-        if self.case.has(|step| matches!(step, Step::Chown { .. })) {
-            needs.push(Need::Root);
-        }
-        needs
-    }
+/// Judges a port by a case in a folder.
+fn judge(named: &Named, port: &Port, folder: &Path) -> Result<(), Finding> {
+    isolation::judge(&named.case, port, folder, &Path::new(ON_DISK).join("images"))
 }
 
 /// Where the cases lie: those of this repository, or the exported ones that a port is pinned to.
 fn cases_folder() -> PathBuf {
-    std::env::var_os(CASES).map_or_else(|| repository().join("fixtures/conformance"), PathBuf::from)
+    let ours = || repository().join("tests/conformance/cases");
+    std::env::var_os(CASES).map_or_else(ours, PathBuf::from)
 }
-
-/// The name of a file that can't be read as a case, and why.
-type Unreadable = (String, String);
 
 /// All cases, sorted by name.
 ///
@@ -69,25 +46,7 @@ type Unreadable = (String, String);
 ///
 /// There are no cases.
 fn cases() -> Result<Vec<Result<Named, Unreadable>>, String> {
-    let folder = cases_folder();
-    let told = |what: String| format!("no cases in {}: {what} ({CASES})", folder.display());
-    let entries = std::fs::read_dir(&folder).map_err(|error| told(error.to_string()))?;
-    let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("an entry of it").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .collect();
-    if files.is_empty() {
-        return Err(told("no file's name ends in .toml".to_owned()));
-    }
-    files.sort();
-    let read = |path: PathBuf| {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let text =
-            std::fs::read_to_string(&path).map_err(|error| (name.clone(), error.to_string()))?;
-        let case = Case::read(text).map_err(|error| (name.clone(), error.to_string()))?;
-        Ok(Named { name, case })
-    };
-    Ok(files.into_iter().map(read).collect())
+    cases::of(&cases_folder()).map_err(|error| format!("{error} ({CASES})"))
 }
 
 /// Fails a test, and says so once: where in the runner it was seen helps nobody.
@@ -134,8 +93,8 @@ fn read() -> Result<(Vec<Trial>, Vec<Arc<Named>>), String> {
     for case in cases()? {
         match case {
             Ok(case) => sound.push(Arc::new(case)),
-            Err((name, message)) => {
-                trials.push(failing(format!("conformance::port::{name}"), message));
+            Err(Unreadable { name, why }) => {
+                trials.push(failing(format!("conformance::port::{name}"), why));
             }
         }
     }
@@ -151,18 +110,22 @@ fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Resu
     for case in cases {
         let name = format!("conformance::{}::{}", port.name, case.name);
         let disabled = port.config.disabled.get(&case.name);
+        // What is left out shows as ignored, as by `overlay-pool-conformance`.
+        let is_left_out = verdict::left_out(case, &port.hello).is_some();
+        let is_ignored = disabled.is_some() || is_left_out;
         let (its_case, its_port) = (Arc::clone(case), Arc::clone(&port));
-        trials.push(Trial::new(name, case.needs(&port), disabled.is_some(), move || {
+        trials.push(Trial::new(name, needs(case, &port), is_ignored, move || {
             let folder = scratch(); // kept by the panic
-            if let Err(failure) = run::run(&its_case.case, &its_port, &folder) {
-                let Case { about, rules, .. } = &its_case.case;
-                fail(format!("{}\n{about}\n{failure}", rules.join(", ")));
+            if let Err(finding) = judge(&its_case, &its_port, &folder) {
+                let its = &its_case.case;
+                let rules: Vec<String> = its.rules.iter().map(ToString::to_string).collect();
+                fail(format!("{}\n{}\n{finding}", rules.join(", "), its.about));
             }
         }));
-        if let Some(reason) = disabled.cloned() {
+        if let Some(reason) = disabled.cloned().filter(|_| !is_left_out) {
             let name = format!("conformance::{}::disabled::{}", port.name, case.name);
             let (case, port) = (Arc::clone(case), Arc::clone(&port));
-            trials.push(Trial::new(name, case.needs(&port), false, move || {
+            trials.push(Trial::new(name, needs(&case, &port), false, move || {
                 still_fails(&case, &port, &reason);
             }));
         }
@@ -173,9 +136,11 @@ fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Resu
 /// A disabled case that passes is an error: it need not be disabled any more.
 fn still_fails(case: &Named, port: &Port, reason: &str) {
     let folder = scratch(); // kept by a failure
-    match run::run(&case.case, port, &folder) {
+    match judge(case, port, &folder) {
         Ok(()) => fail(format!("{} passes, but shim.toml disables it: {reason}", case.name)),
-        Err(Failure::Unfit(what)) => fail(format!("{} can't be judged: {what}", case.name)),
-        Err(failure) => println!("{failure}\ndisabled: {reason}"),
+        Err(Finding { failure: Failure::Unfit(what), .. }) => {
+            fail(format!("{} can't be judged: {what}", case.name))
+        }
+        Err(finding) => println!("{finding}\ndisabled: {reason}"),
     }
 }

@@ -1,143 +1,57 @@
 //! The ports that are judged: our pool on each creator, the plain port, the server, and the one
 //! that `OVERLAY_POOL_SHIM` names.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay_pool::creator::CreatorKind;
-use rustix::process::Pid;
-use serde::Deserialize;
+use overlay_pool_conformance::port::{PATIENCE, Port as Judged, ShimConfig};
+use overlay_pool_conformance::shim::Hello;
+use overlay_pool_conformance::verdict;
 
-use super::answers::ERRORS;
-use super::case::{Case, Mount};
-use crate::harness::faults::fuse;
-use crate::harness::processes::runs;
+use crate::harness::artefacts::log_all;
 use crate::harness::python;
 use crate::harness::requirements::Need;
-use crate::harness::shim::Answer;
+use crate::harness::scratch::scratch;
 
 const SHIM: &str = "OVERLAY_POOL_SHIM";
 const SHIM_CONFIG: &str = "OVERLAY_POOL_SHIM_CONFIG";
 /// The profile of nextest that judges a port.
 const PROFILE: &str = "port";
 
-/// How long a port may take; far more than any needs.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A port, and how it is driven.
+/// A port, what it is called, and what it needs.
 pub(crate) struct Port {
     pub(crate) name: String,
     pub(crate) needs: &'static [Need],
-    /// How long it may take to answer, and to come to a state that a case waits for.
-    pub(crate) patience: Duration,
-    argv: Vec<String>,
-    pub(crate) config: ShimConfig,
+    pub(crate) judged: Judged,
+    /// What it says of itself, if that was asked for.
+    pub(crate) hello: Hello,
 }
 
-/// A port's `shim.toml`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct ShimConfig {
-    /// The port's own name of an error, by the contract's.
-    errors: BTreeMap<String, String>,
-    /// The program of a process that the shim starts and that is the pool itself.
-    process: Option<String>,
-    /// Cases that the port doesn't pass, each with the reason.
-    pub(crate) disabled: BTreeMap<String, String>,
-}
+impl Deref for Port {
+    type Target = Judged;
 
-impl ShimConfig {
-    fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path);
-        let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
-        let config: Self =
-            toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        config
-            .check_errors()
-            .map_err(|mistake| format!("{}, [errors]: {mistake}", path.display()))?;
-        Ok(config)
-    }
-
-    /// Each error of the contract has a name of its own.
-    fn check_errors(&self) -> Result<(), String> {
-        let mut contracts = BTreeMap::new();
-        for (contract, port) in &self.errors {
-            if !ERRORS.contains(&contract.as_str()) {
-                return Err(format!("{contract} is none of the contract's: {}", ERRORS.join(", ")));
-            }
-            if let Some(other) = contracts.insert(port, contract) {
-                return Err(format!("{port} can't be both {other} and {contract}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Lies beside the shim: the last word of the command that is a file.
-    fn beside(argv: &[String]) -> Option<PathBuf> {
-        let shim =
-            argv.iter().rev().find(|word| word.contains('/') && Path::new(word).is_file())?;
-        Some(Path::new(shim).with_file_name("shim.toml")).filter(|config| config.is_file())
+    fn deref(&self) -> &Judged {
+        &self.judged
     }
 }
 
 impl Port {
-    /// How its shim is started for a case.
-    pub(crate) fn command(&self, case: &Case, folder: &Path) -> Vec<String> {
-        let mut argv = self.argv.clone();
-        let is_root = rustix::process::geteuid().is_root();
-        if case.unprivileged && (is_root || case.mounts_anything()) {
-            let without_powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
-            argv.splice(0..0, without_powers.map(str::to_owned));
-        }
-        if let Some(umask) = case.umask {
-            let script = format!("umask {umask:04o}; exec \"$@\"");
-            argv.splice(0..0, ["sh", "-ec", &script, "sh"].map(str::to_owned));
-        }
-        if case.mounts_anything() {
-            let mut script = "cd \"$0\"\n".to_owned();
-            for (point, Mount { kib, read_only }) in &case.mounts {
-                let access = if *read_only { "ro" } else { "rw" };
-                let options = format!("size={kib}k,mode=700,{access}");
-                let _ = writeln!(script, "mount -t tmpfs -o {options} tmpfs './{point}'");
-            }
-            for point in &case.passed_on {
-                script.push_str(&fuse::mount(point));
-            }
-            script.push_str("exec \"$@\"");
-            let folder = folder.to_string_lossy();
-            let unshare = ["unshare", "--map-root-user", "--mount", "sh", "-ec", &script, &folder];
-            argv.splice(0..0, unshare.map(str::to_owned));
-        }
-        argv
-    }
-
-    /// Gives an error the contract's name.
-    pub(crate) fn translate(&self, answer: Answer) -> Answer {
-        answer.map_err(|(name, message)| {
-            let ours = self.config.errors.iter().find(|(_, port)| **port == name);
-            (ours.map_or(name, |(contract, _)| contract.clone()), message)
-        })
-    }
-
-    /// Whether a process that the shim started is the pool, and no aid of it.
-    pub(crate) fn is_pool(&self, pid: Pid) -> bool {
-        self.config.process.as_ref().is_some_and(|program| runs(pid, program))
+    fn new(name: &str, needs: &'static [Need], argv: Vec<String>, config: ShimConfig) -> Self {
+        let judged = Judged { patience: PATIENCE, argv, config };
+        Self { name: name.to_owned(), needs, judged, hello: Hello::default() }
     }
 
     fn ours(creator: CreatorKind) -> Self {
-        let argv = [&program(), "shim", "--creator", creator.as_str()].map(str::to_owned).into();
-        Self {
-            name: creator.as_str().to_owned(),
-            needs: match creator {
-                CreatorKind::StorageDaemon => &[Need::StorageDaemon],
-                _ => &[],
-            },
-            argv,
-            patience: PATIENCE,
-            config: ShimConfig::default(),
-        }
+        let shim = ["shim", "--creator", creator.as_str()].map(str::to_owned);
+        let argv = ["env".to_owned(), log_all(), program()].into_iter().chain(shim).collect();
+        let needs: &[Need] = match creator {
+            CreatorKind::StorageDaemon => &[Need::StorageDaemon],
+            CreatorKind::QemuImg => &[Need::QemuImg],
+            CreatorKind::Native => &[],
+        };
+        Self::new(creator.as_str(), needs, argv, ShimConfig::default())
     }
 
     /// The plain port in Python, sound or with one rule broken.
@@ -147,24 +61,23 @@ impl Port {
         if let Some(name) = broken {
             argv.extend(["--break".to_owned(), name.to_owned()]);
         }
-        let config = ShimConfig::read(&folder.join("shim.toml"))?;
-        // What is broken on purpose is waited for in vain.
-        let patience = broken.map_or(PATIENCE, |_| Duration::from_secs(3));
-        Ok(Self { name: "python".to_owned(), needs: &[Need::Python], patience, argv, config })
+        let config = config(&folder.join("shim.toml"))?;
+        let mut port = Self::new("python", &[Need::Python, Need::QemuImg], argv, config);
+        if broken.is_some() {
+            // What is broken on purpose is waited for in vain.
+            port.judged.patience = Duration::from_secs(3);
+        }
+        Ok(port)
     }
 
     /// The server, as a client of another language meets it.
     fn server() -> Result<Self, String> {
         let folder = repository().join("fixtures/ports/http");
-        let mut argv = Vec::from(python_shim(&folder));
+        let shim = Vec::from(python_shim(&folder));
+        let mut argv = vec!["env".to_owned(), log_all()];
+        argv.extend(shim);
         argv.push(program());
-        Ok(Self {
-            name: "server".to_owned(),
-            needs: &[Need::Python],
-            patience: PATIENCE,
-            argv,
-            config: ShimConfig::read(&folder.join("shim.toml"))?,
-        })
+        Ok(Self::new("server", &[Need::Python], argv, config(&folder.join("shim.toml"))?))
     }
 
     /// The port that the environment names.
@@ -178,15 +91,12 @@ impl Port {
                 _ => Ok(None),
             };
         }
-        let argv: Vec<String> = command.split_whitespace().map(absolute_file).collect();
-        let config = match std::env::var_os(SHIM_CONFIG) {
-            Some(path) => Some(PathBuf::from(path)),
-            None => ShimConfig::beside(&argv),
-        };
-        let config =
-            config.map_or_else(|| Ok(ShimConfig::default()), |path| ShimConfig::read(&path))?;
-        let name = "port".to_owned();
-        Ok(Some(Self { name, needs: &[], patience: PATIENCE, argv, config }))
+        let config = std::env::var_os(SHIM_CONFIG).map(PathBuf::from);
+        let judged = Judged::of_command(&command, config.as_deref());
+        let judged = judged.map_err(|error| format!("{SHIM}: {error}"))?;
+        // One that can't be asked is told of by each of its cases.
+        let hello = verdict::hello(&judged, &scratch()).unwrap_or_default();
+        Ok(Some(Self { name: "port".to_owned(), needs: &[], judged, hello }))
     }
 
     /// Those of this repository.
@@ -195,6 +105,10 @@ impl Port {
         ports.extend([Self::python(None)?, Self::server()?]);
         Ok(ports)
     }
+}
+
+fn config(path: &Path) -> Result<ShimConfig, String> {
+    ShimConfig::read(path).map_err(|error| error.to_string())
 }
 
 /// Our own program, also where the tests run from an archive.
@@ -208,15 +122,6 @@ fn python_shim(folder: &Path) -> [String; 3] {
     let [interpreter, shim] = [python::program("python3"), folder.join("shim.py")]
         .map(|path| path.to_string_lossy().into_owned());
     [interpreter, "-B".to_owned(), shim]
-}
-
-/// A word of a command; a relative path of a file made absolute, since shims run elsewhere.
-fn absolute_file(word: &str) -> String {
-    let path = Path::new(word);
-    match std::path::absolute(path) {
-        Ok(absolute) if word.contains('/') && path.is_file() => absolute.display().to_string(),
-        _ => word.to_owned(),
-    }
 }
 
 /// The repository, also where the tests run from an archive.

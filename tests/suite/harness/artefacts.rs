@@ -11,7 +11,12 @@ use std::sync::{Mutex, Once};
 use overlay_pool::image::{BaseError, Header, read_start};
 
 /// All that a pool has to say.
-pub(crate) const LOG: &str = "overlay_pool=trace";
+const LOG: &str = "overlay_pool=trace";
+
+/// That, for a program of ours that `env` starts.
+pub(crate) fn log_all() -> String {
+    format!("OVERLAY_POOL_LOG={LOG}")
+}
 
 const MAGIC: &[u8] = b"QFI\xfb";
 

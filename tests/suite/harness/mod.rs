@@ -7,11 +7,12 @@ pub(crate) mod cli;
 pub(crate) mod fake_tool;
 pub(crate) mod faults;
 pub(crate) mod http;
+pub(crate) mod judge;
 pub(crate) mod manager;
+pub(crate) mod node;
 pub(crate) mod owner;
 pub(crate) mod pool_process;
 pub(crate) mod pools;
-pub(crate) mod processes;
 pub(crate) mod properties;
 pub(crate) mod python;
 pub(crate) mod qcow2;
@@ -19,12 +20,12 @@ pub(crate) mod qemu;
 pub(crate) mod requirements;
 pub(crate) mod scratch;
 pub(crate) mod server;
-pub(crate) mod shim;
 pub(crate) mod somebody;
 pub(crate) mod stage;
-pub(crate) mod transcript;
 pub(crate) mod vms;
 pub(crate) mod wait;
+
+pub(crate) use overlay_pool_conformance::{processes, shim};
 
 pub(crate) mod prelude {
     //! What every test file uses.

@@ -9,6 +9,7 @@ use overlay_pool::image::{BaseImage, BaseRef, OverlayOptions, References};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
+use super::artefacts::log_all;
 use super::faults::strace::{Fault, Strace};
 use super::processes::runs;
 use super::shim::{Answer, Checked, Failure, Shim, until};
@@ -52,7 +53,8 @@ impl PoolProcess {
         let Setting { creator, restock_interval, create_timeout } = setting;
         let program = std::env::var("NEXTEST_BIN_EXE_overlay-pool")
             .unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-pool").to_owned());
-        let mut argv = prefix;
+        let mut argv = vec!["env".to_owned(), log_all()];
+        argv.extend(prefix);
         argv.extend([&program, "shim", "--creator", creator.as_str()].map(str::to_owned));
         let shim = Shim::start(&argv, folder, "pool-process", PATIENCE).expect("the shim starts");
         let candidates = || shim.started().into_iter().chain([shim.pid()]);

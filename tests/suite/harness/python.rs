@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Where cargo builds, and `fixtures/provision.sh` installs.
+pub(crate) fn build_directory() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the build directory")
+}
+
 /// A program of the environment in the build directory, or else that on `PATH`.
 pub(crate) fn program(name: &str) -> PathBuf {
-    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let build = tmp.parent().expect("the build directory");
-    let installed = build.join("python/bin").join(name);
+    let installed = build_directory().join("python/bin").join(name);
     if installed.exists() { installed } else { name.into() }
 }
 

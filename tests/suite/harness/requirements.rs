@@ -5,15 +5,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use overlay_pool::vm::{Manifest, VmSettings, kvm};
 
-use super::faults::{clock, fuse, memory, strace};
-use super::{python, vms};
+use overlay_pool_conformance::{host, isolation};
+
+use super::faults::{clock, memory, strace};
+use super::{node, python, vms};
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,8 +34,12 @@ pub(crate) enum Need {
     Script,
     /// The example `client`, which is built with the tests but doesn't come with an archive of them.
     Examples,
+    /// `setpriv`, which takes root's powers from a shim.
+    Setpriv,
     /// The right to make a mount namespace and to mount tmpfs in it.
     MountNamespace,
+    /// The right to make a PID namespace with a `/proc` of its own.
+    PidNamespace,
     /// An effective user id of 0, and the right to give files to other users.
     Root,
     /// KVM that can run a guest.
@@ -56,7 +62,7 @@ pub(crate) enum Need {
     MemoryCgroup,
     /// A folder on another filesystem than the tests' folders.
     SecondFilesystem,
-    /// `bash`.
+    /// `bash`, built with what completes words: Nix' builders have one without.
     Bash,
     /// `systemd-analyze` and `systemd-socket-activate`; systemd need not run.
     Systemd,
@@ -64,6 +70,14 @@ pub(crate) enum Need {
     Schemathesis,
     /// `prometheus_client`, the parser of Prometheus' text format in Python.
     PrometheusClient,
+    /// `chromium`, without a screen.
+    Chromium,
+    /// What builds and checks the client in Python: `pip`, `flit_core` and `mypy`.
+    PythonBuild,
+    /// `openapi-python-client`, which makes a client in Python of an `OpenAPI` document.
+    OpenapiPythonClient,
+    /// `openapi-typescript`, which makes types of one, and `tsc`.
+    OpenapiTypescript,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -86,13 +100,16 @@ const QEMU: &str = "qemu-system-x86_64";
 const PROMETHEUS_CLIENT: &str = "\
 import importlib.metadata, prometheus_client.parser
 print('prometheus_client', importlib.metadata.version('prometheus_client'))";
+const PYTHON_BUILD: &str = "\
+import flit_core, mypy.version, pip
+print('flit_core', flit_core.__version__, 'mypy', mypy.version.__version__, 'pip', pip.__version__)";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 /// What the tests of a file need that declares nothing of this name.
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -100,7 +117,9 @@ impl Need {
         Self::Curl,
         Self::Script,
         Self::Examples,
+        Self::Setpriv,
         Self::MountNamespace,
+        Self::PidNamespace,
         Self::Root,
         Self::Kvm,
         Self::QemuSystem,
@@ -116,6 +135,10 @@ impl Need {
         Self::Systemd,
         Self::Schemathesis,
         Self::PrometheusClient,
+        Self::Chromium,
+        Self::PythonBuild,
+        Self::OpenapiPythonClient,
+        Self::OpenapiTypescript,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -127,7 +150,9 @@ impl Need {
             Self::Curl => "curl",
             Self::Script => "script",
             Self::Examples => "examples",
+            Self::Setpriv => "setpriv",
             Self::MountNamespace => "mount-namespace",
+            Self::PidNamespace => "pid-namespace",
             Self::Root => "root",
             Self::Kvm => "kvm",
             Self::QemuSystem => "qemu-system",
@@ -143,6 +168,10 @@ impl Need {
             Self::Systemd => "systemd",
             Self::Schemathesis => "schemathesis",
             Self::PrometheusClient => "prometheus-client",
+            Self::Chromium => "chromium",
+            Self::PythonBuild => "python-build",
+            Self::OpenapiPythonClient => "openapi-python-client",
+            Self::OpenapiTypescript => "openapi-typescript",
         }
     }
 
@@ -151,30 +180,59 @@ impl Need {
         static FOUND: [OnceLock<Result<String, String>>; Need::ALL.len()] =
             [const { OnceLock::new() }; Need::ALL.len()];
         FOUND[self as usize].get_or_init(|| match self {
-            Self::QemuImg | Self::QemuIo | Self::StorageDaemon => {
-                version(self.name(), "qemu-utils")
+            Self::QemuImg => of_judge(host::Need::QemuImg),
+            Self::QemuIo => of_judge(host::Need::QemuIo),
+            Self::Setpriv => of_judge(host::Need::Setpriv),
+            Self::MountNamespace => of_judge(host::Need::MountNamespace),
+            Self::Root => of_judge(host::Need::Root),
+            Self::Fuse => of_judge(host::Need::Fuse),
+            Self::PidNamespace => {
+                isolation::probe().map(|command| command.join(" ")).map_err(str::to_owned)
             }
+            Self::StorageDaemon => version(self.name(), "qemu-utils"),
             Self::Curl => curl(),
             Self::Script => version(self.name(), "bsdutils or util-linux"),
             Self::Examples => examples(),
-            Self::MountNamespace => mount_namespace(),
-            Self::Root => root(),
             Self::Kvm => kvm(),
             Self::QemuSystem => version(QEMU, "qemu-system-x86"),
             Self::GuestImages => guest_images(),
             Self::Accelerator => accelerator(),
             Self::Crates => crates().map(|crates| format!("{} in the library", crates.len())),
             Self::Strace => strace::probe(),
-            Self::Fuse => fuse::probe(),
             Self::Faketime => clock::probe(),
             Self::MemoryCgroup => memory::probe(),
             Self::SecondFilesystem => second_filesystem(),
-            Self::Bash => version(self.name(), "bash"),
+            Self::Bash => bash(),
+            Self::Chromium => version(self.name(), self.name()),
             Self::Systemd => version("systemd-socket-activate", "systemd")
                 .and_then(|_| version("systemd-analyze", "systemd")),
-            Self::Python | Self::Schemathesis => python::probe(self.name(), &["--version"]),
+            Self::Python | Self::Schemathesis | Self::OpenapiPythonClient => {
+                python::probe(self.name(), &["--version"])
+            }
+            Self::PythonBuild => python::probe("python3", &["-c", PYTHON_BUILD]),
+            Self::OpenapiTypescript => {
+                node::probe(self.name()).and_then(|found| node::probe("tsc").map(|_| found))
+            }
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
         })
+    }
+}
+
+/// Those that cases have are known to the judge, with what to do.
+fn of_judge(need: host::Need) -> Result<String, String> {
+    need.probe().clone().map_err(|why| format!("{why}; {}", need.advice()))
+}
+
+impl From<host::Need> for Need {
+    fn from(need: host::Need) -> Self {
+        match need {
+            host::Need::QemuImg => Self::QemuImg,
+            host::Need::QemuIo => Self::QemuIo,
+            host::Need::Setpriv => Self::Setpriv,
+            host::Need::MountNamespace => Self::MountNamespace,
+            host::Need::Fuse => Self::Fuse,
+            host::Need::Root => Self::Root,
+        }
     }
 }
 
@@ -248,18 +306,6 @@ fn examples() -> Result<String, String> {
     }
 }
 
-/// Uid 0 alone isn't enough: in a user namespace it may be all there is.
-fn root() -> Result<String, String> {
-    let uid = rustix::process::geteuid();
-    if !uid.is_root() {
-        return Err(format!("uid {}", uid.as_raw()));
-    }
-    let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-    chown(file.path(), Some(SOMEBODY), None)
-        .map_err(|error| format!("uid 0, but no file can be given to uid {SOMEBODY}: {error}"))?;
-    Ok("uid 0".to_owned())
-}
-
 fn second_filesystem() -> Result<String, String> {
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
     let there = tempfile::tempdir_in(SECOND_FILESYSTEM).map_err(|error| error.to_string())?;
@@ -272,8 +318,8 @@ fn second_filesystem() -> Result<String, String> {
 /// The crates that the library without features is built of, itself among them.
 pub(crate) fn crates() -> Result<BTreeSet<String>, String> {
     let output = Command::new("cargo")
-        .args(["tree", "--offline", "--locked", "--no-default-features", "--edges=normal"])
-        .args(["--prefix=none", "--no-dedupe", "--format={p}", "--manifest-path"])
+        .args(["tree", "--offline", "--locked", "--package=overlay-pool", "--no-default-features"])
+        .args(["--edges=normal", "--prefix=none", "--no-dedupe", "--format={p}", "--manifest-path"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .output()
         .map_err(|error| format!("cargo: {error}"))?;
@@ -301,14 +347,13 @@ fn kvm() -> Result<String, String> {
     if kvm.is_usable() { Ok(kvm.to_string()) } else { Err(kvm.to_string()) }
 }
 
-fn mount_namespace() -> Result<String, String> {
-    let output = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
-        .output()
-        .map_err(|error| format!("unshare: {error}; install util-linux"))?;
-    if output.status.success() {
-        Ok("unshare --map-root-user --mount".to_owned())
+fn bash() -> Result<String, String> {
+    let found = version("bash", "bash")?;
+    let complete = Command::new("bash").args(["-c", "type complete"]).output();
+    let complete = complete.map_err(|error| format!("bash: {error}"))?;
+    if complete.status.success() {
+        Ok(found)
     } else {
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        Err(format!("{found} has no `complete`; by Nix bashInteractive has"))
     }
 }

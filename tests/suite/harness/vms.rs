@@ -1,7 +1,9 @@
 //! VMs to test.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use overlay_pool::vm::{Execution, Language, Vm, VmManager, VmSettings};
 
@@ -41,6 +43,19 @@ pub(crate) async fn started(settings: VmSettings, language: Language) -> VmManag
     let manager = VmManager::new(settings);
     manager.start_for(language).await.expect("the manager starts");
     manager
+}
+
+/// A manager that keeps so many VMs of one language waiting.
+pub(crate) async fn warmed(settings: VmSettings, language: Language, count: u32) -> VmManager {
+    let warm = BTreeMap::from([(language, count)]);
+    started(VmSettings { warm, ..settings }, language).await
+}
+
+/// Waits until so many VMs of a language wait, which takes long on a loaded machine.
+pub(crate) async fn until_ready(manager: &VmManager, language: Language, count: usize) {
+    while manager.warm_stats(language).ready != count {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 pub(crate) async fn create(manager: &VmManager, language: Language) -> Arc<Vm> {

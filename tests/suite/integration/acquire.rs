@@ -55,7 +55,7 @@ async fn a7_the_error_names_base_target_and_cause(stage: Stage, #[case] creator:
     let target = stage.join("missing/vm.qcow2");
     let error = pool.acquire(&stage.base, &target).await.expect_err("no such directory");
     assert!(matches!(error, Error::Target { .. }), "{error}");
-    for part in [stage.base.to_str(), target.to_str(), Some("No such file")] {
+    for part in [stage.base.to_str(), target.to_str(), Some("missing is missing")] {
         assert!(error.to_string().contains(part.expect("text")), "{error}");
     }
 }

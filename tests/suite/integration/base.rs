@@ -209,3 +209,48 @@ fn what_we_accept_qemu_accepts(scratch: Scratch) {
         "only {accepted:?} of the headers were good: this test saw too little"
     );
 }
+
+/// With each shape of the tables: whole it is good, and without its last cluster it isn't.
+#[apply(test)]
+#[case::plain(&[])]
+#[case::version_2(&["-o", "compat=0.10"])]
+#[case::extended_l2(&["-o", "extended_l2=on,cluster_size=128k"])]
+#[case::small_clusters(&["-o", "cluster_size=512"])]
+#[case::large_clusters(&["-o", "cluster_size=2M"])]
+#[case::one_bit_refcounts(&["-o", "refcount_bits=1"])]
+#[case::wide_refcounts(&["-o", "refcount_bits=64"])]
+#[case::preallocated(&["-o", "preallocation=metadata"])]
+fn refused_cut_off(scratch: Scratch, #[case] options: &[&str]) {
+    let path = create(&scratch.join("base.qcow2"), options, "64M");
+    let name = path.to_str().expect("a plain path");
+    qemu::run("qemu-io", ["-c", "write -q 0 3M", "-c", "write -q 40M 3M", name]);
+    open(&path).expect("it is whole");
+    let compressed = scratch.join("compressed.qcow2");
+    let to = compressed.to_str().expect("a plain path");
+    qemu::run("qemu-img", ["convert", "-c", "-O", "qcow2", name, to]);
+    open(&compressed).expect("it is whole, though its last cluster isn't");
+
+    for path in [&path, &compressed] {
+        let len = path.metadata().expect("it is there").len();
+        let file = std::fs::File::options().write(true).open(path).expect("it opens");
+        for part in [len / 4 * 3, len / 2] {
+            file.set_len(part).expect("cut off");
+            let error = open(path).expect_err("it is cut off");
+            let BaseError::Header { source, .. } = error else { panic!("{error}") };
+            // Of a small one not even the L1 table may be left.
+            let is_said =
+                matches!(source, HeaderError::CutOff { .. } | HeaderError::OutsideFile { .. });
+            assert!(is_said, "{source}");
+        }
+    }
+}
+
+/// A cluster that was counted and never written, since QEMU died, is no part of the image.
+#[apply(test)]
+fn a9_good_base_with_a_leaked_cluster(scratch: Scratch) {
+    let (path, mut image) = (scratch.join("base.qcow2"), Image::with_data(1 << 20));
+    image.bytes((2 << 16) + 2 * 100, &[0, 1]);
+    image.write(&path);
+    open(&path).expect("a good base");
+    assert_eq!(qemu::agrees(&path), Ok(()));
+}

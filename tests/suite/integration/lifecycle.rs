@@ -30,7 +30,7 @@ async fn l2_s2_without_a_size_only_the_creator_starts(
 ) {
     let pool = pool(config(creator, &scratch, max_concurrent_vms));
     pool.start(None).await.expect("the pool starts");
-    assert_eq!(pool.pool_size(), max_concurrent_vms / 2);
+    assert_eq!(pool.config().pool_size(), max_concurrent_vms / 2);
     assert_eq!(children().len(), usize::from(creator == CreatorKind::StorageDaemon));
     assert!(pool.directory().is_none());
     pool.stop().await;
@@ -41,7 +41,7 @@ async fn l2_s2_without_a_size_only_the_creator_starts(
 #[needs(StorageDaemon)]
 async fn l4_second_start_leaves_the_running_pool_alone(stage: Stage) {
     let pool = started(config(CreatorKind::StorageDaemon, &stage, 4), &stage.base).await;
-    assert!(pool.is_started() && pool.creator() == CreatorKind::StorageDaemon);
+    assert!(pool.is_started() && pool.config().creator == CreatorKind::StorageDaemon);
     let (directory, daemons) = (pool.directory(), children());
     let error = pool.start(None).await.expect_err("it is started");
     assert!(

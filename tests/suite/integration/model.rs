@@ -148,7 +148,7 @@ impl World {
 async fn agree(operations: &[Operation], max_concurrent_vms: i64) -> Result<(), TestCaseError> {
     let scratch = scratch();
     let pool = pool(config(CreatorKind::Native, &scratch, max_concurrent_vms));
-    let size = usize::try_from(pool.pool_size()).expect("not negative");
+    let size = usize::try_from(pool.config().pool_size()).expect("not negative");
     let mut model = Model { size, ..Model::default() };
     let world = World { scratch, pool };
     for number in 0..BASES {

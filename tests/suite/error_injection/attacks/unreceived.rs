@@ -13,8 +13,10 @@ const FRIENDS: u32 = 64321;
 /// More than a user may have that it didn't receive.
 const OPENS: usize = 80;
 
-/// A client that asks for one open file after the other and receives none.
-fn hostile(server: &Server, scratch: &Path, end: &str) -> Client {
+/// A client that asks for one open file after the other, receives none, and was refused more. What
+/// others open meanwhile would count too.
+fn hostile(server: &mut Server, scratch: &Path, end: &str) -> Client {
+    let before = refused(server);
     let body = json!({ "base": server::base(scratch) }).to_string();
     let mut client = server.client();
     for number in 0..OPENS {
@@ -23,15 +25,15 @@ fn hostile(server: &Server, scratch: &Path, end: &str) -> Client {
         let request = format!("{head}\r\n{last}content-length: {}\r\n\r\n{body}", body.len());
         client.send(request.as_bytes()).expect("sent");
     }
+    server.await_that("it has had enough", |server| refused(server) > before);
     client
 }
 
-/// Waits until it was refused. What others open meanwhile would count too.
-#[track_caller]
-fn await_enough(server: &mut Server) {
-    server.await_that("it has had enough", |server| {
-        server.get("/metrics").body.contains("http_requests_total{code=\"503\"}")
-    });
+/// How many requests were answered with 503.
+fn refused(server: &Server) -> u64 {
+    let metrics = server.get("/metrics").body;
+    let line = metrics.lines().find(|line| line.contains("{code=\"503\"}"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
 #[apply(test)]
@@ -47,13 +49,12 @@ fn others_open_files_while_one_receives_none(scratch: Scratch, #[case] end: &'st
     command.args(["--socket-group", &FRIENDS.to_string()]);
     let mut server = Server::launch_at(&scratch, run.join("pool.sock"), &mut command);
     server.await_ready();
-    let mut client = hostile(&server, &scratch, end);
-    await_enough(&mut server);
+    let mut client = hostile(&mut server, &scratch, end);
     let base = server::base(&scratch);
     let open = move |client: &mut Client| client.post("/v1/open", &json!({ "base": base }));
     // All of one user count together.
-    let refused = open(&mut server.client()).expect("an answer");
-    assert_eq!(refused.problem(503), "too-many-descriptors");
+    let answer = open(&mut server.client()).expect("an answer");
+    assert_eq!(answer.problem(503), "too-many-descriptors");
     let others = open.clone();
     let answers = as_somebody(&run, &[FRIENDS], move |client| {
         (0..10).map(|_| others(client)).collect::<Result<Vec<_>, _>>()
@@ -72,7 +73,7 @@ fn others_open_files_while_one_receives_none(scratch: Scratch, #[case] end: &'st
 #[apply(test)]
 fn what_nobody_can_receive_any_more_counts_no_more(scratch: Scratch) {
     let mut server = Server::of_one_base(&scratch);
-    let client = hostile(&server, &scratch, "");
+    let client = hostile(&mut server, &scratch, "");
     let request = json!({ "base": server::base(&scratch) });
     server
         .await_that("it has had enough", |server| server.post("/v1/open", &request).status == 503);

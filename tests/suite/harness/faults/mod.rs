@@ -6,7 +6,7 @@
 //! | `EXDEV` | a tmpfs | cases `a5-other-filesystem`; `acquire::another_filesystem` |
 //! | `EROFS` | a read-only tmpfs | cases `a7-read-only`, `l8-read-only` |
 //! | `EACCES` | no capabilities, modes | cases `a5-no-permission`, `a7-no-directory`, `l11-removal-fails` |
-//! | `EBUSY` | [`busy`] | cases `a5-busy`, `l11-busy` |
+//! | `EBUSY` | a mount, by the judge | cases `a5-busy`, `l11-busy` |
 //! | `EMFILE` | [`descriptors`] | case `a7-no-descriptors`; `error_injection::descriptors` |
 //! | a file or directory vanishes | removal | cases `a5-vanished`, `l12-*` |
 //! | a filesystem hangs, or lacks what others have | [`fuse`] | cases `*-slow-filesystem`, `a1-filesystem-in-user-space` |
@@ -16,11 +16,10 @@
 //! | no memory for the creator | [`memory`] | `error_injection::memory` |
 //! | the wall clock jumps | [`clock`], times of files | `error_injection::clock`; case `a10-future` |
 //!
-//! Cases are those of `fixtures/conformance`, by which every port is judged.
+//! Cases are those of `tests/conformance/cases`, by which every port is judged.
 
-pub(crate) mod busy;
 pub(crate) mod clock;
-pub(crate) mod descriptors;
-pub(crate) mod fuse;
 pub(crate) mod memory;
 pub(crate) mod strace;
+
+pub(crate) use overlay_pool_conformance::faults::{descriptors, fuse};

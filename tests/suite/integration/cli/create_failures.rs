@@ -3,6 +3,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::names;
 use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
@@ -14,8 +17,8 @@ use crate::harness::qcow2::Image;
 #[case::directory_as_base("directory_as_base", 3, &[".", "vm"])]
 #[case::base_is_not_qcow2("base_is_not_qcow2", 3, &["disk.img", "vm"])]
 #[case::base_refers("base_refers", 3, &["overlay.qcow2", "vm"])]
-#[case::smaller_than_base("smaller_than_base", 2, &["--size", "512k", "base.qcow2", "vm"])]
-#[case::larger_than_qcow2("larger_than_qcow2", 2, &["--size", "5P", "base.qcow2", "vm"])]
+#[case::smaller_than_base("smaller_than_base", 3, &["--size", "512k", "base.qcow2", "vm"])]
+#[case::larger_than_qcow2("larger_than_qcow2", 3, &["--size", "5P", "base.qcow2", "vm"])]
 #[case::no_directory("no_directory", 1, &["base.qcow2", "nowhere/vm", "nowhere/vm"])]
 #[case::target_is_a_directory("target_is_a_directory", 4, &["base.qcow2", "."])]
 #[case::first_failure_counts("first_failure_counts", 4, &["base.qcow2", ".", "nowhere/vm"])]
@@ -60,9 +63,8 @@ fn hostile_names_are_one_escaped_line(scratch: Scratch) {
     assert_answer!(scratch, "create_hostile_name", failed);
 }
 
-/// With SIGKILL, while `qemu-img` runs: a real program that never ends.
-#[apply(test)]
-async fn a7_killed_while_creating_leaves_nothing(stage: Stage) {
+/// `create` while its `qemu-img` runs, a real program that never ends.
+async fn hanging_create(stage: &Stage) -> Child {
     let bin = stage.join("bin");
     fs::create_dir(&bin).expect("a directory");
     let script = format!(
@@ -74,13 +76,14 @@ async fn a7_killed_while_creating_leaves_nothing(stage: Stage) {
     fs::set_permissions(bin.join("qemu-img"), Permissions::from_mode(0o755)).expect("its mode");
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
 
-    let mut command = overlay_pool(&stage);
+    let mut command = overlay_pool(stage);
     command.env("PATH", path).args(["create", "--creator", "qemu-img", "base.qcow2", "vm"]);
-    let mut create = command.spawn().expect("the program runs");
+    let create = command.stderr(Stdio::piped()).spawn().expect("the program runs");
     eventually("qemu-img runs", || stage.join("started").exists()).await;
-    create.kill().expect("SIGKILL");
-    create.wait().expect("it ends");
+    create
+}
 
+async fn nothing_is_left(stage: &Stage) {
     let pid = fs::read_to_string(stage.join("started")).expect("its PID");
     let state = Path::new("/proc").join(pid.trim()).join("cmdline");
     // A zombie that nobody reaps has no command line either.
@@ -88,5 +91,37 @@ async fn a7_killed_while_creating_leaves_nothing(stage: Stage) {
         fs::read(&state).is_ok_and(|line| line.is_empty()) || !state.exists()
     })
     .await;
-    assert_eq!(names(&stage), ["base.qcow2", "bin", "started"]);
+    assert_eq!(names(stage), ["base.qcow2", "bin", "started"]);
+}
+
+#[apply(test)]
+async fn a7_killed_while_creating_leaves_nothing(stage: Stage) {
+    let mut create = hanging_create(&stage).await;
+    create.kill().expect("SIGKILL");
+    create.wait().expect("it ends");
+    nothing_is_left(&stage).await;
+}
+
+#[apply(test)]
+#[case(Signal::INT, 130)]
+#[case(Signal::TERM, 143)]
+async fn a12_interrupted_it_says_so_and_leaves_nothing(
+    stage: Stage,
+    #[case] signal: Signal,
+    #[case] code: i32,
+) {
+    let create = hanging_create(&stage).await;
+    kill_process(Pid::from_child(&create), signal).expect("a signal is sent");
+    let output = create.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(code));
+    assert_eq!(output.stderr, b"overlay-pool: interrupted\n");
+    nothing_is_left(&stage).await;
+}
+
+#[apply(test)]
+fn json_tells_what_was_made_and_what_was_not(stage: Stage) {
+    fs::write(stage.join("vm-2"), "precious").expect("a file in the way");
+    let created = answer(&stage, ["create", "--json", "base.qcow2", "vm-1", "vm-2", "vm-3"]);
+    assert_answer!(stage, "create_json", created);
+    assert!(stage.join("vm-1").is_file() && stage.join("vm-3").is_file());
 }

@@ -16,6 +16,7 @@ fn c1_dead_owners_are_swept_and_live_ones_kept(scratch: Scratch) {
     assert_eq!((files(&live.directory), files(&dead)), (Some(2), Some(2)));
 
     assert_answer!(scratch, "gc_dry_run", answer(&scratch, ["gc", "--dry-run"]));
+    assert_answer!(scratch, "gc_dry_run_json", answer(&scratch, ["gc", "--dry-run", "--json"]));
     assert_eq!((files(&live.directory), files(&dead)), (Some(2), Some(2)));
 
     assert_answer!(scratch, "gc", answer(&scratch, ["gc"]));
@@ -76,5 +77,10 @@ fn a_directory_that_others_may_change_is_refused(scratch: Scratch) {
 #[apply(test)]
 fn no_directory_is_nothing_to_do(scratch: Scratch) {
     assert_answer!(scratch, "gc_no_directory", answer(&scratch, ["gc", "--dir", "not-there"]));
+    assert_answer!(
+        scratch,
+        "gc_no_directory_json",
+        answer(&scratch, ["gc", "--dir", "not-there", "--json"])
+    );
     assert!(!scratch.join("not-there").exists());
 }

@@ -14,6 +14,7 @@ use crate::harness::prelude::*;
 #[case("bench")]
 #[case("doctor")]
 #[case("gc")]
+#[case("man")]
 #[case("completions")]
 #[case("serve")]
 fn help_has_examples(scratch: Scratch, #[case] command: &str) {
@@ -28,14 +29,6 @@ fn help_lists_exit_codes(scratch: Scratch) {
 }
 
 #[apply(test)]
-fn version_is_the_package_s(scratch: Scratch) {
-    let version = answer(&scratch, ["--version"]);
-    assert_eq!(version.stdout, concat!("overlay-pool ", env!("CARGO_PKG_VERSION"), "\n"));
-    assert_eq!(version.code, Some(0));
-}
-
-#[apply(test)]
-#[case::no_command("no_command", &[])]
 #[case::unknown_command("unknown_command", &["crate"])]
 #[case::no_target("no_target", &["create", "base.qcow2"])]
 #[case::unknown_option("unknown_option", &["gc", "--dry"])]
@@ -54,6 +47,8 @@ fn usage_error_is_one_line(scratch: Scratch, #[case] name: &str, #[case] args: &
 #[apply(test)]
 #[case(&["--help"])]
 #[case(&["gc"])]
+#[case(&["doctor"])]
+#[case(&["doctor", "--json"])]
 #[case(&["completions", "bash"])]
 fn closed_pipe_is_no_failure(scratch: Scratch, #[case] args: &[&str]) {
     let (reader, writer) = std::io::pipe().expect("a pipe");

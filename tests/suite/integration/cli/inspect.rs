@@ -1,5 +1,7 @@
 //! `inspect`: what was decoded, and the verdict.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -162,4 +164,36 @@ fn qemu_agrees_on_images_that_it_made(scratch: Scratch, #[case] options: &str) {
         let has = features.iter().any(|feature| feature == name);
         assert_eq!(has, data[feature].as_bool().unwrap_or_default(), "{feature}");
     }
+}
+
+/// An overlay says nothing of what its base image was when it was made, but both have their times.
+#[apply(test)]
+fn a10_a_base_that_is_younger_than_its_overlay_is_told(stage: Stage) {
+    assert_eq!(answer(&stage, ["create", "base.qcow2", "vm"]).code, Some(0));
+    let warning = || {
+        let shown = answer(&stage, ["inspect", "vm"]);
+        let found = shown.stdout.lines().find_map(|line| line.strip_prefix("warning"));
+        found.map(|text| text.trim().to_owned()).unwrap_or_default()
+    };
+    assert_eq!(warning(), "");
+    // The clock of files moves in steps.
+    let until = |what: &str, change: &dyn Fn()| {
+        let mut said = warning();
+        for _ in 0..1000 {
+            if said.contains(what) {
+                return;
+            }
+            change();
+            said = warning();
+        }
+        panic!("{said} is not {what}");
+    };
+    let mode =
+        |mode| fs::set_permissions(&stage.base, Permissions::from_mode(mode)).expect("a mode");
+    until("may have changed", &|| mode(0o600));
+    until("is younger than this overlay", &|| drop(stage.another("base.qcow2", 1)));
+
+    let json = answer(&stage, ["inspect", "--json", "vm"]);
+    let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(json["warnings"][0], warning());
 }

@@ -1,9 +1,11 @@
 //! The command line, as its users meet it.
 
 mod acquire;
+mod conventions;
 mod create;
 mod create_failures;
 mod doctor;
+mod foreign;
 mod gc;
 mod general;
 mod images;

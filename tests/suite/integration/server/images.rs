@@ -155,3 +155,40 @@ fn hostile_bases_are_refused(scratch: Scratch) {
     }
     assert_eq!(acquire(&server, &scratch, &good).status, 200);
 }
+
+/// Who named the files otherwise is told, and not left to wonder why nothing is pooled.
+#[apply(test)]
+fn what_is_not_kept_ready_is_told(scratch: Scratch) {
+    let (images, _) = images(&scratch);
+    let server = start(&scratch, &images);
+    assert_eq!(server.get("/readyz").body, "ok\n");
+    server.stop();
+
+    std::fs::remove_file(images.join("python-base-x86_64.qcow2")).expect("it is gone");
+    for name in ["a.qcow2", "b\n.img", "c.qcow2", "d.qcow2", "e.qcow2", ".hidden"] {
+        std::fs::write(images.join(name), "").expect("a file");
+    }
+    let server = start(&scratch, &images);
+    let expected = [
+        "there is no base image to keep overlays ready of".to_owned(),
+        format!(
+            "not kept ready, since their names don't fit *-base-*.qcow2: a.qcow2, b\\n.img, c.qcow2 \
+             and 2 more in {}; rename them, or name them with --base",
+            images.display()
+        ),
+    ];
+    let answer = server.get("/readyz");
+    assert_eq!(
+        (answer.status, answer.body),
+        (200, format!("ok\nnote: {}\n", expected.join("\nnote: ")))
+    );
+    let log = server.log();
+    assert!(log.contains(&expected[0]) && log.contains("and 2 more in "), "{log}");
+
+    // A rescan looks anew.
+    std::fs::rename(images.join("a.qcow2"), images.join("a-base-1.qcow2")).expect("a name");
+    assert_eq!(server.post("/v1/rescan", &Value::Null).status, 204);
+    let answer = server.get("/readyz").body;
+    assert!(!answer.contains("no base image") && answer.contains("and 1 more"), "{answer}");
+    server.stop();
+}

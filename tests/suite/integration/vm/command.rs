@@ -22,8 +22,7 @@ fn exec(scratch: &Path) -> Command {
     command
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn hello_from_pool(scratch: Scratch) {
     let answer = run(exec(&scratch).args(["python", "-c", "print('hello from pool')"]));
     assert_eq!((answer.code, &*answer.stdout), (Some(0), "hello from pool\n"), "{answer}");
@@ -32,7 +31,7 @@ fn hello_from_pool(scratch: Scratch) {
     let code = "import sys\nprint('out'); print('err', file=sys.stderr); sys.exit(3)";
     std::fs::write(scratch.join("code.py"), code).expect("a file");
     let kept = scratch.join("kept.qcow2");
-    let answer = run(exec(&scratch).args(["python", "code.py", "--keep"]).arg(&kept));
+    let answer = run(exec(&scratch).arg("--keep").arg(&kept).args(["python", "code.py"]));
     let said = (answer.code, &*answer.stdout, &*answer.stderr);
     assert_eq!(said, (Some(3), "out\n", "err\n"), "{answer}");
     assert!(kept.is_file());
@@ -40,8 +39,7 @@ fn hello_from_pool(scratch: Scratch) {
     assert!(!left.exists(), "{:?} are left", left.read_dir().map(Vec::from_iter));
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 fn json_from_standard_input(scratch: Scratch) {
     let mut command = exec(&scratch);
     command.args(["python", "--json", "--timeout", "50"]);
@@ -60,12 +58,107 @@ fn json_from_standard_input(scratch: Scratch) {
     }
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
+fn arguments_input_and_environment(scratch: Scratch) {
+    std::fs::write(
+        scratch.join("code.py"),
+        "import os, sys\nprint(sys.argv, os.environ['A'], input())",
+    )
+    .expect("a file");
+    std::fs::write(scratch.join("data"), "data\n").expect("a file");
+    let mut command = exec(&scratch);
+    command.args(["--env", "A=b", "py", "code.py", "-x", "--json"]);
+    command.stdin(std::fs::File::open(scratch.join("data")).expect("a file"));
+    let answer = run(&mut command);
+    assert_eq!(answer.stdout, "['code.py', '-x', '--json'] b data\n", "{answer}");
+    assert_eq!(answer.code, Some(0), "{answer}");
+}
+
+#[apply(test)]
+fn limits_are_named(scratch: Scratch) {
+    let code = "print('begun')\nimport time\ntime.sleep(1000)";
+    let answer = run(exec(&scratch).args(["--timeout", "20", "python", "-c", code]));
+    assert_eq!((answer.code, &*answer.stdout), (Some(124), "begun\n"), "{answer}");
+    assert!(answer.stderr.contains("killed after 20 s") && answer.stderr.contains("--timeout"));
+
+    let code = "print('x' * 100)";
+    let mut command = exec(&scratch);
+    command.env("OVERLAY_POOL_MAX_OUTPUT", "10").args(["python", "-c", code]);
+    let answer = run(&mut command);
+    assert_eq!(answer.stdout, "x".repeat(10));
+    assert!(answer.stderr.contains("cut after 10 bytes"), "{answer}");
+}
+
+#[apply(test)]
+fn an_interrupt_ends_it_with_what_came(scratch: Scratch) {
+    use std::io::{BufRead, BufReader};
+    let code = "print('begun')\nimport time\ntime.sleep(1000)";
+    let mut command = exec(&scratch);
+    command.args(["python", "-c", code]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the program runs");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "begun\n", "it comes as it is written");
+    let pid = i32::try_from(child.id()).expect("a PID");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a PID");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is interrupted");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert_eq!(scratch.join("pool").read_dir().map_or(0, Iterator::count), 0);
+}
+
+/// A state that is damaged is removed, the VM boots, and that is said; the next one saves another.
+#[apply(test)]
+fn a_damaged_state_is_told(scratch: Scratch) {
+    let hello = || {
+        let mut command = exec(&scratch);
+        command.env("OVERLAY_POOL_STATES", scratch.join("states"));
+        run(command.args(["python", "-c", "print('hello')"]))
+    };
+    let said = |answer: &cli::Answer| answer.stderr.contains("no saved state could be resumed");
+    assert!(!said(&hello()));
+    let entries = scratch.join("states").read_dir().expect("a folder").flatten();
+    let state = entries.map(|entry| entry.path()).find(|path| path.is_dir()).expect("a state");
+    // Truncated, as a disk that was full or a copy that was cut off leaves it.
+    let (ram, private) = (state.join("ram"), std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    std::fs::set_permissions(&ram, private).expect("a mode");
+    let file = std::fs::File::options().write(true).open(&ram).expect("the state");
+    file.set_len(file.metadata().expect("its length").len() / 2).expect("truncated");
+    let answer = hello();
+    assert_eq!((answer.code, &*answer.stdout), (Some(0), "hello\n"), "{answer}");
+    assert!(said(&answer), "{answer}");
+    assert!(!ram.exists());
+    let answer = hello();
+    assert!(!said(&answer), "{answer}");
+}
+
+/// The host's disk is full: that is said, and at once.
+#[apply(test)]
+#[needs(MountNamespace)]
+fn a_host_without_space_is_named(scratch: Scratch) {
+    let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
+    let pool = scratch.join("pool");
+    std::fs::create_dir(&pool).expect("a folder");
+    let setup = format!("mount -t tmpfs -o size=16m tmpfs {}", pool.display());
+    let mut command = cli::overlay_pool_after(&setup, &scratch);
+    command.arg("exec").env("OVERLAY_POOL_IMAGES", images()).env("OVERLAY_POOL_STATES", states());
+    command.args(["--accel", accelerator.as_str(), "python", "-c"]);
+    let code = "import os\nwith open('/root/file', 'wb') as file:\n  for _ in range(64):\n    \
+                file.write(os.urandom(1 << 20))\n  os.fsync(file.fileno())\nprint('written')";
+    let answer = run(command.arg(code));
+    assert_eq!((answer.code, &*answer.stdout), (Some(125), ""), "{answer}");
+    assert!(answer.stderr.contains("no space is left in"), "{answer}");
+}
+
+#[apply(test)]
 fn what_keeps_code_from_running(scratch: Scratch) {
     let answer = run(exec(&scratch).args(["python", "missing.py"]));
     assert_eq!(answer.code, Some(125), "{answer}");
     assert!(answer.stderr.contains("missing.py"), "{answer}");
+    let answer = run(exec(&scratch).args(["python", "print('hello')"]));
+    assert!(answer.stderr.contains("give code with -c"), "{answer}");
+    std::fs::write(scratch.join("kept.qcow2"), "").expect("a file");
+    let answer = run(exec(&scratch).args(["--keep", "kept.qcow2", "python", "-c", "print()"]));
+    assert_eq!((answer.code, &*answer.stdout), (Some(4), ""), "{answer}");
     let answer = run(exec(&scratch).args(["raw", "-c", "true"]));
     assert_eq!(answer.code, Some(125), "{answer}");
     assert!(answer.stderr.contains("no base image of raw"), "{answer}");
@@ -75,8 +168,7 @@ fn what_keeps_code_from_running(scratch: Scratch) {
 }
 
 /// QEMU dies with its owner, however that ends; the next owner removes what it left.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_killed_owner_leaves_no_qemu(scratch: Scratch) {
     let mut owner = exec(&scratch)
         .args(["python", "-c", "import time; time.sleep(1000)"])
@@ -101,25 +193,28 @@ async fn a_killed_owner_leaves_no_qemu(scratch: Scratch) {
     assert_eq!(left(), 0, "{answer}");
 }
 
-#[rstest]
-#[test_attr(apply(case))]
-fn the_bench_measures_boots_and_resumes(scratch: Scratch) {
+#[apply(test)]
+fn the_bench_measures_each_way_to_a_vm(scratch: Scratch) {
     let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
     let mut command = bench::command("vm", &scratch);
-    command.env("OVERLAY_POOL_IMAGES", images());
-    let answer = run(command.args(["--count", "1", "--json", "--accel", accelerator.as_str()]));
-    let facts: Value = serde_json::from_str(&answer.stdout).expect("JSON");
+    command.env("OVERLAY_POOL_IMAGES", images()).args(["--accel", accelerator.as_str()]);
+    let answer = run(command.args(["--count", "1", "--waiting", "1", "--seconds", "1", "--json"]));
+    let facts: Value = serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{answer}"));
     let targets = facts["targets"].as_array().expect("targets");
     let missed = targets.iter().any(|target| target["verdict"] == "missed");
-    assert_eq!((answer.code, targets.len()), (Some(i32::from(missed)), 4), "{answer}");
-    for kind in ["boot", "resume"] {
-        let of = |phase: &str| facts["columns"][kind][phase].as_f64().expect("milliseconds");
-        let phases = ["overlay_ms", "spawn_ms", "boot_ms", "renew_ms", "execute_ms"];
-        let sum: f64 = phases.map(of).iter().sum();
-        assert!((sum - of("hello_ms")).abs() < 1e-3, "the phases are all there is: {facts}");
-        let share = of(&format!("overlay_percent_of_{kind}"));
-        assert!((share * of("hello_ms") - 100.0 * of("overlay_ms")).abs() < 1e-6, "{facts}");
+    assert_eq!((answer.code, targets.len()), (Some(i32::from(missed)), 10), "{answer}");
+    for language in ["python", "node"] {
+        let of = |name: &str| facts[language][name].as_f64().expect("a figure");
+        for figure in ["boot_ms", "miss_ms", "warm_ms", "exec_ms", "pss_mib"] {
+            assert!(of(figure) > 0.0, "{facts}");
+        }
+        assert!((of("boot_by_warm") * of("warm_ms") - of("boot_ms")).abs() < 1e-3, "{facts}");
+        let parts = ["overlay_ms", "spawn_ms", "load_ms", "renew_ms"].map(of).iter().sum::<f64>();
+        assert!(parts <= of("miss_ms"), "what the creation took is a part of it: {facts}");
     }
+    let load = |name: &str| facts["load"][name].as_f64().expect("a figure");
+    assert_eq!((load("asks_at_1"), load("asks_at_10")), (1.0, 10.0), "{facts}");
+    assert_eq!((load("failures_at_1"), load("failures_at_10")), (0.0, 0.0), "{facts}");
     let left: Vec<_> = scratch.read_dir().expect("a folder").flatten().collect();
     assert!(left.is_empty(), "{left:?} are left");
 }

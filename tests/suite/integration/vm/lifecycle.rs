@@ -10,8 +10,7 @@ use crate::harness::vms::{assert_no_vm_left, create, prints, settings, started};
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn over_the_limit_a_vm_is_refused_before_qemu_starts(scratch: Scratch) {
     let settings = VmSettings { max_concurrent_vms: 1, ..settings(&scratch) };
     let manager = started(settings, Language::Python).await;
@@ -33,8 +32,7 @@ async fn over_the_limit_a_vm_is_refused_before_qemu_starts(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn what_is_refused_leaves_nothing(scratch: Scratch) {
     let manager = VmManager::new(settings(&scratch));
     let create = |id| manager.create_vm(Language::Python, id, "task");
@@ -56,8 +54,7 @@ async fn what_is_refused_leaves_nothing(scratch: Scratch) {
 }
 
 /// QEMU says why, and so does the error.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_qemu_that_refuses_to_start_is_quoted(scratch: Scratch) {
     let kernel = scratch.join("kernel");
     std::fs::write(&kernel, "no kernel").expect("a file");
@@ -71,8 +68,7 @@ async fn a_qemu_that_refuses_to_start_is_quoted(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn twenty_rounds_leave_nothing(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Python).await;
     for round in 0..20 {
@@ -86,8 +82,7 @@ async fn twenty_rounds_leave_nothing(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_dropped_manager_leaves_nothing(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Python).await;
     let vm = create(&manager, Language::Python).await;
@@ -96,8 +91,7 @@ async fn a_dropped_manager_leaves_nothing(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_vm_that_is_being_made_can_be_given_up(scratch: Scratch) {
     let settings = VmSettings { resume: false, ..settings(&scratch) };
     let manager = started(settings, Language::Python).await;
@@ -125,8 +119,7 @@ async fn a_vm_that_is_being_made_can_be_given_up(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn private_files(scratch: Scratch) {
     use std::os::unix::fs::PermissionsExt;
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o7777;
@@ -145,8 +138,7 @@ async fn private_files(scratch: Scratch) {
 }
 
 /// TCG only where it was asked for.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn auto_never_falls_back_to_tcg(scratch: Scratch) {
     let settings = VmSettings { accelerator: Accelerator::Auto, ..settings(&scratch) };
     let manager = VmManager::new(settings);

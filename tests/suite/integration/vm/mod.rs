@@ -3,5 +3,7 @@
 mod command;
 mod fault;
 mod lifecycle;
+mod randomness;
 mod resume;
 mod run;
+mod warm;

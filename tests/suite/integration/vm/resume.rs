@@ -1,41 +1,18 @@
 //! VMs are resumed from a saved state instead of booted.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use overlay_pool::vm::{Language, Start, VmSettings};
+use overlay_pool::vm::{Language, Start, VmSettings, VmState};
 
 use crate::harness::prelude::*;
-use crate::harness::vms::{assert_no_vm_left, create, prints, settings, started};
+use crate::harness::vms::{assert_no_vm_left, create, images, prints, settings, started};
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
 
-/// Nothing of what makes a machine one of its own is shared.
-#[rstest]
-#[test_attr(apply(case))]
-async fn two_vms_of_one_state_are_two(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let create = || create(&manager, Language::Python);
-    let (one, two) = tokio::join!(create(), create());
-    assert_eq!((one.start(), two.start()), (Some(Start::Resumed), Some(Start::Resumed)));
-    let code =
-        "import os\nprint(os.urandom(32).hex())\nprint(open('/etc/machine-id').read().strip())
-print(open('/proc/sys/kernel/random/boot_id').read().strip())\nprint(os.uname().nodename)
-print(os.environ.get('PYTHONHASHSEED', hash('seed')))";
-    let (one, two) = tokio::join!(prints(&one, code), prints(&two, code));
-    let (one, two): (Vec<_>, Vec<_>) = (one.lines().collect(), two.lines().collect());
-    assert_eq!((one.len(), two.len()), (5, 5), "{one:?} {two:?}");
-    for (one, two) in one.iter().zip(&two) {
-        assert_ne!(one, two);
-    }
-    manager.stop().await;
-    assert_no_vm_left(&scratch).await;
-}
-
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn the_clock_is_right(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Python).await;
     let vm = create(&manager, Language::Python).await;
@@ -50,8 +27,7 @@ async fn the_clock_is_right(scratch: Scratch) {
 }
 
 /// A state that is damaged, and one that was saved for another key.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_bad_state_is_not_resumed(scratch: Scratch) {
     let states = scratch.join("states");
     let settings = VmSettings { states_dir: Some(states.clone()), ..settings(&scratch) };
@@ -61,10 +37,12 @@ async fn a_bad_state_is_not_resumed(scratch: Scratch) {
     manager.destroy_vm(&vm).await;
     let state = only_entry(&states);
     assert_eq!(mode(&state), 0o700);
-    assert_eq!(mode(&state.join("state")), 0o600);
+    assert_eq!(["ram", "devices", "state.json"].map(|file| mode(&state.join(file))), [0o400; 3]);
 
     // One bit, in the middle of the guest's memory.
-    let file = File::options().read(true).write(true).open(state.join("state")).expect("a state");
+    let ram = state.join("ram");
+    std::fs::set_permissions(&ram, Permissions::from_mode(0o600)).expect("a mode");
+    let file = File::options().read(true).write(true).open(ram).expect("a state");
     let at = file.metadata().expect("its length").len() / 2;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("a byte");
@@ -85,6 +63,7 @@ async fn a_bad_state_is_not_resumed(scratch: Scratch) {
     let other = only_entry(&states);
     assert_ne!(other, state, "another key has another name");
     // Under the first one's name it is refused, and replaced.
+    assert!(!state.exists());
     std::fs::rename(&other, &state).expect("renamed");
     let settings = VmSettings { memory_mib: None, ..settings };
     let manager = started(settings, Language::Python).await;
@@ -97,8 +76,53 @@ async fn a_bad_state_is_not_resumed(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
+/// A base image that is replaced in place looks the same but for its change time.
+#[apply(test)]
+async fn a_state_of_another_content_is_not_resumed(scratch: Scratch) {
+    let images_dir = scratch.join("images");
+    std::fs::create_dir(&images_dir).expect("a folder");
+    for entry in images().read_dir().expect("the images").flatten() {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("python") {
+            std::fs::copy(entry.path(), images_dir.join(name)).expect("a copy");
+        } else {
+            std::os::unix::fs::symlink(entry.path(), images_dir.join(name)).expect("a link");
+        }
+    }
+    let states = scratch.join("states");
+    let settings = VmSettings {
+        states_dir: Some(states.clone()),
+        base_images_dir: images_dir,
+        ..settings(&scratch)
+    };
+    let manager = started(settings.clone(), Language::Python).await;
+    let vm = create(&manager, Language::Python).await;
+    let base = manager.base_image(Language::Python).expect("a base image");
+    manager.stop().await;
+    assert_eq!(vm.state(), VmState::Destroyed);
+    let first = only_entry(&states);
+
+    // A byte of the file system's label, in a cluster that isn't compressed or not: any will do.
+    let before = base.metadata().expect("a file");
+    let file = File::options().read(true).write(true).open(&base).expect("the base image");
+    let at = before.len() - 1;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
+    file.set_modified(before.modified().expect("a time")).expect("the same time");
+    let manager = started(settings, Language::Python).await;
+    let vm = create(&manager, Language::Python).await;
+    assert_eq!(vm.start(), Some(Start::Resumed));
+    manager.stop().await;
+    let states: Vec<_> = states.read_dir().expect("a folder").flatten().collect();
+    let others = states.iter().filter(|entry| entry.path().is_dir() && entry.path() != first);
+    assert_eq!(others.count(), 1, "another state was saved: {states:?}");
+}
+
 fn only_entry(directory: &Path) -> PathBuf {
-    let entries: Vec<_> = directory.read_dir().expect("a folder").flatten().collect();
+    let entries = directory.read_dir().expect("a folder").flatten();
+    // Beside the list of hashes.
+    let entries: Vec<_> = entries.filter(|entry| entry.path().is_dir()).collect();
     assert_eq!(entries.len(), 1, "{entries:?}");
     entries[0].path()
 }

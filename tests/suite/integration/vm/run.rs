@@ -4,8 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use overlay_pool::Source;
-use overlay_pool::vm::{End, FileCheck, Language, Manifest, Start, VmError, VmSettings, VmState};
+use overlay_pool::vm::{
+    End, FileCheck, Language, Manifest, Program, Start, VmError, VmSettings, VmState,
+};
 use rustix::process::{Signal, kill_process};
+use tokio::sync::mpsc;
 
 use crate::harness::prelude::*;
 use crate::harness::qemu;
@@ -13,8 +16,7 @@ use crate::harness::vms::{assert_no_vm_left, create, execute, images, prints, se
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator, Need::QemuImg];
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_vm_boots_on_a_pooled_overlay(scratch: Scratch) {
     let settings = VmSettings { resume: false, ..settings(&scratch) };
     let manager = started(settings, Language::Python).await;
@@ -44,8 +46,7 @@ async fn a_vm_boots_on_a_pooled_overlay(scratch: Scratch) {
 }
 
 /// Of at most four VMs two have their overlays ready; the third's is made on demand.
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn three_vms_at_once(scratch: Scratch) {
     let settings = VmSettings { max_concurrent_vms: 4, ..settings(&scratch) };
     let manager = started(settings, Language::Python).await;
@@ -64,8 +65,7 @@ async fn three_vms_at_once(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn two_vms_write_to_the_same_place_of_their_base(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Python).await;
     let create = || create(&manager, Language::Python);
@@ -80,8 +80,7 @@ async fn two_vms_write_to_the_same_place_of_their_base(scratch: Scratch) {
     manager.stop().await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn javascript_prints(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Javascript).await;
     let vm = create(&manager, Language::Javascript).await;
@@ -89,8 +88,7 @@ async fn javascript_prints(scratch: Scratch) {
     manager.stop().await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn outputs_and_ends(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Python).await;
     let vm = create(&manager, Language::Python).await;
@@ -122,8 +120,7 @@ async fn outputs_and_ends(scratch: Scratch) {
     manager.stop().await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_time_out_kills_what_runs_and_leaves_the_vm_usable(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Python).await;
     let vm = create(&manager, Language::Python).await;
@@ -152,8 +149,7 @@ async fn a_time_out_kills_what_runs_and_leaves_the_vm_usable(scratch: Scratch) {
     manager.stop().await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn one_code_at_a_time(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Python).await;
     let vm = create(&manager, Language::Python).await;
@@ -172,8 +168,7 @@ async fn one_code_at_a_time(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
-#[rstest]
-#[test_attr(apply(case))]
+#[apply(test)]
 async fn a_stopped_qemu_is_given_up(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::Python).await;
     let vm = create(&manager, Language::Python).await;
@@ -181,8 +176,72 @@ async fn a_stopped_qemu_is_given_up(scratch: Scratch) {
     let pid = rustix::process::Pid::from_raw(pid).expect("a PID");
     kill_process(pid, Signal::STOP).expect("it is stopped");
     let error = vm.execute("print()", Some(Duration::from_secs(1))).await.expect_err("no answer");
-    assert!(matches!(error, VmError::Agent { .. }), "{error}");
+    assert!(matches!(error, VmError::Guest { .. }), "{error}");
     assert_eq!(vm.state(), VmState::Destroyed);
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
+}
+
+#[apply(test)]
+async fn a_program_gets_what_it_is_given(
+    scratch: Scratch,
+    #[values(Language::Python, Language::Javascript)] language: Language,
+) {
+    let manager = started(settings(&scratch), language).await;
+    let vm = create(&manager, language).await;
+    let code = match language {
+        Language::Javascript => {
+            "const fs = require('fs'); const [, ...args] = process.argv.slice(1);
+console.log(args.join(' '), process.env.MODE, fs.readFileSync(0).length)"
+        }
+        _ => {
+            "import os, sys
+print(*sys.argv[1:], os.environ['MODE'], len(sys.stdin.buffer.read()))"
+        }
+    };
+    let said = async |program: Program| {
+        // More than a window of it.
+        let (input, mut parts) = (vec![b'x'; 300_000], mpsc::channel(4));
+        let (outcome, text) = tokio::join!(vm.run(&program, &input[..], parts.0), async {
+            let mut text = Vec::new();
+            while let Some((_, part)) = parts.1.recv().await {
+                text.extend(part);
+            }
+            String::from_utf8(text).expect("text")
+        });
+        assert_eq!(outcome.expect("an end").end, End::Code(0), "{text}");
+        text
+    };
+    let program = Program::new(code).argument("one").argument("two words").variable("MODE", "test");
+    assert_eq!(said(program.clone()).await, "one two words test 300000\n");
+    // An interpreter that waits has started without this one.
+    let early = match language {
+        Language::Javascript => ("NODE_OPTIONS", "--no-warnings"),
+        _ => ("PYTHONHASHSEED", "0"),
+    };
+    assert_eq!(said(program.variable(early.0, early.1)).await, "one two words test 300000\n");
+    manager.stop().await;
+}
+
+#[apply(test)]
+async fn files_go_in_and_come_out(scratch: Scratch) {
+    let manager = started(settings(&scratch), Language::Python).await;
+    let vm = create(&manager, Language::Python).await;
+    let bytes: Vec<u8> = (0..200_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+    vm.put_file("/root/in", 0o640, &bytes).await.expect("a file goes in");
+    let code = "import os\nprint(oct(os.stat('in').st_mode))\n\
+                open('out', 'wb').write(open('in', 'rb').read()[::-1])";
+    assert_eq!(prints(&vm, code).await, "0o100640\n");
+    let mut out = vm.get_file("/root/out", 200_000).await.expect("a file comes out");
+    out.reverse();
+    assert!(out == bytes);
+    for (path, limit, why) in
+        [("/root/out", 199_999, "too large"), ("/none", 1, "No such file"), ("/root", 1, "Invalid")]
+    {
+        let error = vm.get_file(path, limit).await.expect_err(path).to_string();
+        assert!(error.to_lowercase().contains(&why.to_lowercase()), "{error}");
+    }
+    vm.put_file("/none/in", 0o600, &bytes).await.expect_err("no such directory");
+    assert_eq!(prints(&vm, "print('usable')").await, "usable\n");
+    manager.stop().await;
 }

@@ -1,0 +1,39 @@
+//! What an administrator may have meant otherwise: directories of images without base images.
+
+use std::path::{Path, PathBuf};
+
+use crate::image::overlooked;
+use crate::paths;
+
+/// How many names are told.
+const TOLD: usize = 3;
+
+/// Of `count` base images to keep ready, and the directories that they were looked for in: what is
+/// to be known, a sentence each.
+pub(super) fn notes(count: usize, images: impl Iterator<Item = PathBuf>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if count == 0 {
+        notes.push("there is no base image to keep overlays ready of".to_owned());
+    }
+    for directory in images {
+        let names = overlooked(&directory);
+        if names.is_empty() {
+            continue;
+        }
+        let more = names.len().saturating_sub(TOLD);
+        let told: Vec<_> = names.iter().take(TOLD).map(|name| shown(name.as_ref())).collect();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        notes.push(format!(
+            "not kept ready, since their names don't fit *-base-*.qcow2: {}{more} in {}; rename \
+             them, or name them with --base",
+            told.join(", "),
+            shown(&directory),
+        ));
+    }
+    notes
+}
+
+/// On one line, whatever is in a name.
+fn shown(path: &Path) -> String {
+    paths::text(path, |valid| valid.escape_debug().to_string())
+}

@@ -1,0 +1,81 @@
+//! What VMs need besides QEMU: guest images, and what is saved of booted guests.
+
+use std::fs;
+use std::path::Path;
+
+use indicatif::BinaryBytes;
+use overlay_pool::vm::{Manifest, VmSettings};
+use rustix::io::Errno;
+
+use super::Finding;
+
+const IMAGES: &str = "guest images";
+const STATES: &str = "saved states";
+const EXEC: &str = "exec";
+
+pub(super) fn look() -> Vec<Finding> {
+    let settings = match VmSettings::from_env() {
+        Ok(settings) => settings,
+        Err(error) => return vec![Finding::bad(EXEC, error, "or unset it")],
+    };
+    let directory = &settings.base_images_dir;
+    let shown = directory.display();
+    let manifest = Manifest::read(directory);
+    let images = match &manifest {
+        Ok(manifest) => Finding {
+            details: format!("recipe {}; overlay-pool images verifies them", manifest.recipe),
+            ..Finding::ok(IMAGES, format!("{shown}: {} files", manifest.files.len()))
+        },
+        Err(error) => Finding {
+            details: error.to_string(),
+            ..Finding::note(
+                IMAGES,
+                format!("none in {shown}"),
+                "name their directory with OVERLAY_POOL_IMAGES, or build them with \
+                 overlay-pool images --build in a checkout",
+            )
+        },
+    };
+    let accelerator = settings.accelerator.resolve();
+    let exec = match (manifest, accelerator) {
+        (Err(_), _) => Finding::note(EXEC, "no guest images", "see the line about them"),
+        (Ok(_), Err(error)) => Finding {
+            details: error.to_string(),
+            ..Finding::note(EXEC, "nothing to run guests on", "try exec --accel tcg")
+        },
+        (Ok(_), Ok(accelerator)) => Finding::ok(EXEC, format!("can run code, on {accelerator}")),
+    };
+    vec![images, states(&settings.states()), exec]
+}
+
+fn states(directory: &Path) -> Finding {
+    let shown = directory.display();
+    match size(directory) {
+        Ok((0, _)) => Finding::ok(STATES, format!("{shown}: none")),
+        Ok((count, bytes)) => {
+            Finding::ok(STATES, format!("{shown}: {count}, {}", BinaryBytes(bytes)))
+        }
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {
+            Finding::ok(STATES, format!("{shown}: none"))
+        }
+        Err(error) => Finding::note(STATES, format!("{shown}: {error}"), "let this user read it"),
+    }
+}
+
+/// How many states there are, and the bytes on disk of all.
+fn size(directory: &Path) -> std::io::Result<(usize, u64)> {
+    use std::os::unix::fs::MetadataExt;
+
+    let (mut count, mut blocks) = (0, 0);
+    for state in fs::read_dir(directory)? {
+        let state = state?;
+        if !state.file_type()?.is_dir() {
+            continue;
+        }
+        count += 1;
+        for file in fs::read_dir(state.path())? {
+            blocks += file?.metadata()?.blocks();
+        }
+    }
+    Ok((count, blocks * 512))
+}

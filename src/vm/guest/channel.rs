@@ -1,0 +1,81 @@
+//! The connection to a guest's supervisor.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::error::GuestError;
+use super::frame::{Decoder, MAX_PAYLOAD, Report, Request};
+
+/// How many bytes are read at once.
+const BUFFER: usize = 16 << 10;
+
+/// Requests out, reports in. A call that is dropped leaves no half of a frame: a task of its own
+/// writes. What it holds is bounded, since no more code and input is sent than was taken.
+#[derive(Debug)]
+pub(super) struct Channel {
+    reader: OwnedReadHalf,
+    decoder: Decoder,
+    /// What is read goes here first.
+    buffer: Box<[u8]>,
+    outgoing: mpsc::UnboundedSender<Vec<u8>>,
+    _writer: JoinSet<()>,
+}
+
+impl Channel {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        let (outgoing, frames) = mpsc::unbounded_channel();
+        let mut task = JoinSet::new();
+        task.spawn(write(writer, frames));
+        let (decoder, buffer) = (Decoder::default(), vec![0; BUFFER].into_boxed_slice());
+        Self { reader, decoder, buffer, outgoing, _writer: task }
+    }
+
+    /// Sends requests, all or none of them. That QEMU has gone shows when the answer is read.
+    pub(super) fn send(&self, requests: &[Request<'_>]) -> Result<(), GuestError> {
+        let mut frames = Vec::new();
+        for request in requests {
+            let too_long = |_| GuestError::TooLong {
+                what: "the program's arguments and environment",
+                limit: MAX_PAYLOAD,
+            };
+            request.encode(&mut frames).map_err(too_long)?;
+        }
+        let _ = self.outgoing.send(frames);
+        Ok(())
+    }
+
+    /// The next report. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Result<Report, GuestError> {
+        loop {
+            if let Some(report) = self.decoder.next()? {
+                return Ok(report);
+            }
+            match self.reader.read(&mut self.buffer).await {
+                Ok(read @ 1..) => self.decoder.push(&self.buffer[..read]),
+                _ => return Err(GuestError::Closed),
+            }
+        }
+    }
+
+    /// The next report, until the deadline.
+    pub(super) async fn next_until(
+        &mut self,
+        deadline: Instant,
+        what: &'static str,
+    ) -> Result<Report, GuestError> {
+        timeout_at(deadline, self.next()).await.unwrap_or(Err(GuestError::Silent(what)))
+    }
+}
+
+async fn write(mut writer: OwnedWriteHalf, mut frames: mpsc::UnboundedReceiver<Vec<u8>>) {
+    while let Some(frames) = frames.recv().await {
+        if writer.write_all(&frames).await.is_err() {
+            return;
+        }
+    }
+}

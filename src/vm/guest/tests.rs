@@ -1,0 +1,203 @@
+//! A guest that lies: what it says ends in a value or an error, in bounded time and room.
+
+use std::time::Duration;
+
+use rstest::rstest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, empty, repeat};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Guest, GuestError, Ran, Run};
+use crate::vm::execution::End;
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a length").to_le_bytes();
+    [&[kind], &length[..3], payload].concat()
+}
+
+const OUTPUT: u8 = 5;
+const TAKEN: u8 = 8;
+const EXIT: u8 = 9;
+const CANCELLED: u8 = 13;
+const CANCEL: u8 = 6;
+
+/// The next frame that the host sent; none if it is gone.
+async fn request(stream: &mut UnixStream) -> Option<(u8, Vec<u8>)> {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).await.ok()?;
+    let length = u32::from_le_bytes([header[1], header[2], header[3], 0]);
+    let mut payload = vec![0; usize::try_from(length).expect("a length")];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((header[0], payload))
+}
+
+/// A guest that says `said` when a program is run, and hears what comes after that.
+fn guest(said: Vec<u8>) -> Guest {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    tokio::spawn(async move {
+        let (mut reader, mut writer) = theirs.split();
+        let _ = writer.write_all(&said).await;
+        let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
+    });
+    Guest::new(ours)
+}
+
+/// Runs a program that may write 1,000 bytes, and throws them away.
+async fn run(guest: &mut Guest, patience: Duration) -> Result<Ran, GuestError> {
+    let deadline = Instant::now() + patience;
+    let run = Run { start: None, code: b"code", limit: 1000, deadline };
+    let (sender, mut parts) = mpsc::channel(1);
+    let (ran, ()) = tokio::join!(guest.run(run, empty(), sender), async {
+        while parts.recv().await.is_some() {}
+    });
+    ran
+}
+
+#[rstest]
+#[case::output_over_the_limit(frame(OUTPUT, &[b'x'; 1001]), "more output than it may send")]
+#[case::output_in_parts(frame(OUTPUT, &[b'x'; 400]).repeat(3), "more output than it may send")]
+#[case::taken_unsent(frame(TAKEN, &[1, 1, 0, 0, 0]), "more taken than was sent")]
+#[case::taken_wrapping(frame(TAKEN, &[0, 255, 255, 255, 255]), "more taken than was sent")]
+#[case::a_file(frame(11, b"x"), "a report that doesn't belong to a program")]
+#[case::a_long_frame(vec![OUTPUT, 255, 255, 255], "a frame of 16777215 bytes")]
+#[case::no_frame(b"{\"return\": {}}\n".to_vec(), "a frame of")]
+#[case::cancelled_unasked(frame(CANCELLED, &[]), "a report that doesn't belong to a program")]
+#[tokio::test]
+async fn lies_end_the_call(#[case] said: Vec<u8>, #[case] why: &str) {
+    let error = run(&mut guest(said), Duration::from_secs(60)).await.expect_err("a lie");
+    assert!(error.to_string().contains(why), "{error}");
+}
+
+/// It answers, again and again, and never to the point.
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_always_answers_is_given_up_at_the_deadline() {
+    let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    let (mut reader, mut writer) = theirs.into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
+    tokio::spawn(async move {
+        while writer.write_all(&frame(3, &[])).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let begin = Instant::now();
+    let error = run(&mut Guest::new(ours), Duration::from_secs(2)).await.expect_err("no end");
+    assert!(matches!(error, GuestError::Silent(_)), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(13), "{:?}", begin.elapsed());
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn every_call_ends_by_its_deadline() {
+    let deadline = || Instant::now() + Duration::from_secs(2);
+    let silent = |result| matches!(result, Err(GuestError::Silent(_)));
+    let mut mute = guest(Vec::new());
+    assert!(silent(mute.begun(deadline()).await));
+    mute.renew("name").expect("asked");
+    assert!(silent(mute.renewed(deadline()).await));
+    let mut mute = guest(Vec::new());
+    assert!(silent(mute.prepared(deadline()).await));
+    assert!(silent(mute.put("/file", 0o644, b"bytes", deadline()).await));
+    let mut mute = guest(Vec::new());
+    assert!(silent(mute.get("/file", 10, deadline()).await.map(drop)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_file_of_more_than_was_asked_for_is_a_lie() {
+    let mut guest = guest(frame(11, &[0; 600]).repeat(2));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let error = guest.get("/file", 1000, deadline).await.expect_err("too much");
+    assert!(error.to_string().contains("more than was asked for"), "{error}");
+}
+
+/// What the program doesn't read isn't sent: the window holds, and nothing else waits for it.
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn no_more_is_sent_than_the_guest_has_room_for() {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    let guest = tokio::spawn(async move {
+        let (mut code, mut input) = (0, 0);
+        // The program takes nothing, until it is killed.
+        while let Some((kind, payload)) = request(&mut theirs).await {
+            match kind {
+                4 => code += payload.len(),
+                5 => input += payload.len(),
+                CANCEL => {
+                    let end = [frame(EXIT, &[1, 9]), frame(CANCELLED, &[])].concat();
+                    theirs.write_all(&end).await.expect("the host hears");
+                }
+                _ => {}
+            }
+        }
+        (code, input)
+    });
+    let mut host = Guest::new(ours);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let code = vec![b'#'; 1 << 20];
+    let run = Run { start: None, code: &code, limit: 1000, deadline };
+    let (sender, _parts) = mpsc::channel(1);
+    let ran = host.run(run, repeat(b'x'), sender).await.expect("an end");
+    assert_eq!(ran.end, End::TimedOut);
+    drop(host);
+    assert_eq!(guest.await.expect("no panic"), (1 << 16, 1 << 16));
+}
+
+/// A program whose caller went away is killed before the next one, and its answers aren't those
+/// of the next.
+#[rstest]
+#[tokio::test]
+async fn a_dropped_call_does_not_answer_the_next() {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    tokio::spawn(async move {
+        let mut runs = 0;
+        while let Some((kind, _)) = request(&mut theirs).await {
+            let answer = match kind {
+                3 if runs == 0 => {
+                    runs += 1;
+                    frame(4, &[])
+                }
+                3 => [frame(4, &[]), frame(EXIT, &[0, 7])].concat(),
+                CANCEL => {
+                    [frame(OUTPUT, b"late"), frame(EXIT, &[1, 9]), frame(CANCELLED, &[])].concat()
+                }
+                _ => continue,
+            };
+            theirs.write_all(&answer).await.expect("the host hears");
+        }
+    });
+    let mut host = Guest::new(ours);
+    let dropped =
+        tokio::time::timeout(Duration::from_millis(50), run(&mut host, Duration::from_secs(60)));
+    dropped.await.expect_err("it does not end");
+    let ran = run(&mut host, Duration::from_secs(60)).await.expect("an end");
+    assert_eq!((ran.end, ran.cut), (End::Code(7), [false; 2]));
+}
+
+/// Nobody takes the output: the program is killed, and the call ends.
+#[rstest]
+#[case::gone(true, End::Signal(9))]
+#[case::slow(false, End::TimedOut)]
+#[tokio::test(start_paused = true)]
+async fn output_that_nobody_takes_stops_no_end(#[case] gone: bool, #[case] end: End) {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    tokio::spawn(async move {
+        while let Some((kind, _)) = request(&mut theirs).await {
+            let answer = match kind {
+                3 => frame(OUTPUT, b"x").repeat(100),
+                CANCEL => [frame(EXIT, &[1, 9]), frame(CANCELLED, &[])].concat(),
+                _ => continue,
+            };
+            theirs.write_all(&answer).await.expect("the host hears");
+        }
+    });
+    let mut host = Guest::new(ours);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let run = Run { start: None, code: b"", limit: 1000, deadline };
+    let (sender, parts) = mpsc::channel(1);
+    let parts = (!gone).then_some(parts);
+    let ran = host.run(run, empty(), sender).await.expect("an end");
+    assert_eq!(ran.end, end);
+    drop(parts);
+}

@@ -1,0 +1,375 @@
+//! Saved states: machines that have booted, to be resumed on fresh disks.
+//!
+//! A state lies in a directory of its own, named by its key: the RAM, which all machines resumed
+//! from it map privately; the devices; and a description that holds all that the key stands for
+//! and the checksums. It appears complete or not at all, and is never changed afterwards. QEMU
+//! itself doesn't refuse a state of another machine or disk; so everything that matters is in the
+//! key.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::hashes::{Mark, hex};
+use super::newest;
+use crate::place::{Directory, remove_leftovers};
+
+/// The states that are kept, newest first: each takes 60 MiB of disk and more.
+const KEPT: usize = 8;
+/// How much is read at once. What is all zero counts the same whether it takes disk or not.
+const BLOCK: usize = 64 << 10;
+/// A description of more bytes isn't one.
+const MAX_DESCRIPTION: u64 = 1 << 20;
+const DESCRIPTION: &str = "state.json";
+const RAM: &str = "ram";
+const DEVICES: &str = "devices";
+/// What the names of states that are being saved begin with.
+pub const DRAFT_PREFIX: &str = "draft-";
+
+/// Where saved states are kept.
+#[derive(Debug)]
+pub(super) struct SavedStates {
+    directory: PathBuf,
+    /// The files that this process has found sound, as they were then.
+    sound: Mutex<HashMap<PathBuf, Mark>>,
+}
+
+/// A state that was saved for a key.
+#[derive(Clone, Debug)]
+pub(super) struct SavedState {
+    path: PathBuf,
+    description: Description,
+}
+
+/// A state that is being saved. Dropped unfinished, it is removed; finished, it is elsewhere.
+#[derive(Debug)]
+pub(super) struct Draft(Directory);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Description {
+    /// All that makes the state fit.
+    key: Value,
+    ram: Checksum,
+    devices: Checksum,
+}
+
+/// A file's length, and a checksum of its blocks that aren't all zero and of where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Checksum {
+    size: u64,
+    crc32: u32,
+}
+
+impl SavedStates {
+    /// Takes the directory, made where it is missing, if nobody else may change what is in it.
+    pub(super) fn open(directory: PathBuf) -> io::Result<Self> {
+        DirBuilder::new().mode(0o700).recursive(true).create(&directory)?;
+        if !is_private(&fs::metadata(&directory)?) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "another user may change this directory; let it belong to this user, mode 0700",
+            ));
+        }
+        Ok(Self { directory, sound: Mutex::default() })
+    }
+
+    /// The state for this key, if it is this user's; one whose description says another key is
+    /// refused.
+    pub(super) fn find(&self, key: &Value) -> Option<SavedState> {
+        let path = self.directory.join(name(key));
+        let mut text = Vec::new();
+        let file = File::open(path.join(DESCRIPTION)).ok()?;
+        file.take(MAX_DESCRIPTION).read_to_end(&mut text).ok()?;
+        let description: Description = serde_json::from_slice(&text).ok()?;
+        let refuse = |why| {
+            tracing::warn!(state = %path.display(), "{why}: refused");
+            None
+        };
+        if description.key != *key {
+            return refuse("saved for another key");
+        }
+        let ours = [&path, &path.join(RAM), &path.join(DEVICES), &path.join(DESCRIPTION)];
+        if !ours.iter().all(|path| path.symlink_metadata().is_ok_and(|file| is_private(&file))) {
+            return refuse("another user may have changed it");
+        }
+        Some(SavedState { path, description })
+    }
+
+    /// Whether the state has the bytes that were saved. Blocks while it reads them all, which it
+    /// does once.
+    pub(super) fn is_sound(&self, state: &SavedState) -> bool {
+        let Description { ram, devices, .. } = state.description;
+        let is_sound = |path: PathBuf, expected| {
+            let Ok(mark) = Mark::of(&path) else { return false };
+            if self.sound().get(&path) == Some(&mark) {
+                return true;
+            }
+            let sound = Checksum::of(&path).is_ok_and(|found| found == expected);
+            if sound {
+                self.sound().insert(path, mark);
+            }
+            sound
+        };
+        is_sound(state.ram(), ram) && is_sound(state.devices(), devices)
+    }
+
+    fn sound(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Mark>> {
+        self.sound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a state: empty files for QEMU to fill, readable for their owner alone.
+    pub(super) fn begin(&self) -> io::Result<Draft> {
+        self.prune();
+        let draft = Draft(Directory::create(&self.directory, DRAFT_PREFIX)?);
+        private(&draft.ram())?;
+        private(&draft.devices())?;
+        Ok(draft)
+    }
+
+    /// Gives a state that was saved its name, in the place of one that is no good.
+    pub(super) fn finish(&self, draft: &Draft, key: Value) -> io::Result<()> {
+        let path = self.directory.join(name(&key));
+        let (ram, devices) = (Checksum::of(&draft.ram())?, Checksum::of(&draft.devices())?);
+        let description = Description { key, ram, devices };
+        let text = serde_json::to_vec(&description)?;
+        private(&draft.0.path().join(DESCRIPTION))?.write_all(&text)?;
+        for file in [RAM, DEVICES, DESCRIPTION] {
+            fs::set_permissions(draft.0.path().join(file), Permissions::from_mode(0o400))?;
+        }
+        match fs::rename(draft.0.path(), &path) {
+            Err(error) if is_taken(&error) => {
+                // If another was quicker, VMs may be coming to life on its state.
+                if !self.find(&description.key).is_some_and(|state| self.is_sound(&state)) {
+                    remove(&path)?;
+                    fs::rename(draft.0.path(), &path)?;
+                }
+            }
+            result => result?,
+        }
+        self.prune();
+        Ok(())
+    }
+
+    /// Removes the oldest states, and drafts whose makers are dead.
+    fn prune(&self) {
+        let states = newest::prune(&self.directory, KEPT, |name| {
+            name.len() == NAME && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+        });
+        if let Err(error) = states {
+            tracing::warn!(states = %self.directory.display(), %error, "not pruned");
+        }
+        remove_leftovers(&self.directory, DRAFT_PREFIX);
+    }
+}
+
+impl Draft {
+    pub(super) fn ram(&self) -> PathBuf {
+        self.0.path().join(RAM)
+    }
+
+    pub(super) fn devices(&self) -> PathBuf {
+        self.0.path().join(DEVICES)
+    }
+}
+
+impl SavedState {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn ram(&self) -> PathBuf {
+        self.path.join(RAM)
+    }
+
+    pub(super) fn devices(&self) -> PathBuf {
+        self.path.join(DEVICES)
+    }
+
+    pub(super) fn remove(&self) {
+        if let Err(error) = remove(&self.path) {
+            tracing::warn!(state = %self.path.display(), %error, "not removed");
+        }
+    }
+}
+
+/// How long a state's name is.
+const NAME: usize = 32;
+
+/// A key's short form.
+fn name(key: &Value) -> String {
+    hex(&Sha256::digest(key.to_string()))[..NAME].to_owned()
+}
+
+/// Whether a file or directory is this user's, and no link, and nobody else may write to it.
+fn is_private(file: &fs::Metadata) -> bool {
+    !file.is_symlink() && file.uid() == geteuid().as_raw() && file.mode() & 0o022 == 0
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    File::options().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOTEMPTY | Errno::EXIST))
+}
+
+impl Checksum {
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let mut hash = crc32fast::Hasher::new();
+        let mut block = vec![0; BLOCK];
+        let mut offset = 0;
+        while let Some(data) = next_data(&file, offset)? {
+            offset = data / BLOCK as u64 * BLOCK as u64;
+            file.seek(SeekFrom::Start(offset))?;
+            let mut read = 0;
+            while read < BLOCK {
+                match file.read(&mut block[read..])? {
+                    0 => break,
+                    more => read += more,
+                }
+            }
+            if block[..read].iter().any(|byte| *byte != 0) {
+                hash.update(&offset.to_le_bytes());
+                hash.update(&block[..read]);
+            }
+            offset += BLOCK as u64;
+        }
+        Ok(Self { size, crc32: hash.finalize() })
+    }
+}
+
+/// Where the next bytes are that take disk.
+fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(data) => Ok(Some(data)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn saved(states: &SavedStates, key: &Value, bytes: &[u8]) {
+        let draft = states.begin().expect("a place");
+        fs::write(draft.ram(), bytes).expect("RAM");
+        fs::write(draft.devices(), bytes).expect("devices");
+        states.finish(&draft, key.clone()).expect("saved");
+    }
+
+    #[rstest]
+    fn a_state_is_found_by_its_key_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        saved(&states, &json!({ "memory": 128 }), b"state");
+        assert!(states.find(&json!({ "memory": 256 })).is_none());
+        let state = states.find(&json!({ "memory": 128 })).expect("found");
+        // A state that got another's name is refused.
+        let other = states.directory.join(name(&json!({ "memory": 256 })));
+        fs::rename(state.path(), other).expect("renamed");
+        assert!(states.find(&json!({ "memory": 256 })).is_none());
+    }
+
+    #[rstest]
+    #[case::first(0)]
+    #[case::last(3 * BLOCK - 1)]
+    #[case::in_zeros(BLOCK + 5)]
+    fn any_changed_byte_is_seen(#[case] at: usize) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("state");
+        let mut bytes = [vec![1; BLOCK], vec![0; BLOCK], vec![2; BLOCK]].concat();
+        fs::write(&path, &bytes).expect("a state");
+        let before = Checksum::of(&path).expect("a checksum");
+        bytes[at] ^= 0x10;
+        fs::write(&path, &bytes).expect("a state");
+        assert_ne!(Checksum::of(&path).expect("a checksum"), before);
+    }
+
+    #[rstest]
+    fn holes_and_zeros_count_the_same() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (dense, sparse) = (dir.path().join("dense"), dir.path().join("sparse"));
+        fs::write(&dense, [vec![0; 3 * BLOCK], vec![7; 10], vec![0; BLOCK]].concat()).expect("it");
+        let mut file = File::create(&sparse).expect("a file");
+        file.seek(SeekFrom::Start(3 * BLOCK as u64)).expect("a place");
+        file.write_all(&[7; 10]).expect("bytes");
+        file.set_len(4 * BLOCK as u64 + 10).expect("a length");
+        assert_eq!(Checksum::of(&dense).expect("dense"), Checksum::of(&sparse).expect("sparse"));
+    }
+
+    #[rstest]
+    fn old_states_go() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        for number in 0..KEPT + 3 {
+            saved(&states, &json!(number), b"state");
+        }
+        assert_eq!(states.directory.read_dir().expect("a folder").count(), KEPT);
+        assert!(states.find(&json!(KEPT + 2)).is_some(), "the newest stays");
+    }
+
+    /// Damage is seen by the first look of a process; a file that changes is looked at again.
+    #[rstest]
+    #[case::ram(RAM)]
+    #[case::devices(DEVICES)]
+    fn what_changed_is_looked_at_again(#[case] file: &str) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        saved(&states, &json!(1), b"state");
+        let state = states.find(&json!(1)).expect("found");
+        assert!(states.is_sound(&state) && states.is_sound(&state));
+        let path = state.path().join(file);
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a mode");
+        fs::write(&path, b"stale").expect("damage");
+        assert!(!states.is_sound(&state));
+    }
+
+    #[rstest]
+    #[case::writable("", 0o777)]
+    #[case::writable_ram(RAM, 0o666)]
+    fn what_others_may_change_is_refused(#[case] file: &str, #[case] mode: u32) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        saved(&states, &json!(1), b"state");
+        let state = states.find(&json!(1)).expect("found");
+        fs::set_permissions(state.path().join(file), Permissions::from_mode(mode)).expect("a mode");
+        assert!(states.find(&json!(1)).is_none());
+        fs::set_permissions(&states.directory, Permissions::from_mode(0o777)).expect("a mode");
+        assert!(SavedStates::open(states.directory).is_err());
+    }
+
+    #[rstest]
+    fn drafts_of_the_dead_go_and_those_of_the_living_stay() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        let living = states.begin().expect("a draft");
+        let dead = states.directory.join(format!("{DRAFT_PREFIX}{:032x}", 1));
+        fs::create_dir(&dead).expect("a folder");
+        fs::write(dead.join(RAM), "half").expect("a file");
+        saved(&states, &json!(1), b"state");
+        assert!(!dead.exists());
+        assert!(living.ram().exists());
+    }
+}

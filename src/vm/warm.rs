@@ -1,0 +1,281 @@
+//! VMs that wait for code: resumed, renewed, rehearsed once, with an interpreter that has
+//! started, and standing still.
+//!
+//! No two of them share what makes an interpreter one of its own, since each interpreter started
+//! after its machine was renewed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::io::empty;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::{Instant, sleep};
+
+use super::alive::Alive;
+use super::error::VmError;
+use super::execution::End;
+use super::guest::{GuestError, Run};
+use super::hashes::Mark;
+use super::home::Home;
+use super::interpreter::Interpreter;
+use super::language::Language;
+use super::program::Program;
+use super::qemu::QemuError;
+use super::workshop::Workshop;
+
+/// How long who asked has the machine for himself before the next member is made.
+const LEAVE_ALONE: Duration = Duration::from_millis(100);
+/// How often what the members stand on is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// After a failure, no member is made for so long.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How long a member's interpreter may take to start, and its rehearsal to run.
+const REHEARSAL: Duration = Duration::from_secs(60);
+/// How many bytes the rehearsal may say.
+const SAID: usize = 1 << 10;
+/// What the host keeps for others, in MiB, when a member is made.
+const SPARED_MIB: u64 = 256;
+
+/// A VM that waits.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) home: Home,
+    pub(super) alive: Alive,
+    /// What its machine stood on.
+    marks: Vec<Mark>,
+}
+
+/// How the VMs of one language that wait are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WarmStats {
+    /// How many wait.
+    pub ready: usize,
+    /// How many VMs that waited were given out.
+    pub hits: u64,
+    /// How often none waited.
+    pub misses: u64,
+}
+
+/// The members of all languages.
+#[derive(Debug)]
+pub(super) struct Warm {
+    shelves: Mutex<BTreeMap<Language, Shelf>>,
+    changed: Arc<Notify>,
+    slots: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    wanted: usize,
+    members: VecDeque<Member>,
+    asked: Instant,
+    hits: u64,
+    misses: u64,
+}
+
+impl Warm {
+    pub(super) fn new(wanted: &BTreeMap<Language, u32>, slots: Arc<Semaphore>) -> Self {
+        let shelf = |(language, wanted): (&Language, &u32)| {
+            let wanted = usize::try_from(*wanted).unwrap_or(usize::MAX);
+            let (members, asked) = (VecDeque::new(), Instant::now());
+            (*language, Shelf { wanted, members, asked, hits: 0, misses: 0 })
+        };
+        let shelves = Mutex::new(wanted.iter().map(shelf).collect());
+        Self { shelves, changed: Arc::default(), slots }
+    }
+
+    /// A member whose machine stands on what is there now.
+    pub(super) fn take(&self, language: Language, marks: &[Mark]) -> Option<Member> {
+        let mut shelves = self.shelves();
+        let shelf = shelves.get_mut(&language)?;
+        shelf.asked = Instant::now();
+        let mut unfit = Vec::new();
+        let found = loop {
+            match shelf.members.pop_front() {
+                Some(member) if member.alive.qemu.is_alive() && member.marks == marks => {
+                    shelf.hits += 1;
+                    break Some(member);
+                }
+                Some(member) => unfit.push(member),
+                None => {
+                    shelf.misses += 1;
+                    break None;
+                }
+            }
+        };
+        drop(shelves);
+        self.changed.notify_one();
+        found
+    }
+
+    /// Gives a member up, so that another VM may take its place; says whether there was one.
+    pub(super) fn make_room(&self) -> bool {
+        let mut shelves = self.shelves();
+        let most = shelves.values_mut().max_by_key(|shelf| shelf.members.len());
+        let member = most.and_then(|shelf| shelf.members.pop_back());
+        drop(shelves);
+        member.is_some()
+    }
+
+    /// Gives all members up.
+    pub(super) fn clear(&self) {
+        let mut shelves = self.shelves();
+        let members: Vec<_> =
+            shelves.values_mut().map(|shelf| std::mem::take(&mut shelf.members)).collect();
+        drop(shelves);
+        drop(members);
+    }
+
+    pub(super) fn stats(&self, language: Language) -> WarmStats {
+        let shelves = self.shelves();
+        let of = |shelf: &Shelf| WarmStats {
+            ready: shelf.members.len(),
+            hits: shelf.hits,
+            misses: shelf.misses,
+        };
+        shelves.get(&language).map(of).unwrap_or_default()
+    }
+
+    /// Gives members up, and makes those that lack, one at a time; says whether all that can be
+    /// now is done, and nothing failed.
+    async fn keep(&self, workshop: &Workshop) -> bool {
+        loop {
+            self.look_through(workshop);
+            let Some(language) = self.lacking(workshop) else { return true };
+            match self.make(workshop, language).await {
+                Ok(Some(member)) => self.add(language, member),
+                Ok(None) => return true,
+                Err(error) => {
+                    tracing::warn!(%language, %error, "no VM made to wait");
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn add(&self, language: Language, member: Member) {
+        if let Some(shelf) = self.shelves().get_mut(&language) {
+            shelf.members.push_back(member);
+        }
+    }
+
+    /// Gives up members that nobody asked for in a long time, that died, or whose machine's files
+    /// have changed.
+    fn look_through(&self, workshop: &Workshop) {
+        let languages: Vec<_> = self.shelves().keys().copied().collect();
+        for language in languages {
+            let marks = workshop.machine(language).and_then(|machine| machine.marks()).ok();
+            let mut shelves = self.shelves();
+            let Some(shelf) = shelves.get_mut(&language) else { continue };
+            let idle = shelf.is_idle(workshop.settings.warm_idle);
+            let fits = |member: &Member| {
+                !idle && member.alive.qemu.is_alive() && Some(&member.marks) == marks.as_ref()
+            };
+            let (fit, unfit): (_, VecDeque<_>) =
+                std::mem::take(&mut shelf.members).into_iter().partition(fits);
+            shelf.members = fit;
+            drop(shelves);
+            // Their processes and files go without the lock.
+            drop(unfit);
+        }
+    }
+
+    /// The language that lacks most members.
+    fn lacking(&self, workshop: &Workshop) -> Option<Language> {
+        let shelves = self.shelves();
+        let idle = workshop.settings.warm_idle;
+        let lacks = |shelf: &Shelf| shelf.wanted.saturating_sub(shelf.members.len());
+        let lacking = shelves.iter().filter(|(_, shelf)| lacks(shelf) > 0 && !shelf.is_idle(idle));
+        lacking.max_by_key(|(_, shelf)| lacks(shelf)).map(|(language, _)| *language)
+    }
+
+    /// Makes a member; none if there may be no more VMs, or the host's memory is short.
+    async fn make(
+        &self,
+        workshop: &Workshop,
+        language: Language,
+    ) -> Result<Option<Member>, VmError> {
+        let machine = workshop.machine(language)?;
+        let memory = u64::from(machine.memory_mib) + SPARED_MIB;
+        if available_mib().is_some_and(|available| available < memory) {
+            tracing::debug!(%language, "memory is short: no VM made to wait");
+            return Ok(None);
+        }
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return Ok(None) };
+        let marks = machine.marks()?;
+        let home = workshop.home(Some(slot))?;
+        let address = home.address();
+        let mut alive = workshop.bring_up(&address, language, &machine).await?;
+        match rehearse(&mut alive, language).await {
+            Ok(()) => {}
+            Err(error) => {
+                return Err(workshop.autopsy(&address.id).examine(&alive.qemu, error).await);
+            }
+        }
+        alive.qemu.stop().await.map_err(|error| match error {
+            QemuError::Vm(error) => error,
+            error => workshop.autopsy(&address.id).stillborn(error, REHEARSAL),
+        })?;
+        tracing::info!(vm = address.id, %language, "waits");
+        Ok(Some(Member { home, alive, marks }))
+    }
+
+    fn shelves(&self) -> MutexGuard<'_, BTreeMap<Language, Shelf>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps as many members as are wanted, as long as there is anybody who wants them.
+pub(super) async fn keep_filled(warm: Weak<Warm>, workshop: Weak<Workshop>) {
+    let Some(changed) = warm.upgrade().map(|warm| Arc::clone(&warm.changed)) else { return };
+    while let (Some(warm), Some(workshop)) = (warm.upgrade(), workshop.upgrade()) {
+        let done = warm.keep(&workshop).await;
+        // Whoever drops them need not wait for this task.
+        drop((warm, workshop));
+        if !done {
+            sleep(PAUSE).await;
+            continue;
+        }
+        tokio::select! {
+            () = changed.notified() => sleep(LEAVE_ALONE).await,
+            () = sleep(LOOK) => {}
+        }
+    }
+}
+
+impl Shelf {
+    fn is_idle(&self, patience: Duration) -> bool {
+        self.asked.elapsed() > patience
+    }
+}
+
+/// Takes the way that a caller's code will, once, and lets the next interpreter wait.
+async fn rehearse(alive: &mut Alive, language: Language) -> Result<(), GuestError> {
+    let interpreter = Interpreter::of(language);
+    let guest = alive.guest.get_mut();
+    let deadline = Instant::now() + REHEARSAL;
+    let order = interpreter.order(&Program::new(interpreter.rehearsal));
+    let run = Run { start: order.start.as_ref(), code: &order.code, limit: SAID, deadline };
+    let (output, mut said) = mpsc::channel(4);
+    let (ran, ()) = tokio::join!(guest.run(run, empty(), output), async {
+        while said.recv().await.is_some() {}
+    });
+    let end = ran?.end;
+    if end != End::Code(0) {
+        return Err(GuestError::Refused(format!("the rehearsal ended with {end:?}")));
+    }
+    if let Some(start) = interpreter.start() {
+        guest.prepare(&start)?;
+        guest.prepared(deadline).await?;
+    }
+    Ok(())
+}
+
+/// How much memory the host has left, if it tells.
+fn available_mib() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib >> 10)
+}

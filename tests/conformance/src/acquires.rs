@@ -1,0 +1,317 @@
+//! Many acquires at the same time.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, kill_process};
+use serde_json::{Value, json};
+
+use super::answers::{told, told_error};
+use super::case::Format;
+use super::look::Figures;
+use super::run::{There, there};
+use super::step::Signal;
+use super::world::{World, broken, fields, unfit};
+use crate::processes::{command, is_stopped, runs};
+use crate::shim::{Answer, Checked, Shim};
+
+/// How much longer than `create_timeout` an acquire may take: less than the default for it.
+const SLACK: Duration = Duration::from_secs(5);
+
+impl World<'_> {
+    /// Sends all, then reads the answers; meanwhile looks that each target is complete when it
+    /// becomes visible.
+    pub(super) fn acquire_many(
+        &mut self,
+        count: usize,
+        base: &str,
+        target: &str,
+    ) -> Checked<Vec<Answer>> {
+        let mut targets = Vec::new();
+        let mut ids = Vec::new();
+        for number in 0..count {
+            targets.push(self.path(&target.replace("{}", &number.to_string()))?);
+        }
+        let seen_at: Vec<PathBuf> = targets.iter().map(|target| self.outside(target)).collect();
+        let done = AtomicBool::new(false);
+        let (answers, first_seen) = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| watch(&seen_at, &done));
+            let mut answers = || -> Checked<Vec<Answer>> {
+                for target in &targets {
+                    let base = self.base(base, Format::Qcow2, false);
+                    let request = json!({ "base": base, "target": target });
+                    ids.push(self.shim()?.send("acquire", fields(request))?);
+                }
+                ids.iter().map(|id| self.answer(*id)).collect()
+            };
+            let answers = answers();
+            done.store(true, Ordering::Relaxed);
+            (answers, watcher.join().expect("the watcher doesn't panic"))
+        });
+        let answers = answers?;
+        for (target, answer) in targets.iter().zip(&answers) {
+            if let Ok(acquired) = answer {
+                self.check_acquired(acquired, base, target)?;
+            }
+        }
+        for (target, first) in seen_at.iter().zip(first_seen) {
+            if first.is_some_and(|first| there(target) != There::Bytes(first)) {
+                broken!("A2: {} was visible before it was complete", target.display());
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Sends an acquire; gives its request and its target.
+    pub(super) fn begin(
+        &mut self,
+        base: &str,
+        target: &str,
+        number: usize,
+    ) -> Checked<(u64, PathBuf)> {
+        let target = target.replace("{}", &number.to_string());
+        let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
+        let id = self.shim()?.send("acquire", fields(request))?;
+        Ok((id, self.path(&target)?))
+    }
+
+    pub(super) fn acquire_steadily(
+        &mut self,
+        count: usize,
+        base: &str,
+        target: &str,
+        sooner_than: Duration,
+    ) -> Checked {
+        let (size, shelf) = (self.size(), self.folder.join(base).canonicalize().map_err(unfit)?);
+        let mut late = 0;
+        for number in 0..count {
+            let (id, target) = self.begin(base, target, number)?;
+            match self.answer(id)? {
+                Ok(acquired) if acquired["source"] == "pooled" => {
+                    self.check_acquired(&acquired, base, &target)?;
+                }
+                other => broken!("R2: the answer of a full shelf is {}", told(&other)),
+            }
+            let acquired = Instant::now();
+            while self.stats()?.ready(&shelf) != size {
+                if acquired.elapsed() > self.port.patience {
+                    broken!("R2: the shelf isn't filled again");
+                }
+                sleep(Duration::from_millis(5));
+            }
+            late += usize::from(acquired.elapsed() >= sooner_than);
+            if late * 2 > count {
+                broken!("R2: {late} of {} overlays were made up for too late", number + 1);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn acquire_cancelled(&mut self, count: usize, base: &str, target: &str) -> Checked {
+        let before = self.stats()?;
+        let mut acquires = Vec::new();
+        for number in 0..count {
+            let (id, target) = self.begin(base, target, number)?;
+            let cancel = self.shim()?.send("cancel", fields(json!({ "request": id })))?;
+            acquires.push((id, cancel, target));
+        }
+        let mut done = Vec::new();
+        for (acquire, cancel, target) in acquires {
+            self.expect_cancel(cancel)?;
+            done.extend(self.check_cancelled(acquire, base, &target)?);
+        }
+        self.compare_with_answers(&before, &done)
+    }
+
+    pub(super) fn acquire_cancelled_while_stopped(
+        &mut self,
+        count: usize,
+        base: &str,
+        target: &str,
+    ) -> Checked {
+        let before = self.stats()?;
+        let mut done = Vec::new();
+        for number in 0..count {
+            // A process that serves all is stopped before, one for this acquire meanwhile.
+            self.signal_aids(Signal::Stop)?;
+            let (id, target) = self.begin(base, target, number)?;
+            let is_stopped = self.await_stopped(id)?;
+            let cancel = self.shim()?.send("cancel", fields(json!({ "request": id })))?;
+            self.expect_cancel(cancel)?;
+            self.signal_aids(Signal::Cont)?;
+            let source = self.check_cancelled(id, base, &target)?;
+            if is_stopped && source.is_some() {
+                let target = target.display();
+                broken!("A12: {target} was handed over, but cancelled while its creation hung");
+            }
+            done.extend(source);
+        }
+        self.compare_with_answers(&before, &done)
+    }
+
+    pub(super) fn expect_cancel(&mut self, cancel: u64) -> Checked {
+        let answer = self.answer(cancel)?;
+        answer.map(drop).map_err(|error| unfit(format!("cancel: {}", told_error(&error))))
+    }
+
+    /// Where the overlay came from, if it was done before it was cancelled; else nothing is there.
+    pub(super) fn check_cancelled(
+        &mut self,
+        acquire: u64,
+        base: &str,
+        target: &Path,
+    ) -> Checked<Option<Value>> {
+        match self.answer(acquire)? {
+            Ok(acquired) => {
+                self.check_acquired(&acquired, base, target)?;
+                Ok(Some(acquired["source"].clone()))
+            }
+            Err((name, _)) if name == "cancelled" => {
+                self.expect_nothing("A12: a cancelled acquire left", target)?;
+                Ok(None)
+            }
+            Err(error) => broken!("A12: {}, not cancelled", told_error(&error)),
+        }
+    }
+
+    pub(super) fn expect_nothing(&self, left: &str, target: &Path) -> Checked {
+        match self.outside(target).symlink_metadata() {
+            Ok(_) => broken!("{left} {}", target.display()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Shelves and counters are what follows from the sources of all that was handed over.
+    pub(super) fn compare_with_answers(&mut self, before: &Figures, sources: &[Value]) -> Checked {
+        let after = self.stats()?;
+        let count = |source| sources.iter().map(|found| i64::from(*found == source)).sum::<i64>();
+        let (pooled, on_demand) = (count("pooled"), count("on-demand"));
+        for (name, count) in [("pooled", pooled), ("on_demand", on_demand), ("failed", 0)] {
+            if let (Some(before), Some(after)) = (before.counter(name), after.counter(name))
+                && after - before != count
+            {
+                broken!("T2: {name} grew from {before} to {after}, not by {count}");
+            }
+        }
+        if before.total() - after.total() != pooled {
+            broken!("A12: {pooled} pooled, but {before:?} and then {after:?}");
+        }
+        Ok(())
+    }
+
+    pub(super) fn acquire_killed(&mut self, count: usize, base: &str, target: &str) -> Checked {
+        let mut acquires = Vec::new();
+        for number in 0..count {
+            acquires.push(self.begin(base, target, number)?.0);
+        }
+        let deadline = Instant::now() + self.port.patience;
+        'until_stopped: while Instant::now() < deadline {
+            for aid in self.aids()? {
+                // Before it becomes another program it hasn't said that it ends with its parent.
+                if !runs(aid, "setpriv") {
+                    // It may have ended by itself.
+                    let _ = kill_process(aid, Signal::Stop.number());
+                }
+                if is_stopped(aid) {
+                    break 'until_stopped;
+                }
+            }
+            let mut done = true;
+            for id in &acquires {
+                done &= self.shim()?.is_answered(*id)?;
+            }
+            if done {
+                break;
+            }
+            sleep(Duration::from_millis(1));
+        }
+        self.take_shim().map_or(Ok(()), Shim::kill).map_err(|failure| failure.at("C1"))
+    }
+
+    /// Each acquire succeeds or leaves nothing, whatever happens to the creator's processes.
+    pub(super) fn acquire_disturbed(
+        &mut self,
+        signal: Signal,
+        count: usize,
+        base: &str,
+        target: &str,
+    ) -> Checked {
+        let mut acquires = Vec::new();
+        for number in 0..count {
+            let (id, target) = self.begin(base, target, number)?;
+            acquires.push((id, target));
+            // Each at another moment of what is done for it.
+            sleep(Duration::from_millis(number as u64));
+            let deadline = Instant::now() + self.port.patience;
+            while !self.signal_aids(signal)?
+                && !self.shim()?.is_answered(id)?
+                && Instant::now() < deadline
+            {
+                sleep(Duration::from_micros(200));
+            }
+        }
+        let timeout = Duration::from_millis(self.case.config.create_timeout_ms) + SLACK;
+        let deadline = Instant::now() + timeout;
+        for (id, target) in acquires {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.answer_within(id, left).map_err(|failure| failure.at("C2"))? {
+                Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
+                Err((name, _)) if name == "create-failed" => {
+                    self.expect_nothing("A7: a failed acquire left", &target)?;
+                }
+                Err(error) => broken!("C2: {}, not create-failed", told_error(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops what the pool has started, until it stands still; false where the acquire is answered
+    /// all the same, since it doesn't wait for that.
+    fn await_stopped(&mut self, acquire: u64) -> Checked<bool> {
+        let deadline = Instant::now() + self.port.patience;
+        while Instant::now() < deadline {
+            self.signal_aids(Signal::Stop)?;
+            if self.shim()?.is_answered(acquire)? {
+                return Ok(false);
+            }
+            if self.aids()?.into_iter().any(is_stopped) {
+                sleep(Duration::from_millis(200));
+                return self.shim()?.is_answered(acquire).map(|answered| !answered);
+            }
+            sleep(Duration::from_millis(1));
+        }
+        Ok(false)
+    }
+
+    /// Sends a signal to what the pool has started, and says whether there was any.
+    pub(super) fn signal_aids(&mut self, signal: Signal) -> Checked<bool> {
+        // It may have ended by itself.
+        let is_signalled = |pid: &Pid| kill_process(*pid, signal.number()).is_ok();
+        Ok(self.aids()?.into_iter().filter(is_signalled).count() > 0)
+    }
+
+    /// What the pool has started.
+    pub(super) fn aids(&mut self) -> Checked<Vec<Pid>> {
+        let shim = self.shim()?;
+        let (own, mut aids) = (command(shim.pid()), shim.started());
+        // One that is stopped before it became another program stops its parent too.
+        aids.retain(|pid| command(*pid) != own && !self.port.is_pool(*pid));
+        Ok(aids)
+    }
+}
+
+/// What stood at each path when it was first seen.
+fn watch(paths: &[PathBuf], done: &AtomicBool) -> Vec<Option<Vec<u8>>> {
+    let mut seen = vec![None; paths.len()];
+    while !done.load(Ordering::Relaxed) {
+        for (path, seen) in paths.iter().zip(&mut seen) {
+            if seen.is_none() {
+                *seen = std::fs::read(path).ok();
+            }
+        }
+        sleep(Duration::from_micros(200));
+    }
+    seen
+}

@@ -1,0 +1,253 @@
+//! What a step expects to see.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::answers::told_error;
+use super::step::Step;
+use super::world::{World, broken, names, unfit};
+use crate::shim::{Checked, until};
+
+/// The pool's figures, as the shim gives them.
+#[derive(Debug, Deserialize)]
+pub(super) struct Figures {
+    ready: BTreeMap<PathBuf, i64>,
+    pooled: Option<i64>,
+    on_demand: Option<i64>,
+    failed: Option<i64>,
+    discarded: Option<i64>,
+}
+
+impl Figures {
+    pub(super) fn total(&self) -> i64 {
+        self.ready.values().sum()
+    }
+
+    /// Those of one shelf, known by its resolved path.
+    pub(super) fn ready(&self, base: &Path) -> i64 {
+        self.ready.get(base).copied().unwrap_or(0)
+    }
+
+    /// A counter; none where the port has none, of which rule T2's cases tell.
+    pub(super) fn counter(&self, name: &str) -> Option<i64> {
+        match name {
+            "pooled" => self.pooled,
+            "on_demand" => self.on_demand,
+            "failed" => self.failed,
+            _ => self.discarded,
+        }
+    }
+}
+
+impl World<'_> {
+    /// The figures. No shelf is ever above its size.
+    pub(super) fn stats(&mut self) -> Checked<Figures> {
+        let answer = self.ask("stats", json!({}))?;
+        let value = answer.map_err(|error| unfit(format!("stats: {}", told_error(&error))))?;
+        let figures: Figures = serde_path_to_error::deserialize(value)
+            .map_err(|error| unfit(format!("stats: {error}")))?;
+        for (base, ready) in &figures.ready {
+            let is_it =
+                |path: &str| self.folder.join(path).canonicalize().ok().as_ref() == Some(base);
+            let shelves = self.case.shelves(is_it);
+            let most = self.size() * i64::try_from(shelves).unwrap_or(i64::MAX);
+            if *ready > most {
+                broken!("R1: {} has {ready} ready overlays, more than {most}", base.display());
+            }
+        }
+        Ok(figures)
+    }
+
+    pub(super) fn look(&mut self, step: &Step) -> Checked {
+        match step {
+            Step::Stats { wait, .. } => {
+                let mut last = self.compare_figures(step)?;
+                if *wait {
+                    let mut failure = Ok(());
+                    until(self.port.patience, || {
+                        match self.compare_figures(step) {
+                            Ok(difference) => last = difference,
+                            Err(error) => failure = Err(error),
+                        }
+                        last.is_none() || failure.is_err()
+                    });
+                    failure?;
+                }
+                match last {
+                    None => Ok(()),
+                    // Which rule that breaks, the case knows.
+                    Some(difference) => broken!("{difference}"),
+                }
+            }
+            Step::Sound { overlay, base, format, virtual_size_mib, virtual_size } => {
+                let overlay = self.file(overlay)?;
+                let base = self.path(base)?.canonicalize().map_err(unfit)?;
+                let info = oracle([ostr("info"), ostr("--output=json"), overlay.as_ref()])?;
+                let info: Value = serde_json::from_str(&info).map_err(unfit)?;
+                let data = &info["format-specific"]["data"];
+                let found = json!([
+                    info["format"],
+                    info["full-backing-filename"],
+                    info["backing-filename"],
+                    info["backing-filename-format"],
+                    info["virtual-size"],
+                    info["cluster-size"],
+                    data["extended-l2"],
+                    data["lazy-refcounts"],
+                ]);
+                let wanted = json!([
+                    "qcow2",
+                    base,
+                    base,
+                    format.as_str(),
+                    virtual_size.unwrap_or(virtual_size_mib << 20),
+                    131_072,
+                    true,
+                    true,
+                ]);
+                if found != wanted {
+                    broken!("A9: {found}, not {wanted}");
+                }
+                oracle([ostr("check"), ostr("-q"), overlay.as_ref()])?;
+                oracle([
+                    ostr("compare"),
+                    ostr("-F"),
+                    ostr(format.as_str()),
+                    ostr("-q"),
+                    overlay.as_ref(),
+                    base.as_ref(),
+                ])?;
+                Ok(())
+            }
+            Step::File { path, text } => match std::fs::read_to_string(self.file(path)?) {
+                Ok(found) if found == *text => Ok(()),
+                Ok(found) => broken!("{path} holds {found:?}, not {text:?}"),
+                Err(error) => broken!("{path} can't be read: {error}"),
+            },
+            Step::Absent { path } => match self.file(path)?.symlink_metadata() {
+                Ok(_) => broken!("{path} is there"),
+                Err(_) => Ok(()),
+            },
+            Step::Empty { path } => match names(&self.file(path)?).as_slice() {
+                [] => Ok(()),
+                found => broken!("{path} holds {found:?}"),
+            },
+            Step::OnlyAcquired { path } => self.expect_only_acquired(path),
+            Step::Directory { path, mode } => match self.file(path)?.metadata() {
+                Ok(found) if found.is_dir() => match found.permissions().mode() & 0o7777 {
+                    found if found == *mode => Ok(()),
+                    found => broken!("{path} has mode {found:o}, not {mode:o}"),
+                },
+                Ok(_) => broken!("{path} is no directory"),
+                Err(error) => broken!("{path} is no directory: {error}"),
+            },
+            Step::Pool { directories, overlays, wait } => {
+                let mut found = self.compare_directories(*directories, *overlays);
+                if *wait {
+                    until(self.port.patience, || {
+                        found = self.compare_directories(*directories, *overlays);
+                        found.is_ok()
+                    });
+                }
+                found
+            }
+            other => Err(unfit(format!("{other:?} is nothing to look at"))),
+        }
+    }
+
+    fn expect_only_acquired(&self, path: &str) -> Checked {
+        let directory = self.path(path)?;
+        let mut others = Vec::new();
+        until(self.port.patience, || {
+            others = names(&self.outside(&directory));
+            others.retain(|name| !self.is_acquired(&directory.join(name)));
+            others.is_empty()
+        });
+        match others.as_slice() {
+            [] => Ok(()),
+            others => broken!("{path} holds {others:?}, which nobody acquired"),
+        }
+    }
+
+    fn compare_directories(&self, directories: usize, overlays: Option<usize>) -> Checked {
+        let found = self.pool_directories();
+        if found.len() != directories {
+            broken!("there are not {directories} pool directories but {found:?}");
+        }
+        let files = self.overlays()?;
+        if let Some(overlays) = overlays.filter(|overlays| *overlays != files.len()) {
+            broken!("there are not {overlays} ready overlays but {}: {files:?}", files.len());
+        }
+        for file in files {
+            let found = self.outside(&file).symlink_metadata().map_err(unfit)?;
+            if !found.is_file() {
+                broken!("A11: {} is no regular file", file.display());
+            }
+            self.check_private(&file, &found, 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// What is different from what the step wants.
+    fn compare_figures(&mut self, step: &Step) -> Checked<Option<String>> {
+        let Step::Stats { ready, pooled, on_demand, failed, discarded, wait: _ } = step else {
+            return Err(unfit("no figures"));
+        };
+        let figures = self.stats()?;
+        let wanted = ready.as_ref().map(|ready| {
+            let key = |path: &String| {
+                let path = self.folder.join(path);
+                path.canonicalize().unwrap_or(path)
+            };
+            let mut wanted = BTreeMap::new();
+            for (path, count) in ready {
+                wanted.insert(key(path), i64::try_from(*count).unwrap_or(i64::MAX));
+            }
+            wanted
+        });
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != figures.ready) {
+            return Ok(Some(format!("ready are {:?}, not {wanted:?}", figures.ready)));
+        }
+        for (name, wanted) in [
+            ("pooled", pooled),
+            ("on_demand", on_demand),
+            ("failed", failed),
+            ("discarded", discarded),
+        ] {
+            let Some(wanted) = wanted else { continue };
+            match figures.counter(name) {
+                Some(found) if i64::try_from(*wanted).ok() == Some(found) => {}
+                Some(found) => return Ok(Some(format!("{name} is {found}, not {wanted}"))),
+                None if self.case.is_about("T2") => {
+                    return Ok(Some(format!("there is no {name}, which is {wanted}")));
+                }
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn ostr(text: &str) -> &OsStr {
+    text.as_ref()
+}
+
+/// Runs `qemu-img`; where it finds fault, so does the case.
+fn oracle<const N: usize>(args: [&OsStr; N]) -> Checked<String> {
+    let output = Command::new("qemu-img").args(args).output().map_err(unfit)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        broken!(
+            "A9: qemu-img {args:?}: {} {}{said}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,117 @@
+//! The processes of a case, as `/proc` has them.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::Pid;
+
+/// By this variable in their environment the shim and all that it starts are known.
+pub const MARK: &str = "OVERLAY_POOL_CASE";
+
+/// What `/proc/PID/stat` says.
+struct Stat {
+    state: String,
+    /// Of its own and of the children that it has waited for, in ticks.
+    cpu: u64,
+}
+
+impl Stat {
+    fn read(pid: Pid) -> Option<Self> {
+        let text = std::fs::read_to_string(folder(pid).join("stat")).ok()?;
+        // The program's name before it may hold anything.
+        let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+        let cpu = fields.get(11..15)?.iter().map(|ticks| ticks.parse().unwrap_or(0));
+        let cpu: u64 = cpu.sum();
+        Some(Self { state: fields[0].to_owned(), cpu })
+    }
+}
+
+/// The processes with this mark but for the shim's, and descendants of the shim that have none,
+/// since they cleared their environment.
+#[must_use]
+pub fn started_by(shim: Pid, mark: &str) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let mut found: Vec<Pid> =
+        pids.filter(|pid| *pid != shim && mark_of(*pid).as_deref() == Some(mark)).collect();
+    let mut parents = vec![shim];
+    while let Some(parent) = parents.pop() {
+        for child in children(parent) {
+            if mark_of(child).is_none() && is_alive(child) {
+                found.push(child);
+            }
+            parents.push(child);
+        }
+    }
+    found
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(folder(parent).join("task")).into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for task in tasks {
+        let pids = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(pids.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+    }
+    found
+}
+
+fn is_alive(pid: Pid) -> bool {
+    Stat::read(pid).is_some_and(|stat| !matches!(stat.state.as_str(), "Z" | "X"))
+}
+
+/// For how long processes have computed, with the children that they have waited for.
+pub fn cpu_time(pids: impl IntoIterator<Item = Pid>) -> Duration {
+    let ticks = pids.into_iter().filter_map(|pid| Some(Stat::read(pid)?.cpu));
+    Duration::from_millis(ticks.sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// Whether a process was stopped by a signal, and stands still.
+#[must_use]
+pub fn is_stopped(pid: Pid) -> bool {
+    Stat::read(pid).is_some_and(|stat| stat.state == "T")
+}
+
+/// How many files a process has open.
+pub(crate) fn open_files(pid: Pid) -> std::io::Result<usize> {
+    std::fs::read_dir(folder(pid).join("fd")).map(Iterator::count)
+}
+
+/// The words of a process' command.
+#[must_use]
+pub fn command(pid: Pid) -> Vec<u8> {
+    std::fs::read(folder(pid).join("cmdline")).unwrap_or_default()
+}
+
+/// Whether a process runs the program of this name.
+#[must_use]
+pub fn runs(pid: Pid, name: &str) -> bool {
+    let program = std::fs::read_link(folder(pid).join("exe"));
+    program.is_ok_and(|program| program.file_name() == Some(name.as_ref()))
+}
+
+/// Processes with the names of their programs.
+#[must_use]
+pub fn names(pids: &[Pid]) -> String {
+    let mut text = String::new();
+    for pid in pids {
+        let name = std::fs::read_to_string(folder(*pid).join("comm")).unwrap_or_default();
+        let separator = if text.is_empty() { "" } else { ", " };
+        let _ = write!(text, "{separator}{} ({})", pid.as_raw_nonzero(), name.trim());
+    }
+    text
+}
+
+fn folder(pid: Pid) -> PathBuf {
+    format!("/proc/{}", pid.as_raw_nonzero()).into()
+}
+
+/// The value of the mark in its environment, which is empty once the process has ended.
+fn mark_of(pid: Pid) -> Option<String> {
+    let environment = std::fs::read(folder(pid).join("environ")).ok()?;
+    let mark = format!("{MARK}=");
+    let mut variables = environment.split(|byte| *byte == 0);
+    let value = variables.find_map(|variable| variable.strip_prefix(mark.as_bytes()))?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}

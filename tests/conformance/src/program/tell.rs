@@ -1,0 +1,104 @@
+//! What the program says while it judges, on the standard error, and of the port, on the standard
+//! output.
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{ContentArrangement, Table};
+use console::{StyledObject, style};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cases::Named;
+use crate::host::Need;
+use crate::id;
+use crate::isolation;
+use crate::report::{Report, Word};
+
+/// Tells in one table what this machine lacks for these cases; whether any is skipped for that.
+pub(super) fn lacks(cases: &[Named]) -> bool {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["missing", "why", "so", "what to do"]);
+    let mut lacks_something = false;
+    for need in Need::ALL {
+        let skipped = cases.iter().filter(|named| Need::of(&named.case).contains(&need)).count();
+        if skipped == 0 {
+            continue;
+        }
+        if let Err(why) = need.probe() {
+            lacks_something = true;
+            let so = format!("{skipped} cases are skipped");
+            table.add_row([need.name(), why, &so, need.advice()]);
+        }
+    }
+    if let Err(why) = isolation::probe() {
+        let so = "cases see each other's processes";
+        table.add_row([
+            "PID namespace",
+            why,
+            so,
+            "install util-linux, and let this user make them",
+        ]);
+    }
+    if table.row_count() > 0 {
+        eprintln!("{table}");
+    }
+    lacks_something
+}
+
+/// A bar on a terminal, and nothing elsewhere.
+pub(super) fn progress(cases: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} cases, {elapsed} {msg}");
+    let bar = ProgressBar::new(cases as u64);
+    bar.with_style(style.expect("the template is sound"))
+}
+
+/// Each failed case, whole.
+pub(super) fn failures(report: &Report) {
+    for case in &report.cases {
+        let Some(failure) = case.failure.as_ref().filter(|_| case.verdict == Word::Fail) else {
+            continue;
+        };
+        println!("{} {} [{}]", colored(Word::Fail), case.name, id::told(&case.promises));
+        println!("    {}\n", failure.told(case).replace('\n', "\n    "));
+    }
+}
+
+/// What wasn't judged and why, and the numbers.
+pub(super) fn summary(report: &Report) {
+    for word in [Word::Skip, Word::Disabled] {
+        for case in report.cases.iter().filter(|case| case.verdict == word) {
+            let reason = case.reason.as_deref().unwrap_or_default();
+            println!("{} {}: {reason}", colored(word), case.name);
+        }
+    }
+    let count =
+        |word| (report.count(word) > 0).then(|| format!("{} {}", report.count(word), told(word)));
+    let counts: Vec<String> = [Word::Pass, Word::Fail, Word::Skip, Word::Disabled]
+        .into_iter()
+        .filter_map(count)
+        .collect();
+    let counts = counts.join(", ");
+    println!("{}: {} cases: {counts}", report.port_name(), report.cases.len());
+    if report.is_whole() {
+        let (kept, of) = (report.kept(), report.promises.len());
+        println!("{kept} of {of} rules and promises of {} are kept", report.contract_name());
+    }
+}
+
+fn told(word: Word) -> &'static str {
+    match word {
+        Word::Pass => "passed",
+        Word::Fail => "failed",
+        Word::Skip => "skipped",
+        Word::Disabled => "disabled",
+    }
+}
+
+fn colored(word: Word) -> StyledObject<String> {
+    let text = style(word.as_str().to_uppercase());
+    match word {
+        Word::Pass => text.green(),
+        Word::Fail => text.red(),
+        Word::Skip => text.dim(),
+        Word::Disabled => text.yellow(),
+    }
+}

@@ -1,0 +1,131 @@
+//! What happens to creations that are under way.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::kill_process;
+
+use super::answers::{told, told_error};
+use super::disturb::set_modified;
+use super::step::Signal;
+use super::world::{World, broken, fields, unfit};
+use crate::processes::{is_stopped, open_files, runs};
+use crate::shim::{Checked, until};
+
+/// How often an overlay is acquired to see another being made. A pool that needs no process for
+/// that never shows one.
+const TRIES: usize = 10;
+
+impl World<'_> {
+    /// Cancels one acquire after the other, at other and other moments of its creation.
+    pub(super) fn acquire_cancelled_apart(
+        &mut self,
+        count: usize,
+        base: &str,
+        target: &str,
+        spread_ms: u64,
+    ) -> Checked {
+        let (figures, before) = (self.stats()?, self.in_use()?);
+        let mut done = Vec::new();
+        for number in 0..count {
+            let (id, target) = self.begin(base, target, number)?;
+            sleep(Duration::from_micros(spread_ms * 1000 * number as u64 / count as u64));
+            let request = serde_json::json!({ "request": id });
+            let cancel = self.shim()?.send("cancel", fields(request))?;
+            self.expect_cancel(cancel)?;
+            done.extend(self.check_cancelled(id, base, &target)?);
+        }
+        self.compare_with_answers(&figures, &done)?;
+        let mut found = Ok(before);
+        until(self.port.patience, || {
+            found = self.in_use();
+            !matches!(found, Ok((files, processes)) if files > before.0 || processes > before.1)
+        });
+        let found = found?;
+        if found.0 > before.0 || found.1 > before.1 {
+            broken!("A12: (open files, processes) were {before:?}, and are {found:?} in the end");
+        }
+        Ok(())
+    }
+
+    /// How many files the pool has open, and how many processes it has started.
+    fn in_use(&mut self) -> Checked<(usize, usize)> {
+        let shim = self.shim()?;
+        let (own, mut pools) = (shim.pid(), shim.started());
+        pools.retain(|pid| self.port.is_pool(*pid));
+        let mut files = open_files(own).map_err(unfit)?;
+        for pool in pools {
+            files += open_files(pool).map_err(unfit)?;
+        }
+        Ok((files, self.aids()?.len()))
+    }
+
+    /// Changes a base image while an overlay of it is made ahead.
+    pub(super) fn change_while_made(&mut self, base: &str, target: &str) -> Checked {
+        for number in 0..TRIES {
+            let (id, target) = self.begin(base, target, number)?;
+            match self.answer(id)? {
+                Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
+                other => broken!("the answer is {}, not a success", told(&other)),
+            }
+            if self.await_being_made()? {
+                break;
+            }
+        }
+        let before = self.stats()?;
+        set_modified(&self.file(base)?, SystemTime::now() - Duration::from_secs(10))?;
+        let (id, target) = self.begin(base, target, TRIES)?;
+        match self.answer(id)? {
+            Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
+            // What serves all may be what is stopped.
+            Err((name, _)) if name == "create-failed" => {
+                self.expect_nothing("A7: a failed acquire left", &target)?;
+            }
+            Err(error) => broken!("C2: {}, not create-failed", told_error(&error)),
+        }
+        self.signal_aids(Signal::Cont)?;
+        let mut after = self.stats()?;
+        let deadline = Instant::now() + self.port.patience;
+        while after.total() != self.size() {
+            if Instant::now() >= deadline {
+                broken!("R1: the shelf isn't filled again: {after:?}");
+            }
+            sleep(Duration::from_millis(5));
+            after = self.stats()?;
+        }
+        let Some((before_it, after_it)) =
+            before.counter("discarded").zip(after.counter("discarded"))
+        else {
+            broken!("T2: there is no discarded");
+        };
+        let discarded = after_it - before_it;
+        if discarded > before.total() {
+            broken!("T2: {discarded} are discarded, though only {} were ready", before.total());
+        }
+        Ok(())
+    }
+
+    /// Stops what makes an overlay ahead; false where the shelf is full before.
+    fn await_being_made(&mut self) -> Checked<bool> {
+        let deadline = Instant::now() + self.port.patience;
+        while Instant::now() < deadline {
+            for aid in self.aids()? {
+                // Before it becomes another program it may stop its parent too.
+                if !runs(aid, "setpriv") {
+                    let _ = kill_process(aid, Signal::Stop.number()); // it may have ended by itself
+                }
+            }
+            let ready = self.stats()?.total();
+            if ready == self.size() {
+                self.signal_aids(Signal::Cont)?;
+                return Ok(false);
+            }
+            let stands_still = self.aids()?.into_iter().any(is_stopped);
+            if stands_still && i64::try_from(self.overlays()?.len()).unwrap_or(i64::MAX) > ready {
+                return Ok(true);
+            }
+            sleep(Duration::from_micros(200));
+        }
+        broken!("R1: the shelf isn't filled again");
+    }
+}
