@@ -50,7 +50,8 @@ impl Caller {
         let Self { peer, outcome, .. } = self;
         let (mut done, result) = oneshot::channel();
         let runtime = Handle::current();
-        let until_closed = move || {
+        let until_closed = move |meanwhile| {
+            tracing::debug!(%peer, meanwhile, "turn");
             if done.is_closed() {
                 return;
             }

@@ -49,7 +49,7 @@ impl Held {
             return;
         }
         let state = Arc::clone(&self.0);
-        let look = move || {
+        let look = move |_| {
             state.look();
             state.looking.store(false, Ordering::Relaxed);
         };

@@ -20,7 +20,8 @@ const OF_ONE: usize = 16;
 /// How long a thread without work stays.
 const IDLE: Duration = Duration::from_secs(10);
 
-type Work = Box<dyn FnOnce() + Send>;
+/// Is told how many turns others had since it was added.
+type Work = Box<dyn FnOnce(u64) + Send>;
 
 /// The threads, and what waits for them. They end by themselves; nobody waits for one that hangs.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +38,8 @@ struct State {
     users: HashMap<u32, User>,
     /// Whose turn it is, and who comes next: those who have work that may begin.
     order: VecDeque<u32>,
+    /// How many turns there were.
+    begun: u64,
     threads: usize,
     /// How many threads wait for work, or were woken for it and aren't there yet.
     idle: usize,
@@ -44,7 +47,8 @@ struct State {
 
 #[derive(Default)]
 struct User {
-    waiting: VecDeque<Work>,
+    /// With how many turns there had been when it came.
+    waiting: VecDeque<(Work, u64)>,
     running: usize,
     in_order: bool,
 }
@@ -56,15 +60,17 @@ impl fmt::Debug for User {
 }
 
 impl Turns {
-    /// Has a user's work done when it is that user's turn.
+    /// Has a user's work done when it is that user's turn. It is told how many turns there were
+    /// meanwhile.
     ///
     /// # Errors
     ///
     /// That there is no thread, and can be none.
-    pub(super) fn add(&self, uid: u32, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    pub(super) fn add(&self, uid: u32, work: impl FnOnce(u64) + Send + 'static) -> io::Result<()> {
         let mut state = self.0.state();
+        let begun = state.begun;
         let user = state.users.entry(uid).or_default();
-        user.waiting.push_back(Box::new(work));
+        user.waiting.push_back((Box::new(work), begun));
         if user.running + user.waiting.len() > OF_ONE {
             // A thread that ends other work of this user goes on with it.
             return Ok(());
@@ -98,10 +104,10 @@ impl Desk {
     fn serve(&self) {
         let mut state = self.state();
         loop {
-            if let Some((uid, work)) = state.next() {
+            if let Some((uid, work, meanwhile)) = state.next() {
                 drop(state);
                 // A panic is logged by then, and whoever waits for the work told.
-                let _ = catch_unwind(AssertUnwindSafe(work));
+                let _ = catch_unwind(AssertUnwindSafe(|| work(meanwhile)));
                 state = self.state();
                 state.done(uid);
                 continue;
@@ -134,14 +140,16 @@ impl State {
         self.order.iter().filter_map(|uid| self.users.get(uid)).map(User::may_begin).sum()
     }
 
-    fn next(&mut self) -> Option<(u32, Work)> {
+    fn next(&mut self) -> Option<(u32, Work, u64)> {
         let uid = self.order.pop_front()?;
         let user = self.users.get_mut(&uid)?;
         user.in_order = false;
         user.running += 1;
-        let work = user.waiting.pop_front()?;
+        let (work, before) = user.waiting.pop_front()?;
         self.put_in_order(uid);
-        Some((uid, work))
+        let meanwhile = self.begun - before;
+        self.begun += 1;
+        Some((uid, work, meanwhile))
     }
 
     fn done(&mut self, uid: u32) {
@@ -171,7 +179,7 @@ mod tests {
         let mut state = State::default();
         for (uid, count) in waiting {
             let mut user = User::default();
-            user.waiting.extend((0..*count).map(|_| Box::new(|| ()) as super::Work));
+            user.waiting.extend((0..*count).map(|_| (Box::new(|_| ()) as super::Work, 0)));
             state.users.insert(*uid, user);
             state.put_in_order(*uid);
         }
@@ -199,7 +207,7 @@ mod tests {
     fn nothing_is_remembered_of_who_is_done() {
         let mut state = state(&[(1, 2)]);
         for _ in 0..2 {
-            let (uid, _) = state.next().expect("work");
+            let (uid, ..) = state.next().expect("work");
             state.done(uid);
         }
         assert!(state.users.is_empty() && state.order.is_empty());
@@ -212,11 +220,11 @@ mod tests {
             let turns = Turns::default();
             let (done, is_done) = mpsc::channel();
             let first = done.clone();
-            turns.add(1, move || first.send(()).expect("a listener")).expect("a thread");
+            turns.add(1, move |_| first.send(()).expect("a listener")).expect("a thread");
             is_done.recv().expect("there is a thread, and it becomes idle");
             let (release, hung) = mpsc::channel::<()>();
-            turns.add(1, move || hung.recv().unwrap_or(())).expect("a thread");
-            turns.add(1, move || done.send(()).expect("a listener")).expect("a thread");
+            turns.add(1, move |_| hung.recv().unwrap_or(())).expect("a thread");
+            turns.add(1, move |_| done.send(()).expect("a listener")).expect("a thread");
             is_done.recv().expect("it isn't behind what hangs");
             drop(release);
         }
@@ -232,13 +240,13 @@ mod tests {
             (0..2 * OF_ONE).map(|_| mpsc::channel::<()>()).unzip();
         for hung in hung {
             let done = done.clone();
-            let wait = move || {
+            let wait = move |_| {
                 let _ = hung.recv();
                 done.send(1).expect("a listener");
             };
             turns.add(1, wait).expect("a thread");
         }
-        turns.add(2, move || done.send(2).expect("a listener")).expect("a thread");
+        turns.add(2, move |_| done.send(2).expect("a listener")).expect("a thread");
         assert_eq!(is_done.recv(), Ok(2));
         drop(releases);
         assert_eq!(is_done.iter().take(2 * OF_ONE).sum::<usize>(), 2 * OF_ONE);
@@ -249,10 +257,10 @@ mod tests {
     fn work_that_panics_is_done() {
         let turns = Turns::default();
         for _ in 0..2 * OF_ONE {
-            turns.add(1, || std::panic::resume_unwind(Box::new("on purpose"))).expect("a thread");
+            turns.add(1, |_| std::panic::resume_unwind(Box::new("on purpose"))).expect("a thread");
         }
         let (done, is_done) = mpsc::channel();
-        turns.add(1, move || done.send(()).expect("a listener")).expect("a thread");
+        turns.add(1, move |_| done.send(()).expect("a listener")).expect("a thread");
         is_done.recv().expect("there is a thread for it");
     }
 }

@@ -10,4 +10,5 @@ mod sandbox;
 mod socket;
 mod states;
 mod targets;
+mod turns;
 mod unreceived;
