@@ -75,7 +75,7 @@ pub(super) struct Bare {
 
 impl Bare {
     /// Starts one in `dir` that answers this.
-    pub(super) async fn start(dir: &Path, answer: &str, hop: bool) -> Result<Self, Error> {
+    pub(super) fn start(dir: &Path, answer: &str, hop: bool) -> Result<Self, Error> {
         let socket = dir.join(if hop { "hop" } else { "bare" });
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--bare").arg(&socket).args(["--answer", answer]);

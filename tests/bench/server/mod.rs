@@ -15,11 +15,11 @@ use overlay_pool::{OverlayPool, PoolConfig};
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
 
-use self::bare::Bare;
-use self::client::{Acquire, Caller};
+use self::bare::{Asker, Bare};
+use self::client::{Acquire, Caller, Client};
 use self::load::{Pace, Side};
 use self::process::Server;
-use super::figures::{Columns, Row};
+use super::figures::{Columns, Figures, Row};
 use super::proc::Resident;
 use super::{Bench, Error, Ground, Measured, Options, filesystem, float, ground};
 
@@ -119,16 +119,10 @@ impl Bench for Serve {
         let pool = start_pool(&ground, ready).await?;
         let caller = || Caller { pool: Arc::clone(&pool), base: ground.base.clone() };
         let mut called = Side::new((0..CLIENTS).map(|_| caller()).collect(), None, &targets?)?;
-        let mut floors = Vec::new();
-        for (name, hop) in [("bare", false), ("bare, a hop", true)] {
-            let mut bare = Bare::start(&ground.dir, &answer, hop).await?;
-            let mut clients = Vec::new();
-            for _ in 0..CLIENTS {
-                clients.push(bare.client(&watch).await?);
-            }
-            let side = Side::new(clients, Some(bare.proc()), &ground.folder(name)?)?;
-            floors.push((name, bare, side));
-        }
+        let mut floors = [
+            Floor::start(&ground, "bare", false, &watch, &answer).await?,
+            Floor::start(&ground, "bare, a hop", true, &watch, &answer).await?,
+        ];
         server.restocked(&mut watch, ready).await?;
 
         let mut early = start;
@@ -141,8 +135,8 @@ impl Bench for Serve {
             server.restocked(&mut watch, ready).await?;
             called.round(Pace::Free, each, None).await?;
             restocked(&pool, ready).await?;
-            for (_, _, side) in &mut floors {
-                side.round(Pace::Free, each, None).await?;
+            for floor in &mut floors {
+                floor.side.round(Pace::Free, each, None).await?;
             }
         }
         let paced = each.div_ceil(PLAIN_TO_PACED);
@@ -152,8 +146,8 @@ impl Bench for Serve {
             server.restocked(&mut watch, ready).await?;
             called.round(Pace::Steady, paced, None).await?;
             restocked(&pool, ready).await?;
-            for (_, _, side) in &mut floors {
-                side.round(Pace::Steady, paced, None).await?;
+            for floor in &mut floors {
+                floor.side.round(Pace::Steady, paced, None).await?;
             }
         }
         ground.progress("on demand");
@@ -182,24 +176,13 @@ impl Bench for Serve {
         server.stop().await?;
         pool.stop().await;
 
-        let mut columns = Columns::new();
-        for (name, _, side) in floors {
-            columns.insert(name, side.figures.columns());
-        }
+        let bare = floors.map(|floor| (floor.name, floor.side.figures.columns()));
+        let mut columns = Columns::from(bare);
         let mut in_process = called.figures.columns();
         let mut serve = served.figures.columns();
-        for side in [&mut in_process, &mut serve] {
-            side.set("ready", float(ready));
-        }
-        let bare = &columns["bare"].0;
-        // The time of an acquire in process and of a request that asks for nothing, together.
-        let floor = 1.0 / in_process.0["plain_per_s"] + 1.0 / bare["plain_per_s"];
-        serve.set("plain_per_s_by_floor", serve.0["plain_per_s"] * floor);
-        for percent in ["p50", "p99"] {
-            let figure = format!("paced_pooled_{percent}");
-            let ratio = serve.0[&format!("{figure}_us")] / bare[&format!("{figure}_us")];
-            serve.set(format!("{figure}_by_bare"), ratio);
-        }
+        in_process.set("ready", float(ready));
+        serve.set("ready", float(ready));
+        compare(&mut serve, &in_process, &columns["bare"]);
         for (when, bytes) in [("start", start), ("early", early), ("end", end), ("most", most)] {
             serve.set(format!("memory_{when}_mib"), bytes / 1_048_576.0);
         }
@@ -216,6 +199,44 @@ impl Bench for Serve {
             sound,
             unless: not_judged(&ground, rounds),
         })
+    }
+}
+
+/// A bare server, and its clients.
+struct Floor {
+    name: &'static str,
+    side: Side<Asker>,
+    _bare: Bare,
+}
+
+impl Floor {
+    async fn start(
+        ground: &Ground,
+        name: &'static str,
+        hop: bool,
+        like: &Client,
+        answer: &str,
+    ) -> Result<Self, Error> {
+        let mut bare = Bare::start(&ground.dir, answer, hop)?;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(bare.client(like).await?);
+        }
+        let side = Side::new(clients, Some(bare.proc()), &ground.folder(name)?)?;
+        Ok(Self { name, side, _bare: bare })
+    }
+}
+
+/// Sets what the server reaches of what can be had: the time of an acquire in process and of a
+/// request that asks for nothing, one after the other.
+fn compare(serve: &mut Figures, in_process: &Figures, bare: &Figures) {
+    let floor = 1.0 / in_process.0["plain_per_s"] + 1.0 / bare.0["plain_per_s"];
+    serve.set("plain_per_s_by_floor", serve.0["plain_per_s"] * floor);
+    for percent in ["p50", "p99"] {
+        let figure = format!("paced_pooled_{percent}");
+        let us = format!("{figure}_us");
+        let ratio = serve.0.get(&us).zip(bare.0.get(&us)).map(|(serve, bare)| serve / bare);
+        serve.set(format!("{figure}_by_bare"), ratio);
     }
 }
 

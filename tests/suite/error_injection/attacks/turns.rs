@@ -88,7 +88,9 @@ fn users_take_turns(scratch: Scratch) {
     patient.send(pipelined(&scratch, "patient", PATIENT).as_bytes()).expect("sent");
     server.signal(Signal::CONT);
     expect_all(&mut patient, PATIENT);
-    flood.iter_mut().for_each(|client| expect_all(client, PIPELINED));
+    for client in &mut flood {
+        expect_all(client, PIPELINED);
+    }
 
     let most = |uid| turns_before(&server, uid).into_iter().max().expect("turns");
     let (patient, flood) = (most(0), most(SOMEBODY));
@@ -123,8 +125,8 @@ fn slow_and_large_requests_are_their_users_affair(scratch: Scratch) {
     for (number, client) in chunked.iter_mut().enumerate() {
         let head = "transfer-encoding: chunked\r\n";
         let (head, body) = acquire(&scratch, &format!("chunked-{number}"), head, None);
-        let chunks: String = body.chars().map(|char| format!("1\r\n{char}\r\n")).collect();
-        client.send(format!("{head}{chunks}0\r\n\r\n").as_bytes()).expect("sent");
+        let chunks: Vec<_> = body.chars().map(|char| format!("1\r\n{char}\r\n")).collect();
+        client.send(format!("{head}{}0\r\n\r\n", chunks.concat()).as_bytes()).expect("sent");
     }
     let mut patient = server.client();
     patient.send(pipelined(&scratch, "patient", PATIENT).as_bytes()).expect("sent");
@@ -142,6 +144,8 @@ fn slow_and_large_requests_are_their_users_affair(scratch: Scratch) {
     // The slow ones have all of this user's places; once they are gone, all others have had theirs.
     assert!(turns_before(&server, SOMEBODY).is_empty(), "their user has no further places");
     drop(slow);
-    large.iter_mut().chain(&mut chunked).for_each(|client| expect_all(client, 1));
+    for client in large.iter_mut().chain(&mut chunked) {
+        expect_all(client, 1);
+    }
     server.stop();
 }
