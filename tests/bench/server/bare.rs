@@ -76,7 +76,7 @@ pub(super) struct Bare {
 impl Bare {
     /// Starts one in `dir` that answers this.
     pub(super) fn start(dir: &Path, answer: &str, hop: bool) -> Result<Self, Error> {
-        let socket = dir.join(if hop { "hop" } else { "bare" });
+        let socket = dir.join(if hop { "hop.sock" } else { "bare.sock" });
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--bare").arg(&socket).args(["--answer", answer]);
         if hop {
