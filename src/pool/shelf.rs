@@ -286,3 +286,47 @@ impl Drop for Slot {
         self.shelf.state().slots -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shelf() -> Shelf {
+        let paused = AtomicBool::new(false);
+        let rules = Rules { size: 1, idle: None, paused, counters: Arc::default() };
+        Shelf::new(BaseRef::raw("/base.img"), None, Arc::new(rules))
+    }
+
+    #[test]
+    fn r3_the_wait_doubles_up_to_a_limit_and_is_half_random() {
+        let shelf = shelf();
+        let (mut longest, mut shorter) = (FIRST_BACKOFF, 0);
+        for _ in 0..64 {
+            let wait = shelf.back_off();
+            assert!(wait <= longest && wait >= longest / 2, "{wait:?} of {longest:?}");
+            shorter += u32::from(wait < longest * 3 / 4);
+            assert!(shelf.state().retry_at.take().is_some());
+            longest = (longest * 2).min(MAX_BACKOFF);
+        }
+        assert!((1..64).contains(&shorter), "{shorter} of 64 are in the shorter half");
+    }
+
+    #[test]
+    fn r3_what_fails_while_another_try_is_due_puts_nothing_off() {
+        let shelf = shelf();
+        let wait = shelf.back_off();
+        let retry_at = shelf.state().retry_at;
+        assert!(shelf.back_off() <= wait);
+        let state = shelf.state();
+        assert_eq!((state.failures, state.retry_at), (1, retry_at));
+    }
+
+    #[test]
+    fn r3_a_wait_that_is_over_is_followed_by_a_longer_one() {
+        let shelf = shelf();
+        shelf.back_off();
+        shelf.state().retry_at = Some(Instant::now());
+        assert!(shelf.back_off() >= FIRST_BACKOFF);
+        assert_eq!(shelf.state().failures, 2);
+    }
+}
