@@ -289,17 +289,24 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use rstest::rstest;
 
-    fn shelf() -> Shelf {
+    use super::*;
+    use crate::image::{Format, Profile};
+
+    fn shelf(size: usize, idle: Option<Duration>) -> Shelf {
         let paused = AtomicBool::new(false);
-        let rules = Rules { size: 1, idle: None, paused, counters: Arc::default() };
-        Shelf::new(BaseRef::raw("/base.img"), None, Arc::new(rules))
+        let rules = Rules { size, idle, paused, counters: Arc::default() };
+        let shelf = Shelf::new(BaseRef::raw("/base.img"), None, Arc::new(rules));
+        let overlay = Overlay::new("/base.img".as_ref(), Format::Raw, 512, Profile::Qemu);
+        let overlay = Arc::new(overlay.expect("a short path"));
+        shelf.state().image = Some(Image { virtual_size: 512, overlay });
+        shelf
     }
 
     #[test]
     fn r3_the_wait_doubles_up_to_a_limit_and_is_half_random() {
-        let shelf = shelf();
+        let shelf = shelf(1, None);
         let (mut longest, mut shorter) = (FIRST_BACKOFF, 0);
         for _ in 0..64 {
             let wait = shelf.back_off();
@@ -313,7 +320,7 @@ mod tests {
 
     #[test]
     fn r3_what_fails_while_another_try_is_due_puts_nothing_off() {
-        let shelf = shelf();
+        let shelf = shelf(1, None);
         let wait = shelf.back_off();
         let retry_at = shelf.state().retry_at;
         assert!(shelf.back_off() <= wait);
@@ -323,10 +330,46 @@ mod tests {
 
     #[test]
     fn r3_a_wait_that_is_over_is_followed_by_a_longer_one() {
-        let shelf = shelf();
+        let shelf = shelf(1, None);
         shelf.back_off();
         shelf.state().retry_at = Some(Instant::now());
         assert!(shelf.back_off() >= FIRST_BACKOFF);
         assert_eq!(shelf.state().failures, 2);
+    }
+
+    #[rstest]
+    #[case::failed(1, false, true, true)]
+    #[case::of_no_size(0, false, true, false)]
+    #[case::paused(1, true, true, false)]
+    #[case::without_an_image(1, false, false, false)]
+    fn r3_another_try_is_due_where_something_is_wanted(
+        #[case] size: usize,
+        #[case] paused: bool,
+        #[case] has_image: bool,
+        #[case] due: bool,
+    ) {
+        let shelf = shelf(size, None);
+        assert_eq!(shelf.due(), None);
+        shelf.back_off();
+        shelf.rules.pause(paused);
+        let retry_at = {
+            let mut state = shelf.state();
+            state.image = state.image.take().filter(|_| has_image);
+            state.retry_at
+        };
+        assert_eq!(shelf.due(), retry_at.filter(|_| due));
+    }
+
+    #[test]
+    fn r4_what_nobody_uses_is_not_tried_for_again() {
+        let (before, hour) = (Instant::now(), Duration::from_secs(3600));
+        let (used, unused) = (shelf(1, Some(hour)), shelf(1, Some(Duration::ZERO)));
+        for shelf in [&used, &unused] {
+            shelf.state().retry_at = Some(before);
+        }
+        assert_eq!((used.due(), used.level()), (Some(before), Some(0)));
+        // It is missing, so that the shelf is to be given up.
+        let idle_at = unused.state().last_used;
+        assert_eq!((unused.due(), unused.level()), (Some(idle_at), None));
     }
 }
