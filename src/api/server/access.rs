@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use rustix::fs::{AtFlags, OFlags, statat, unlinkat};
+use rustix::fs::{AtFlags, OFlags, statat};
 
 use super::roots::{RootError, Roots};
 use super::trusted::{self, Distrust, path_of};
@@ -17,7 +17,7 @@ use crate::paths::explained;
 use crate::place::leads_through;
 
 /// What errors call what a path is of.
-const TARGET: &str = "target";
+pub(super) const TARGET: &str = "target";
 const BASE: &str = "base image";
 
 /// Whose directories are removed with all that is in them, beside the pools', which they see to
@@ -83,7 +83,7 @@ pub enum AccessError {
 }
 
 impl AccessError {
-    fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { what, path: path.to_owned(), source }
     }
 
@@ -229,13 +229,6 @@ impl Access {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
         Ok(directory)
-    }
-
-    /// Removes what was handed over at a target.
-    pub(super) fn remove_target(&self, path: &Path) -> Result<(), AccessError> {
-        let directory = self.target(path)?;
-        let removed = unlinkat(&directory, path.file_name().unwrap_or_default(), AtFlags::empty());
-        removed.map_err(|errno| AccessError::io(TARGET, path, errno.into()))
     }
 
     /// Opens a base image and judges it.

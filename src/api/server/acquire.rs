@@ -1,6 +1,7 @@
 //! `POST /v1/acquire` and `POST /v1/open`: one overlay is handed over.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,8 +9,9 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use rustix::fs::{AtFlags, unlinkat};
 
-use super::access::AccessError;
+use super::access::{AccessError, TARGET};
 use super::caller::Caller;
 use super::extract::Body;
 use super::refusals::{Acquiring, Opening};
@@ -38,25 +40,33 @@ pub(super) async fn acquire(
     caller: Caller,
     Body(request): Body<AcquireRequest>,
 ) -> Result<Json<AcquireAnswer>, Problem> {
-    let (pool, asks, access) = (Arc::clone(&shared), caller.clone(), Arc::clone(&shared.access));
+    let (pool, asks) = (Arc::clone(&shared), caller.clone());
     let work = async move { hand_over(&pool, &asks, request).await };
-    let undo = move |done: Result<AcquireAnswer, Problem>| {
-        let Ok(AcquireAnswer { target, .. }) = done else { return };
-        let removed = access.remove_target(&target);
+    let undo = |done: Result<(AcquireAnswer, OwnedFd), Problem>| {
+        let Ok((AcquireAnswer { target, .. }, directory)) = done else { return };
+        let name = target.file_name().unwrap_or_default();
+        let removed = unlinkat(directory, name, AtFlags::empty());
         tracing::warn!(target = %target.display(), ?removed, "taken back, its time was over");
     };
-    caller.take_turn(&shared.turns, work, undo).await?.map(Json)
+    let (answer, _) = caller.take_turn(&shared.turns, work, undo).await??;
+    Ok(Json(answer))
 }
 
+/// Also gives the target's directory, wherever it is by then.
 async fn hand_over(
     shared: &Shared,
     caller: &Caller,
     request: AcquireRequest,
-) -> Result<AcquireAnswer, Problem> {
+) -> Result<(AcquireAnswer, OwnedFd), Problem> {
     let AcquireRequest { base, format, target, virtual_size } = request;
     let since = Instant::now();
-    let target = match shared.access.target(&target) {
-        Ok(directory) => Target::within(directory, target),
+    let opened = shared.access.target(&target).and_then(|directory| {
+        let again = directory.try_clone();
+        let failed = |source| AccessError::io(TARGET, &target, source);
+        Ok((directory, again.map_err(failed)?))
+    });
+    let (directory, target) = match opened {
+        Ok((directory, again)) => (directory, Target::within(again, target)),
         Err(error) => return Err(refused(shared, &base, error)),
     };
     let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
@@ -80,12 +90,13 @@ async fn hand_over(
     shared.traffic.handed_over(acquired.source, took);
     shared.held.note(&acquired.base, &shared.turns);
     tracing::debug!(peer = %caller.peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
-    Ok(AcquireAnswer {
+    let answer = AcquireAnswer {
         source: acquired.source.into(),
         base: acquired.base,
         target: acquired.target,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-    })
+    };
+    Ok((answer, directory))
 }
 
 /// Nothing is handed over to a client that hung up, perhaps before its request was read.
@@ -100,7 +111,7 @@ fn expect_listening(caller: &Caller) -> Result<(), Problem> {
 /// is up to the server alone.
 fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
     let error = match error {
-        AccessError::Io { what: "target", path, source } => {
+        AccessError::Io { what: TARGET, path, source } => {
             Error::Target { base: base.to_owned(), target: path, source }
         }
         AccessError::Io { path, source, .. } => BaseError::Io { path, source }.into(),
