@@ -67,7 +67,7 @@ Environment, with what holds where a variable isn't set:
                        `overlay_pool=info`
   NO_COLOR, CLICOLOR, CLICOLOR_FORCE  whether help and log have colours: on a terminal
 Guest images and VMs (images, exec):
-  OVERLAY_POOL_IMAGES           the guest images: the first of these that has base images: images and
+  OVERLAY_POOL_IMAGES           the guest images: the first of these that has some: images and
                                 target/guest-images here, guest-images in OVERLAY_POOL_DIR and in
                                 /var/lib/overlay-pool
   OVERLAY_POOL_KERNEL           the guests' kernel: beside the images
