@@ -50,11 +50,12 @@ pub(super) async fn list(
 }
 
 /// All base images beside the files as they are now: a look at the disk for each that has ready
-/// overlays.
+/// overlays or can't be used.
 pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
     let target = usize::try_from(shared.pool.config().pool_size()).unwrap_or(0);
     let bases = shared.pool.bases().into_iter();
-    bases.map(|state| BaseState::of(state, target)).collect()
+    let refusal = |base: &BaseRef| shared.judged(base).err().map(|error| error.to_string());
+    bases.map(|state| BaseState::of(state, target, refusal)).collect()
 }
 
 /// Keeps overlays of a base image ready from now on. For root and the server's own user.
