@@ -47,6 +47,21 @@ async fn r1_r2_never_above_the_size(stage: Stage, #[case] creator: CreatorKind) 
     assert!(most_files <= 4, "{most_files} files: the shelf, and the one that is handed over");
 }
 
+/// One ready overlay that is gone has the pool look at the others.
+#[apply(test)]
+async fn a5_what_vanished_is_found_at_the_next_restock(stage: Stage) {
+    let config =
+        PoolConfig { restock_interval: Duration::ZERO, ..config(CreatorKind::Native, &stage, 8) };
+    let pool = started(config, &stage.base).await;
+    for file in ready_files(&pool) {
+        std::fs::remove_file(file).expect("it can be removed");
+    }
+    let acquired = pool.acquire(&stage.base, stage.join("vm.qcow2")).await.expect("an overlay");
+    assert_eq!(acquired.source, Source::OnDemand);
+    eventually("all four are known to be gone", || pool.stats().discarded == 4).await;
+    eventually("the shelf is full again", || ready_files(&pool).len() == 4).await;
+}
+
 #[apply(test)]
 async fn r4_idle_shelf_gives_its_overlays_up(stage: Stage) {
     let (busy, idle) = (&stage.base, stage.another("idle.qcow2", 64));
