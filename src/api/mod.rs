@@ -16,9 +16,12 @@ mod wire;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Opened};
+#[cfg(all(feature = "server", feature = "vm"))]
+pub use server::VmLimits;
 #[cfg(feature = "server")]
 pub use server::{Access, AccessError, Limits, PREFIX, Server, look_again, openapi};
 pub use wire::{
-    AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, OpenAnswer, OpenRequest,
-    Problem, Removed, Source, Stats,
+    AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, Data, EndReason, Ended,
+    Event, ExecuteRequest, Language, OpenAnswer, OpenRequest, PhaseSeconds, Problem, ProgramLimits,
+    Removed, RunRequest, Source, Stats, VmInfo, VmRequest, VmStart,
 };

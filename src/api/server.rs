@@ -17,12 +17,15 @@ mod problem;
 mod refusals;
 mod restocking;
 mod roots;
+mod series;
 mod state;
 mod status;
 mod traffic;
 mod trusted;
 mod unreceived;
 mod verdicts;
+#[cfg(feature = "vm")]
+mod vms;
 
 use std::convert::Infallible;
 use std::io;
@@ -51,6 +54,8 @@ pub use access::{Access, AccessError};
 pub use bases::look_again;
 pub use open::PREFIX;
 pub use openapi::openapi;
+#[cfg(feature = "vm")]
+pub use vms::VmLimits;
 
 use acceptor::Acceptor;
 use connection::{Channel, Connection};
@@ -120,6 +125,15 @@ impl Server {
     pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
         let limits = Limits { client_timeout: limits.client_timeout.min(LONGEST), ..limits };
         Self { shared: Shared::new(pool, access), limits }
+    }
+
+    /// Has clients run code in VMs too, which the caller starts and stops.
+    #[cfg(feature = "vm")]
+    #[must_use]
+    pub fn with_vms(mut self, manager: Arc<crate::vm::VmManager>, limits: VmLimits) -> Self {
+        self.shared.vms = Some(Arc::new(vms::Vms::new(manager, limits)));
+        self.shared.patience = self.limits.request_timeout;
+        self
     }
 
     /// Answers clients until `end` is done; then takes no more of them, and waits until those
@@ -192,20 +206,22 @@ impl Server {
     }
 
     fn router(&self) -> Router {
-        let request_timeout = self.limits.request_timeout;
-        let bounded = move |request: Request, next: Next| async move {
-            timeout(request_timeout, next.run(request)).await.unwrap_or_else(|_| {
-                let detail =
-                    format!("no answer within {request_timeout:?}; nothing was handed over");
-                Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()
-            })
-        };
-        openapi::router()
+        let [soon, late] = openapi::routers();
+        let soon = bounded(soon, self.limits.request_timeout);
+        soon.merge(bounded(late, self.patience_for_vms()))
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
-            .layer(middleware::from_fn(bounded))
             .layer(DefaultBodyLimit::max(self.limits.body))
             .with_state(self.shared.clone())
+    }
+
+    /// A VM may come after two boots: one to save its state, and another if that can't be resumed.
+    fn patience_for_vms(&self) -> Duration {
+        #[cfg(feature = "vm")]
+        if let Some(vms) = &self.shared.vms {
+            return self.limits.request_timeout + 3 * vms.boot_timeout();
+        }
+        self.limits.request_timeout
     }
 
     /// Answers one client's requests.
@@ -238,6 +254,16 @@ impl Server {
             ended
         }
     }
+}
+
+/// Answers in time, if only that it could not.
+fn bounded(routes: Router<Shared>, within: Duration) -> Router<Shared> {
+    routes.layer(middleware::from_fn(move |request: Request, next: Next| async move {
+        timeout(within, next.run(request)).await.unwrap_or_else(|_| {
+            let detail = format!("no answer within {within:?}; nothing was handed over");
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()
+        })
+    }))
 }
 
 async fn answer(

@@ -3,12 +3,11 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use overlay_pool::place::open_trusted;
 use overlay_pool::vm::{
     Accelerator, End, Execution, Language, Outcome, Output, Program, Start, Stream, Vm, VmError,
     VmManager, VmSettings,
@@ -22,7 +21,7 @@ use tokio::time::sleep;
 
 use super::exit::Exit;
 use super::failure::Failure;
-use super::{Answer, arguments, block_on};
+use super::{Answer, arguments, block_on, trusted};
 
 const EXAMPLES: &str = "\
 The VM's disk comes from a pool. The VM has no network, and nothing is left of it afterwards. The
@@ -102,7 +101,7 @@ impl Exec {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let settings = self.settings()?;
         for directory in [&settings.base_images_dir, &settings.states()] {
-            expect_trusted(directory)?;
+            trusted::expect(directory, Exit::NotRun)?;
         }
         if let Some(target) = self.keep.as_ref().filter(|keep| keep.symlink_metadata().is_ok()) {
             let cause = format!("{}: it is there already", target.display());
@@ -287,18 +286,6 @@ impl Exec {
             // Where standard error is closed, there is nobody to tell.
             let _ = writeln!(io::stderr(), "overlay-pool: {line}");
         }
-    }
-}
-
-/// Who may write to saved states or images decides what a VM runs. What isn't there is made, or
-/// missed later.
-fn expect_trusted(directory: &Path) -> Result<(), Failure> {
-    match open_trusted(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            let cause = format!("{}: {error}", directory.display());
-            Err(Failure::new(Exit::NotRun, cause, ""))
-        }
-        _ => Ok(()),
     }
 }
 

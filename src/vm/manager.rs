@@ -132,6 +132,12 @@ impl VmManager {
         Ok(())
     }
 
+    /// Whether VMs can be created.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started().is_ok()
+    }
+
     /// The base image of a language: by the convention of names, the newest version.
     ///
     /// # Errors
@@ -237,6 +243,13 @@ impl VmManager {
     /// Destroying one that is destroyed is nothing.
     pub async fn destroy_vm(&self, vm: &Vm) {
         vm.destroy().await;
+        self.vms().remove(vm.id());
+    }
+
+    /// Like [`destroy_vm`](Self::destroy_vm), for who can't wait: QEMU is killed, and its end comes
+    /// a moment later.
+    pub fn destroy_vm_now(&self, vm: &Vm) {
+        vm.destroy_now();
         self.vms().remove(vm.id());
     }
 

@@ -11,6 +11,8 @@ use super::held::Held;
 use super::open::OpenFiles;
 use super::traffic::Traffic;
 use super::unreceived::Unreceived;
+#[cfg(feature = "vm")]
+use super::vms::Vms;
 use crate::api::wire::Problem;
 use crate::image::{BaseImage, BaseRef};
 use crate::pool::{OverlayPool, Stats};
@@ -25,6 +27,11 @@ pub(super) struct Shared {
     pub(super) aside: Aside,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) unreceived: Unreceived,
+    #[cfg(feature = "vm")]
+    pub(super) vms: Option<Arc<Vms>>,
+    /// How long a request may take to come.
+    #[cfg(feature = "vm")]
+    pub(super) patience: std::time::Duration,
     ending: Arc<AtomicBool>,
 }
 
@@ -38,6 +45,10 @@ impl Shared {
             aside: Aside::default(),
             open_files: Arc::default(),
             unreceived: Unreceived::default(),
+            #[cfg(feature = "vm")]
+            vms: None,
+            #[cfg(feature = "vm")]
+            patience: std::time::Duration::ZERO,
             ending: Arc::default(),
         }
     }
@@ -64,6 +75,14 @@ impl Shared {
             let detail = format!("can't look at the base images: {error}; try again");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-threads", detail)
         })
+    }
+
+    /// Whether VMs can be asked for, if there shall be any.
+    pub(super) fn has_its_vms(&self) -> bool {
+        #[cfg(feature = "vm")]
+        return self.vms.as_ref().is_none_or(|vms| vms.is_started());
+        #[cfg(not(feature = "vm"))]
+        true
     }
 
     /// Takes no more clients from now on.

@@ -57,6 +57,7 @@ pub(super) async fn ready(State(shared): State<Shared>) -> Result<String, Proble
     };
     let detail = match Restocking::of(&shared.pool) {
         _ if shared.is_ending() => "the server is ending",
+        _ if !shared.has_its_vms() => "its VMs aren't started yet",
         Restocking::On => return Ok(well()),
         // Nothing is made ahead by configuration, or for want of a directory: on demand goes on.
         Restocking::Off if shared.pool.is_started() => return Ok(well()),

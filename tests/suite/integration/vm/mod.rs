@@ -2,8 +2,11 @@
 
 mod command;
 mod fault;
+mod http;
 mod lifecycle;
+mod quotas;
 mod randomness;
 mod resume;
 mod run;
+mod sessions;
 mod warm;
