@@ -15,8 +15,8 @@ use crate::image::{BaseRef, Format};
 use crate::{paths, pool};
 
 pub use vms::{
-    Data, EndReason, Ended, Event, ExecuteRequest, Language, PhaseSeconds, ProgramLimits,
-    RunRequest, VmInfo, VmRequest, VmStart,
+    Data, EndReason, Event, ExecuteRequest, Language, PhaseSeconds, ProgramLimits, RunRequest,
+    VmInfo, VmRequest, VmStart,
 };
 
 /// A base image, as a client names it.

@@ -236,29 +236,6 @@ pub enum EndReason {
     TimedOut,
 }
 
-/// How a program ended, and which limits it has met.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(ToSchema))]
-pub struct Ended {
-    /// How it ended.
-    pub reason: EndReason,
-    /// Its exit code as shells give it: 128 and more for a signal, 124 if its time was over.
-    #[cfg_attr(feature = "server", schema(example = 0))]
-    pub exit_code: i32,
-    /// The signal that ended it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    /// Whether there was more standard output than came.
-    pub stdout_truncated: bool,
-    /// Whether there was more standard error than came.
-    pub stderr_truncated: bool,
-    /// Whether the VM's disk refused writes, since it has reached its limit.
-    pub disk_failed: bool,
-    /// How long it took, from handing the code over to its end.
-    #[cfg_attr(feature = "server", schema(example = 0.021))]
-    pub seconds: f64,
-}
-
 /// What a client is told while its program runs: one JSON object a line. The last one is `end` or
 /// `failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -298,7 +275,23 @@ pub enum Event {
         error: Option<String>,
     },
     /// The program has ended.
-    End(Ended),
+    End {
+        /// How it ended.
+        reason: EndReason,
+        /// Its exit code as shells give it: 128 and more for a signal, 124 if its time was over.
+        exit_code: i32,
+        /// The signal that ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
+        /// Whether there was more standard output than came.
+        stdout_truncated: bool,
+        /// Whether there was more standard error than came.
+        stderr_truncated: bool,
+        /// Whether the VM's disk refused writes, since it has reached its limit.
+        disk_failed: bool,
+        /// How long it took, from handing the code over to its end.
+        seconds: f64,
+    },
     /// The program could not be run to its end.
     Failed {
         /// Why.
@@ -326,7 +319,7 @@ mod tests {
 
     #[rstest]
     fn an_end_is_flat() {
-        let ended = Ended {
+        let end = Event::End {
             reason: EndReason::Signal,
             exit_code: 137,
             signal: Some(9),
@@ -340,8 +333,8 @@ mod tests {
             "stdout_truncated": false, "stderr_truncated": true, "disk_failed": false,
             "seconds": 0.5,
         });
-        assert_eq!(serde_json::to_value(Event::End(ended)).expect("JSON"), json);
-        assert_eq!(serde_json::from_value::<Event>(json).expect("an event"), Event::End(ended));
+        assert_eq!(serde_json::to_value(&end).expect("JSON"), json);
+        assert_eq!(serde_json::from_value::<Event>(json).expect("an event"), end);
     }
 
     #[rstest]

@@ -13,7 +13,7 @@ use super::fleet::Vms;
 use super::lease::Lease;
 use super::request::Input;
 use super::sessions::Turn;
-use crate::api::wire::{EndReason, Ended, Event, PhaseSeconds, Problem, VmStart};
+use crate::api::wire::{EndReason, Event, PhaseSeconds, Problem, VmStart};
 use crate::vm::{End, Outcome, Phases, Program, Start, Stream as Output, Vm, VmError};
 
 /// What stands in the head of such an answer.
@@ -112,7 +112,7 @@ async fn run(
             if send_files(&vms, &vm, &files, &last).await.is_err() {
                 return;
             }
-            Event::End(ended(&outcome))
+            ended(&outcome)
         }
         Err(error) => failed(&error),
     };
@@ -168,14 +168,14 @@ pub(super) fn start(vm: &Vm) -> VmStart {
     }
 }
 
-fn ended(outcome: &Outcome) -> Ended {
+fn ended(outcome: &Outcome) -> Event {
     let Outcome { end, cut: [stdout_truncated, stderr_truncated], disk_failed, elapsed } = *outcome;
     let (reason, signal) = match end {
         End::Code(_) => (EndReason::Exit, None),
         End::Signal(signal) => (EndReason::Signal, Some(signal)),
         End::TimedOut => (EndReason::TimedOut, None),
     };
-    Ended {
+    Event::End {
         reason,
         exit_code: end.code(),
         signal,
