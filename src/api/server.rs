@@ -3,8 +3,8 @@
 mod acceptor;
 mod access;
 mod acquire;
-mod aside;
 mod bases;
+mod caller;
 mod connection;
 mod extract;
 mod held;
@@ -22,6 +22,7 @@ mod state;
 mod status;
 mod traffic;
 mod trusted;
+mod turns;
 mod unreceived;
 mod verdicts;
 #[cfg(feature = "vm")]
@@ -29,6 +30,7 @@ mod vms;
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +38,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -58,10 +59,10 @@ pub use openapi::openapi;
 pub use vms::VmLimits;
 
 use acceptor::Acceptor;
+use caller::{Caller, Outcome};
 use connection::{Channel, Connection};
 use peers::{Full, Peer, Peers, Room};
-use state::Shared;
-use traffic::Traffic;
+use state::{All, Shared};
 
 use super::wire::Problem;
 use crate::pool::OverlayPool;
@@ -124,21 +125,22 @@ impl Server {
     #[must_use]
     pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
         let limits = Limits { client_timeout: limits.client_timeout.min(LONGEST), ..limits };
-        Self { shared: Shared::new(pool, access), limits }
+        Self { shared: Arc::new(All::new(pool, access)), limits }
     }
 
     /// Has clients run code in VMs too, which the caller starts and stops.
     #[cfg(feature = "vm")]
     #[must_use]
-    pub fn with_vms(mut self, manager: Arc<crate::vm::VmManager>, limits: VmLimits) -> Self {
-        self.shared.vms = Some(Arc::new(vms::Vms::new(manager, limits)));
-        self.shared.patience = self.limits.request_timeout;
+    pub fn with_vms(self, manager: Arc<crate::vm::VmManager>, limits: VmLimits) -> Self {
+        let vms = vms::Vms::new(manager, limits, self.limits.request_timeout);
+        // Given twice, the first ones stay.
+        let _ = self.shared.vms.set(Arc::new(vms));
         self
     }
 
     /// Answers clients until `end` is done; then takes no more of them, and waits until those
     /// there have their answers, for [`Limits::drain_timeout`] at most. No request is under way
-    /// when this is done or dropped.
+    /// when this is done or dropped, but for those that a disk doesn't answer.
     ///
     /// # Errors
     ///
@@ -168,7 +170,7 @@ impl Server {
                 () = &mut end => break,
                 Some(_) = clients.join_next() => continue,
                 _ = look.tick() => {
-                    self.shared.held.look_again(&self.shared.aside);
+                    self.shared.held.look_again(&self.shared.turns);
                     continue;
                 }
                 accepted = acceptor.accept() => accepted?,
@@ -188,7 +190,8 @@ impl Server {
                 }
             };
             tracing::debug!(%peer, "connection");
-            let connection = self.connection(stream, peer, router.clone(), &graceful);
+            let places = admitted.places();
+            let connection = self.connection(stream, peer, places, router.clone(), &graceful);
             clients.spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%peer, %error, "connection ended");
@@ -206,22 +209,11 @@ impl Server {
     }
 
     fn router(&self) -> Router {
-        let [soon, late] = openapi::routers();
-        let soon = bounded(soon, self.limits.request_timeout);
-        soon.merge(bounded(late, self.patience_for_vms()))
+        openapi::router()
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
             .layer(DefaultBodyLimit::max(self.limits.body))
             .with_state(self.shared.clone())
-    }
-
-    /// A VM may come after two boots: one to save its state, and another if that can't be resumed.
-    fn patience_for_vms(&self) -> Duration {
-        #[cfg(feature = "vm")]
-        if let Some(vms) = &self.shared.vms {
-            return self.limits.request_timeout + 3 * vms.boot_timeout();
-        }
-        self.limits.request_timeout
     }
 
     /// Answers one client's requests.
@@ -229,18 +221,19 @@ impl Server {
         &self,
         stream: UnixStream,
         peer: Peer,
+        places: Arc<Semaphore>,
         router: Router,
         graceful: &GracefulShutdown,
     ) -> impl Future<Output = hyper::Result<()>> + Send + use<> {
         let (connection, channel) = Connection::new(stream);
         let (unreceived, to) = (self.shared.unreceived.clone(), Arc::clone(channel.stream()));
-        let traffic = self.shared.traffic.clone();
-        let open = traffic.connection();
+        let open = self.shared.traffic.connection();
         let mut connection = TimeoutWriter::new(connection);
         connection.set_timeout(Some(self.limits.client_timeout));
-        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            answer(router.clone(), request, peer, channel.clone(), traffic.clone())
-        });
+        let request_timeout = self.limits.request_timeout;
+        let shared = Arc::clone(&self.shared);
+        let answers = Arc::new(Answers { router, peer, channel, places, request_timeout, shared });
+        let service = service_fn(move |request| Arc::clone(&answers).answer(request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.client_timeout)
@@ -256,29 +249,57 @@ impl Server {
     }
 }
 
-/// Answers in time, if only that it could not.
-fn bounded(routes: Router<Shared>, within: Duration) -> Router<Shared> {
-    routes.layer(middleware::from_fn(move |request: Request, next: Next| async move {
-        timeout(within, next.run(request)).await.unwrap_or_else(|_| {
-            let detail = format!("no answer within {within:?}; nothing was handed over");
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()
-        })
-    }))
-}
-
-async fn answer(
+/// What the requests of one connection are answered with.
+struct Answers {
     router: Router,
-    request: hyper::Request<hyper::body::Incoming>,
     peer: Peer,
     channel: Channel,
-    traffic: Traffic,
-) -> Result<Response, Infallible> {
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(peer);
-    request.extensions_mut().insert(channel);
-    let answer = router.oneshot(request).await?;
-    traffic.answered(answer.status());
-    Ok(answer)
+    /// How many of this client's requests may be read and answered at once, over all connections.
+    places: Arc<Semaphore>,
+    request_timeout: Duration,
+    shared: Shared,
+}
+
+impl Answers {
+    /// How long an answer may take. A VM may have to boot first.
+    fn patience(&self, path: &str) -> Duration {
+        #[cfg(feature = "vm")]
+        if let Some(vms) = self.shared.vms.get()
+            && vms::is_about_vms(path)
+        {
+            return self.request_timeout + vms.boot_patience();
+        }
+        let _ = path;
+        self.request_timeout
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: hyper::Request<hyper::body::Incoming>,
+    ) -> Result<Response, Infallible> {
+        let peer = self.peer;
+        let request_timeout = self.patience(request.uri().path());
+        let outcome = Outcome::default();
+        let caller = Caller { peer, channel: self.channel.clone(), outcome: outcome.clone() };
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(caller);
+        let mut answer = pin!(async {
+            let _place = self.places.acquire().await;
+            self.router.clone().oneshot(request).await
+        });
+        let answer = match timeout(request_timeout, &mut answer).await {
+            Ok(answer) => answer?,
+            Err(_) if outcome.decide() => {
+                let detail =
+                    format!("no answer within {request_timeout:?}; nothing was handed over");
+                Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()
+            }
+            // It was done in time.
+            Err(_) => answer.await?,
+        };
+        self.shared.traffic.answered(answer.status());
+        Ok(answer)
+    }
 }
 
 async fn not_found(request: Request) -> Problem {

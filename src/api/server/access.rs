@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use rustix::fs::{AtFlags, OFlags, statat};
+use rustix::fs::{AtFlags, OFlags, statat, unlinkat};
 
 use super::roots::{RootError, Roots};
 use super::trusted::{self, Distrust, path_of};
@@ -229,6 +229,13 @@ impl Access {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
         Ok(directory)
+    }
+
+    /// Removes what was handed over at a target.
+    pub(super) fn remove_target(&self, path: &Path) -> Result<(), AccessError> {
+        let directory = self.target(path)?;
+        let removed = unlinkat(&directory, path.file_name().unwrap_or_default(), AtFlags::empty());
+        removed.map_err(|errno| AccessError::io(TARGET, path, errno.into()))
     }
 
     /// Opens a base image and judges it.

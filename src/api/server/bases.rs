@@ -10,6 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::access::Access;
+use super::caller::Caller;
 use super::extract::{Administrator, Body, InPath, InQuery};
 use super::refusals::{Adding, Changing, Looking, Removing};
 use super::state::Shared;
@@ -39,9 +40,13 @@ pub(super) struct FormatQuery {
         Looking,
     )
 )]
-pub(super) async fn list(State(shared): State<Shared>) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    caller: Caller,
+) -> Result<Response, Problem> {
+    let turns = shared.turns.clone();
     // Thousands of them take a while to write, too.
-    shared.list(|shared| Json(states(shared)).into_response()).await
+    caller.look(&turns, move || Json(states(&shared)).into_response()).await
 }
 
 /// All base images beside the files as they are now: a look at the disk for each that has ready
@@ -67,10 +72,15 @@ pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
 pub(super) async fn add(
     _: Administrator,
     State(shared): State<Shared>,
+    caller: Caller,
     Body(request): Body<BaseRequest>,
 ) -> Result<(StatusCode, Json<BaseAdded>), Problem> {
-    let image = shared.judged(&request.into())?;
-    let path = shared.pool.add_base(image)?;
+    let turns = shared.turns.clone();
+    let added = caller.look(&turns, move || {
+        let image = shared.judged(&request.into())?;
+        Ok::<_, Problem>(shared.pool.add_base(image)?)
+    });
+    let path = added.await??;
     Ok((StatusCode::CREATED, Json(BaseAdded { path })))
 }
 
@@ -95,6 +105,7 @@ pub(super) async fn add(
 pub(super) async fn remove(
     _: Administrator,
     State(shared): State<Shared>,
+    caller: Caller,
     InPath(path): InPath<PathBuf>,
     InQuery(FormatQuery { format }): InQuery<FormatQuery>,
 ) -> Result<Json<Removed>, Problem> {
@@ -103,7 +114,9 @@ pub(super) async fn remove(
         return Err(Problem::bad_request(detail));
     }
     let detail = format!("base image {}: not one of the pool's", path.display());
-    let removed = shared.pool.remove_base(BaseRef { path, format })?;
+    let turns = shared.turns.clone();
+    let base = BaseRef { path, format };
+    let removed = caller.look(&turns, move || shared.pool.remove_base(base)).await??;
     let removed =
         removed.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "unknown-base", detail))?;
     Ok(Json(Removed { removed: removed as u64 }))
@@ -123,8 +136,11 @@ pub(super) async fn remove(
 pub(super) async fn drain(
     _: Administrator,
     State(shared): State<Shared>,
+    caller: Caller,
 ) -> Result<Json<Removed>, Problem> {
-    let removed = shared.pool.pause().await?;
+    let turns = shared.turns.clone();
+    let paused = async move { shared.pool.pause().await };
+    let removed = caller.take_turn(&turns, paused, drop).await??;
     Ok(Json(Removed { removed: removed as u64 }))
 }
 
@@ -141,8 +157,10 @@ pub(super) async fn drain(
 pub(super) async fn rescan(
     _: Administrator,
     State(shared): State<Shared>,
+    caller: Caller,
 ) -> Result<StatusCode, Problem> {
-    look_again(&shared.pool, &shared.access)?;
+    let turns = shared.turns.clone();
+    caller.look(&turns, move || look_again(&shared.pool, &shared.access)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -49,6 +49,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::bases::states;
+use super::caller::Caller;
 use super::refusals::Looking;
 use super::restocking::{Restocking, Space};
 use super::series::{counter, counters, gauges};
@@ -69,8 +70,12 @@ use crate::pool::Stats;
         Looking,
     )
 )]
-pub(super) async fn metrics(State(shared): State<Shared>) -> Result<impl IntoResponse, Problem> {
-    let text = shared.list(|shared| text(shared.clone())).await?;
+pub(super) async fn metrics(
+    State(shared): State<Shared>,
+    caller: Caller,
+) -> Result<impl IntoResponse, Problem> {
+    let turns = shared.turns.clone();
+    let text = caller.look(&turns, move || text(shared)).await?;
     Ok(([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text))
 }
 
@@ -102,7 +107,7 @@ impl Collector for Scrape {
         self.space(encoder)?;
         self.traffic(encoder)?;
         #[cfg(feature = "vm")]
-        if let Some(vms) = &self.0.vms {
+        if let Some(vms) = self.0.vms.get() {
             vms.encode(encoder)?;
         }
         Ok(())

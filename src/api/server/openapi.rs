@@ -49,7 +49,7 @@ impl PartialSchema for Format {
 
 impl ToSchema for Format {}
 
-/// What an overlay pool answers, soon.
+/// What an overlay pool answers.
 fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Head::openapi())
         .routes(routes!(acquire::acquire))
@@ -78,22 +78,22 @@ async fn document() -> Json<&'static Value> {
     Json(&DOCUMENT)
 }
 
-/// What waits for VMs, which take longer to boot than a pool to answer.
-fn slow_routes() -> OpenApiRouter<Shared> {
+/// All routes, with those of VMs if the program has them.
+fn all_routes() -> OpenApiRouter<Shared> {
     #[cfg(feature = "vm")]
-    return vms::routes();
+    return routes().merge(vms::routes());
     #[cfg(not(feature = "vm"))]
-    OpenApiRouter::new()
+    routes()
 }
 
-/// The routes, with the document at `/openapi.json`; and those that take long.
-pub(super) fn routers() -> [Router<Shared>; 2] {
-    [routes().into(), slow_routes().into()]
+/// The routes, with the document at `/openapi.json`.
+pub(super) fn router() -> Router<Shared> {
+    all_routes().into()
 }
 
 /// The `OpenAPI` document of the server, as JSON.
 #[must_use]
 pub fn openapi() -> Value {
-    let document = routes().merge(slow_routes()).into_openapi();
+    let document = all_routes().into_openapi();
     serde_json::to_value(document).unwrap_or_default()
 }

@@ -261,8 +261,12 @@ mod serve {
     fn a_server_stands_beside_a_pool_in_process(#[from(scratch_in_memory)] scratch: Scratch) {
         let figures = figures(&mut bench(&scratch, 128));
         let columns = columns(&figures["columns"]);
-        assert_eq!(columns.len(), 2);
-        for (side, figures) in &columns {
+        for bare in ["bare", "bare, a hop"].map(|name| &columns[name]) {
+            assert_eq!((bare["plain_acquires"], bare["paced_acquires"]), (128.0, 64.0));
+            assert!(!bare.contains_key("ready") && !bare.contains_key("larger_acquires"));
+        }
+        assert_eq!(columns.len(), 4);
+        for (side, figures) in columns.iter().filter(|(side, _)| !side.starts_with("bare")) {
             let of = |figure: &str| figures[figure];
             assert_eq!((of("ready"), of("plain_acquires")), (128.0, 128.0), "{side}");
             assert_eq!((of("paced_acquires"), of("larger_acquires")), (64.0, 64.0), "{side}");
@@ -276,14 +280,19 @@ mod serve {
             assert!(!figures.contains_key("plain_on_demand_p50_us"), "of no acquires: {figures:?}");
         }
         let (serve, in_process) = (&columns["serve"], &columns["in process"]);
-        let per_s = "plain_per_s";
-        assert_ratio(serve["plain_per_s_by_in_process"], serve[per_s], in_process[per_s]);
+        let (per_s, bare) = ("plain_per_s", &columns["bare"]);
+        let floor = 1.0 / (1.0 / in_process[per_s] + 1.0 / bare[per_s]);
+        assert_ratio(serve["plain_per_s_by_floor"], serve[per_s], floor);
+        for figure in ["paced_pooled_p50", "paced_pooled_p99"] {
+            let us = format!("{figure}_us");
+            assert_ratio(serve[&format!("{figure}_by_bare")], serve[&us], bare[&us]);
+        }
         let memory = |when: &str| serve[&format!("memory_{when}_mib")];
         for when in ["start", "early", "end"] {
             assert!(0.0 < memory(when) && memory(when) <= memory("most"), "{when}");
         }
         assert_ratio(serve["memory_end_by_early"], memory("end"), memory("early"));
-        assert_eq!(figures["targets"].as_array().map(Vec::len), Some(3));
+        assert_eq!(figures["targets"].as_array().map(Vec::len), Some(6));
         let machine = figures["machine"].as_str().expect("a machine");
         let verdict = figures["targets"][0]["verdict"].as_str().expect("a verdict");
         let unless = verdict.strip_prefix("not judged: ").expect("one round is nothing to judge");

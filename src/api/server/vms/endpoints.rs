@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 
 use super::events::{self, Holder, start};
 use super::execute::{order, put_files};
@@ -13,6 +13,7 @@ use super::fleet::Vms;
 use super::refusals::{Creating, Keeping, Looking, Running};
 use super::request::{Asked, RunForm, period};
 use super::sessions::Session;
+use crate::api::server::caller::Caller;
 use crate::api::server::extract::{Body, InPath};
 use crate::api::server::peers::Peer;
 use crate::api::server::state::Shared;
@@ -28,7 +29,7 @@ use crate::api::wire::{Event, Problem, RunRequest, VmInfo, VmRequest};
 )]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    Caller { peer, .. }: Caller,
 ) -> Result<Json<Vec<VmInfo>>, Problem> {
     let sessions = shared.vms()?.sessions.list(peer);
     Ok(Json(sessions.iter().map(|session| info(session)).collect()))
@@ -52,7 +53,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn create(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    Caller { peer, .. }: Caller,
     Body(VmRequest { language, idle_seconds }): Body<VmRequest>,
 ) -> Result<Response, Problem> {
     let vms = shared.vms()?;
@@ -77,7 +78,7 @@ pub(super) async fn create(
 )]
 pub(super) async fn look(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    Caller { peer, .. }: Caller,
     InPath(id): InPath<String>,
 ) -> Result<Json<VmInfo>, Problem> {
     let session = find(shared.vms()?, &id, peer)?;
@@ -95,7 +96,7 @@ pub(super) async fn look(
 )]
 pub(super) async fn destroy(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    Caller { peer, .. }: Caller,
     InPath(id): InPath<String>,
 ) -> Result<StatusCode, Problem> {
     let vms = shared.vms()?;
@@ -127,7 +128,7 @@ pub(super) async fn destroy(
 )]
 pub(super) async fn run(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    Caller { peer, .. }: Caller,
     InPath(id): InPath<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -138,7 +139,7 @@ pub(super) async fn run(
         let detail = format!("VM {id} runs another program: wait for its end");
         Problem::new(StatusCode::CONFLICT, "vm-busy", detail)
     })?;
-    let asked = Asked::<RunRequest>::read(request, vms.limits.upload, shared.patience).await?;
+    let asked = Asked::<RunRequest>::read(request, vms.limits.upload, vms.patience).await?;
     let Asked { request, files, stdin } = asked;
     let (order, files) = order(request, files, stdin)?;
     put_files(turn.vm(), &files).await?;

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
 
 use super::events::{self, Holder, Order};
 use super::refusals::Executing;
 use super::request::{Asked, ExecuteForm, FileIn, Input, program};
-use crate::api::server::peers::Peer;
+use crate::api::server::caller::Caller;
 use crate::api::server::state::Shared;
 use crate::api::wire::{Event, ExecuteRequest, Problem, RunRequest};
 use crate::vm::Vm;
@@ -41,12 +40,12 @@ const MODE: u32 = 0o644;
 )]
 pub(super) async fn execute(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
+    Caller { peer, .. }: Caller,
     request: Request,
 ) -> Result<Response, Problem> {
     let vms = shared.vms()?;
     let place = vms.tenants.admit(peer)?;
-    let asked = Asked::<ExecuteRequest>::read(request, vms.limits.upload, shared.patience).await?;
+    let asked = Asked::<ExecuteRequest>::read(request, vms.limits.upload, vms.patience).await?;
     let Asked { request, files, stdin } = asked;
     let (language, request) = request.split();
     let (order, files) = order(request, files, stdin)?;

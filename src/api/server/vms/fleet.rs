@@ -36,25 +36,33 @@ impl Default for VmLimits {
 pub(in crate::api::server) struct Vms {
     pub(super) manager: Arc<VmManager>,
     pub(super) limits: VmLimits,
+    /// How long a request may take to come.
+    pub(super) patience: Duration,
     pub(super) tenants: Tenants,
     pub(super) sessions: Sessions,
     pub(super) figures: Figures,
 }
 
 impl Vms {
-    pub(in crate::api::server) fn new(manager: Arc<VmManager>, limits: VmLimits) -> Self {
+    pub(in crate::api::server) fn new(
+        manager: Arc<VmManager>,
+        limits: VmLimits,
+        patience: Duration,
+    ) -> Self {
         let all = usize::try_from(manager.settings().max_concurrent_vms).unwrap_or(usize::MAX);
         let tenants = Tenants::new(limits.per_user.unwrap_or(all / 2).max(1));
         let (sessions, figures) = (Sessions::default(), Figures::default());
-        Self { manager, limits, tenants, sessions, figures }
+        Self { manager, limits, patience, tenants, sessions, figures }
     }
 
     pub(in crate::api::server) fn is_started(&self) -> bool {
         self.manager.is_started()
     }
 
-    pub(in crate::api::server) fn boot_timeout(&self) -> Duration {
-        self.manager.settings().boot_timeout
+    /// How long a VM may take to come: it may boot twice, once to save its state, and be resumed in
+    /// vain between.
+    pub(in crate::api::server) fn boot_patience(&self) -> Duration {
+        3 * self.manager.settings().boot_timeout
     }
 
     /// A VM for a user who may have one more.

@@ -22,19 +22,24 @@ use axum::http::StatusCode;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::state::Shared;
+use super::state::{All, Shared};
 use crate::api::wire::Problem;
 pub use fleet::VmLimits;
 pub(super) use fleet::Vms;
 
-impl Shared {
+impl All {
     /// The VMs, if this server has any.
     fn vms(&self) -> Result<&Arc<Vms>, Problem> {
-        self.vms.as_ref().ok_or_else(|| {
+        self.vms.get().ok_or_else(|| {
             let detail = "this server runs no VMs: start it with --vms";
             Problem::new(StatusCode::NOT_FOUND, "no-vms", detail)
         })
     }
+}
+
+/// Whether a request may have to wait for a VM.
+pub(super) fn is_about_vms(path: &str) -> bool {
+    path == "/v1/execute" || path.starts_with("/v1/vms")
 }
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
