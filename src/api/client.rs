@@ -3,6 +3,8 @@
 mod error;
 mod exchange;
 mod receiver;
+mod running;
+mod vms;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -22,6 +24,7 @@ use super::wire::{
 use crate::image::BaseRef;
 pub use error::ClientError;
 use exchange::{Answer, Exchange, Question};
+pub use running::Running;
 
 /// How many connections are kept for the next requests.
 const IDLE: usize = 16;

@@ -15,10 +15,13 @@ mod server;
 mod wire;
 
 #[cfg(feature = "client")]
-pub use client::{Client, ClientError, Opened};
+pub use client::{Client, ClientError, Opened, Running};
+#[cfg(all(feature = "server", feature = "vm"))]
+pub use server::VmLimits;
 #[cfg(feature = "server")]
 pub use server::{Access, AccessError, Limits, PREFIX, Server, look_again, openapi};
 pub use wire::{
-    AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, OpenAnswer, OpenRequest,
-    Problem, Removed, Source, Stats,
+    AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, Data, EndReason, Event,
+    ExecuteRequest, Language, OpenAnswer, OpenRequest, PhaseSeconds, Problem, ProgramLimits,
+    Removed, RunRequest, Source, Stats, VmInfo, VmRequest, VmStart,
 };

@@ -17,6 +17,7 @@ mod problem;
 mod refusals;
 mod restocking;
 mod roots;
+mod series;
 mod state;
 mod status;
 mod traffic;
@@ -24,6 +25,8 @@ mod trusted;
 mod turns;
 mod unreceived;
 mod verdicts;
+#[cfg(feature = "vm")]
+mod vms;
 
 use std::convert::Infallible;
 use std::io;
@@ -52,6 +55,8 @@ pub use access::{Access, AccessError};
 pub use bases::look_again;
 pub use open::PREFIX;
 pub use openapi::openapi;
+#[cfg(feature = "vm")]
+pub use vms::VmLimits;
 
 use acceptor::Acceptor;
 use caller::{Caller, Outcome};
@@ -121,6 +126,16 @@ impl Server {
     pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
         let limits = Limits { client_timeout: limits.client_timeout.min(LONGEST), ..limits };
         Self { shared: Arc::new(All::new(pool, access)), limits }
+    }
+
+    /// Has clients run code in VMs too, which the caller starts and stops.
+    #[cfg(feature = "vm")]
+    #[must_use]
+    pub fn with_vms(self, manager: Arc<crate::vm::VmManager>, limits: VmLimits) -> Self {
+        let vms = vms::Vms::new(manager, limits, self.limits.request_timeout);
+        // Given twice, the first ones stay.
+        let _ = self.shared.vms.set(Arc::new(vms));
+        self
     }
 
     /// Answers clients until `end` is done; then takes no more of them, and waits until those
@@ -246,11 +261,24 @@ struct Answers {
 }
 
 impl Answers {
+    /// How long an answer may take. A VM may have to boot first.
+    fn patience(&self, path: &str) -> Duration {
+        #[cfg(feature = "vm")]
+        if let Some(vms) = self.shared.vms.get()
+            && vms::is_about_vms(path)
+        {
+            return self.request_timeout + vms.boot_patience();
+        }
+        let _ = path;
+        self.request_timeout
+    }
+
     async fn answer(
         self: Arc<Self>,
         request: hyper::Request<hyper::body::Incoming>,
     ) -> Result<Response, Infallible> {
-        let Self { peer, request_timeout, .. } = *self;
+        let peer = self.peer;
+        let request_timeout = self.patience(request.uri().path());
         let outcome = Outcome::default();
         let caller = Caller { peer, channel: self.channel.clone(), outcome: outcome.clone() };
         let mut request = request.map(Body::new);

@@ -1,5 +1,7 @@
 //! What goes over the wire as JSON, the same for the server and its clients.
 
+mod vms;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,11 @@ use utoipa::ToSchema;
 
 use crate::image::{BaseRef, Format};
 use crate::{paths, pool};
+
+pub use vms::{
+    Data, EndReason, Event, ExecuteRequest, Language, PhaseSeconds, ProgramLimits, RunRequest,
+    VmInfo, VmRequest, VmStart,
+};
 
 /// A base image, as a client names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

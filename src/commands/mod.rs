@@ -22,6 +22,7 @@ mod serve;
 mod shim;
 mod stats;
 mod text;
+mod trusted;
 mod version;
 
 use std::ffi::OsString;

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::PREFIX;
 use super::alive::Alive;
@@ -22,6 +24,9 @@ use super::warm::{Warm, WarmStats, keep_filled};
 use super::workshop::Workshop;
 use crate::image::BaseRef;
 use crate::place::remove_leftovers;
+
+/// How long a VM that shall wait may take to give its place to who asks.
+const GIVE_WAY: Duration = Duration::from_secs(2);
 
 /// Makes VMs on pooled overlays, and destroys them.
 ///
@@ -132,6 +137,12 @@ impl VmManager {
         Ok(())
     }
 
+    /// Whether VMs can be created.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started().is_ok()
+    }
+
     /// The base image of a language: by the convention of names, the newest version.
     ///
     /// # Errors
@@ -173,7 +184,7 @@ impl VmManager {
                 }
             }
         }
-        let home = started.workshop.home(Some(self.slot(&started)?))?;
+        let home = started.workshop.home(Some(self.slot(&started).await?))?;
         let creation = self.register(&started, language, ids, home)?;
         let vm = &creation.vm;
         vm.enter(VmState::Booting)?;
@@ -200,15 +211,22 @@ impl VmManager {
         Ok(creation.done())
     }
 
-    /// The right to one more VM, of one that waits if need be.
-    fn slot(&self, started: &Started) -> Result<OwnedSemaphorePermit, VmError> {
+    /// The right to one more VM, of one that waits or shall wait if need be.
+    async fn slot(&self, started: &Started) -> Result<OwnedSemaphorePermit, VmError> {
         loop {
-            if let Ok(slot) = Arc::clone(&started.slots).try_acquire_owned() {
+            let slots = Arc::clone(&started.slots);
+            if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
                 return Ok(slot);
             }
-            if !started.warm.make_room() {
-                return Err(VmError::TooMany { limit: self.settings.max_concurrent_vms });
+            if started.warm.make_room() {
+                continue;
             }
+            if started.warm.give_way()
+                && let Ok(Ok(slot)) = timeout(GIVE_WAY, slots.acquire_owned()).await
+            {
+                return Ok(slot);
+            }
+            return Err(VmError::TooMany { limit: self.settings.max_concurrent_vms });
         }
     }
 
@@ -237,6 +255,13 @@ impl VmManager {
     /// Destroying one that is destroyed is nothing.
     pub async fn destroy_vm(&self, vm: &Vm) {
         vm.destroy().await;
+        self.vms().remove(vm.id());
+    }
+
+    /// Like [`destroy_vm`](Self::destroy_vm), for who can't wait: QEMU is killed, and its end comes
+    /// a moment later.
+    pub fn destroy_vm_now(&self, vm: &Vm) {
+        vm.destroy_now();
         self.vms().remove(vm.id());
     }
 

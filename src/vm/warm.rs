@@ -5,6 +5,8 @@
 //! after its machine was renewed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -63,6 +65,10 @@ pub(super) struct Warm {
     shelves: Mutex<BTreeMap<Language, Shelf>>,
     changed: Arc<Notify>,
     slots: Arc<Semaphore>,
+    /// Whether a member is being made.
+    making: AtomicBool,
+    /// Tells who makes one that its place is needed.
+    needed: Notify,
 }
 
 #[derive(Debug)]
@@ -82,7 +88,8 @@ impl Warm {
             (*language, Shelf { wanted, members, asked, hits: 0, misses: 0 })
         };
         let shelves = Mutex::new(wanted.iter().map(shelf).collect());
-        Self { shelves, changed: Arc::default(), slots }
+        let (making, needed) = (AtomicBool::new(false), Notify::new());
+        Self { shelves, changed: Arc::default(), slots, making, needed }
     }
 
     /// A member whose machine stands on what is there now.
@@ -118,6 +125,14 @@ impl Warm {
         member.is_some()
     }
 
+    /// Has a member that is being made be given up; says whether there is one, whose place is free
+    /// a moment later.
+    pub(super) fn give_way(&self) -> bool {
+        let making = self.making.load(Ordering::SeqCst);
+        self.needed.notify_waiters();
+        making
+    }
+
     /// Gives all members up.
     pub(super) fn clear(&self) {
         let mut shelves = self.shelves();
@@ -143,7 +158,16 @@ impl Warm {
         loop {
             self.look_through(workshop);
             let Some(language) = self.lacking(workshop) else { return true };
-            match self.make(workshop, language).await {
+            let mut needed = pin!(self.needed.notified());
+            needed.as_mut().enable();
+            let made = {
+                let _making = Making::begin(&self.making);
+                tokio::select! {
+                    made = self.make(workshop, language) => made,
+                    () = &mut needed => return true,
+                }
+            };
+            match made {
                 Ok(Some(member)) => self.add(language, member),
                 Ok(None) => return true,
                 Err(error) => {
@@ -241,6 +265,22 @@ pub(super) async fn keep_filled(warm: Weak<Warm>, workshop: Weak<Workshop>) {
             () = changed.notified() => sleep(LEAVE_ALONE).await,
             () = sleep(LOOK) => {}
         }
+    }
+}
+
+/// A member is being made until this is dropped.
+struct Making<'a>(&'a AtomicBool);
+
+impl<'a> Making<'a> {
+    fn begin(making: &'a AtomicBool) -> Self {
+        making.store(true, Ordering::SeqCst);
+        Self(making)
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

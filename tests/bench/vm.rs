@@ -1,5 +1,7 @@
 //! Code in VMs: from asking to the first line of its output, by each way that there is.
 
+mod server;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +19,7 @@ use tokio::time::{interval, sleep};
 
 use super::figures::{Figures, Row, percentile};
 use super::{Bench, Error, Ground, Measured, Options, float};
+use server::Server;
 
 const HELLO: &str = "hello from pool";
 /// How long a VM that waits may take to be made.
@@ -65,6 +68,8 @@ impl Bench for Vms {
         ("boot_by_warm", "    boot ÷ waited", Some(("python", '≥', 100.0))),
         ("boot_by_warm", "    boot ÷ waited", Some(("node", '≥', 100.0))),
         ("exec_ms", "overlay-pool exec, no server, ms", None),
+        ("exec_server_ms", "  with a server, waited, ms", Some(("python", '≤', 50.0))),
+        ("http_ms", "POST /v1/execute to first line, waited, ms", Some(("python", '≤', 40.0))),
         ("pss_mib", "memory of each that waits, MiB", Some(("python", '≤', 80.0))),
         ("asks_at_1", "python, four wait: asks, 1 a second", None),
         ("misses_at_1", "  of them: none waited", Some(("load", '≤', 0.0))),
@@ -151,13 +156,41 @@ impl Vms {
         figures.divide("boot_by_miss", "boot_ms", "miss_ms");
         figures.divide("boot_by_warm", "boot_ms", "warm_ms");
         ground.progress(format!("{language}: overlay-pool exec"));
-        let runs: Result<Vec<_>, _> = (0..self.count).map(|_| exec(settings, language)).collect();
+        let run = |_| exec(language, |command| of_settings(command, settings));
+        let runs: Result<Vec<_>, _> = (0..self.count).map(run).collect();
         figures.set("exec_ms", median(runs?));
+        ground.progress(format!("{language}: a server"));
+        let [runs, lines] = self.served(ground, settings, language).await?;
+        figures.set("exec_server_ms", median(runs));
+        figures.set("http_ms", median(lines));
         if self.waiting > 0 {
             ground.progress(format!("{language}: memory"));
             figures.set("pss_mib", self.memory(settings, language).await?);
         }
         Ok(figures)
+    }
+
+    /// Whole processes that use a server's VM, and first lines by HTTP, in turns.
+    async fn served(
+        &self,
+        ground: &Ground,
+        settings: &VmSettings,
+        language: Language,
+    ) -> Result<[Vec<Duration>; 2], Error> {
+        let mut server =
+            Server::start(&ground.folder(&format!("server-{language}"))?, settings, language)
+                .await?;
+        let (mut runs, mut lines) = (Vec::new(), Vec::new());
+        for _ in 0..self.count {
+            server.ready().await?;
+            runs.push(exec(language, |command| {
+                command.arg("--socket").arg(&server.socket);
+            })?);
+            server.ready().await?;
+            lines.push(server.first_line().await?);
+        }
+        server.stop().await?;
+        Ok([runs, lines])
     }
 
     /// The memory of each VM that waits, in MiB, what they share divided among them.
@@ -277,12 +310,10 @@ async fn wait_for(manager: &VmManager, language: Language, ready: usize) -> Resu
 }
 
 /// A whole process of the program, from its start to its end.
-fn exec(settings: &VmSettings, language: Language) -> Result<Duration, Error> {
+fn exec(language: Language, set: impl Fn(&mut Command)) -> Result<Duration, Error> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_overlay-pool"));
-    command.args(["exec", "--accel", settings.accelerator.as_str(), language.as_str()]);
-    command.args(["-c", &hello(language)]).env("OVERLAY_POOL_DIR", &settings.dir);
-    command.env("OVERLAY_POOL_STATES", settings.states()).stdin(Stdio::null());
-    command.env("OVERLAY_POOL_IMAGES", &settings.base_images_dir);
+    command.args(["exec", language.as_str(), "-c", &hello(language)]).stdin(Stdio::null());
+    set(&mut command);
     let begin = Instant::now();
     let output = command.output()?;
     let took = begin.elapsed();
@@ -290,6 +321,14 @@ fn exec(settings: &VmSettings, language: Language) -> Result<Duration, Error> {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     }
     Ok(took)
+}
+
+/// Has a command make VMs as the settings say.
+fn of_settings(command: &mut Command, settings: &VmSettings) {
+    command.args(["--accel", settings.accelerator.as_str()]);
+    command.env("OVERLAY_POOL_DIR", &settings.dir);
+    command.env("OVERLAY_POOL_STATES", settings.states());
+    command.env("OVERLAY_POOL_IMAGES", &settings.base_images_dir);
 }
 
 /// The folders in `/proc` of the processes that this one has started.

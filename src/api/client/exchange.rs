@@ -111,7 +111,10 @@ impl Exchange {
 
 /// Moves the bytes until `asked` is done. Here and not in a task of its own, so that the connection
 /// is closed at the moment when the caller's future is dropped.
-async fn drive<T>(io: &mut Option<Io>, asked: impl Future<Output = T>) -> T {
+pub(super) async fn drive<T>(
+    io: &mut Option<impl Future + Unpin>,
+    asked: impl Future<Output = T>,
+) -> T {
     let mut asked = pin!(asked);
     if let Some(moving) = io {
         tokio::select! {

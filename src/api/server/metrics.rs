@@ -19,6 +19,18 @@
 //! | `overlay_pool_http_connections` | | connections of clients |
 //! | `overlay_pool_http_requests_total` | `code` | requests that were answered, by HTTP status |
 //!
+//! A server that runs VMs has these too:
+//!
+//! | metric | labels | what it is |
+//! | --- | --- | --- |
+//! | `overlay_pool_vms_ready` | `language` | VMs that wait for code |
+//! | `overlay_pool_vms_target` | `language` | how many VMs shall wait for code |
+//! | `overlay_pool_vms_used` | | VMs that clients have |
+//! | `overlay_pool_vm_sessions` | | those of them that their users keep |
+//! | `overlay_pool_vm_asks_total` | `language`, `start` | VMs that were asked for: `warm` is a hit, `resumed` and `booted` are misses, `failed` were none |
+//! | `overlay_pool_programs_total` | `language`, `end` | programs that were run: `exit`, `signal`, `timed-out`, `failed`, or `given-up` since the client went away |
+//! | `overlay_pool_vm_phase_duration_seconds` | `start`, `phase` | histogram: how long `overlay`, `spawn`, `boot`, `renew` and `execute` took, 10 µs to 84 s; VMs that waited are only renewed |
+//!
 //! The last two of the filesystem are left out if it can't be told. Counters are those of the
 //! server's process: after a restart they begin at 0. In a `base` that isn't UTF-8 a byte that
 //! isn't is `\xNN`, and in each a backslash is doubled.
@@ -30,11 +42,8 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, prometheus_text,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -43,6 +52,7 @@ use super::bases::states;
 use super::caller::Caller;
 use super::refusals::Looking;
 use super::restocking::{Restocking, Space};
+use super::series::{counter, counters, gauges};
 use super::state::Shared;
 use super::traffic::Traffic;
 use crate::api::wire::{BaseState, Problem};
@@ -95,7 +105,12 @@ impl Collector for Scrape {
         self.acquires(encoder, &stats)?;
         self.creations(encoder, &stats)?;
         self.space(encoder)?;
-        self.traffic(encoder)
+        self.traffic(encoder)?;
+        #[cfg(feature = "vm")]
+        if let Some(vms) = self.0.vms.get() {
+            vms.encode(encoder)?;
+        }
+        Ok(())
     }
 }
 
@@ -214,37 +229,6 @@ fn base_labels(base: &BaseState) -> [(&'static str, String); 2] {
 /// A path as a label's value: no two paths have the same.
 fn label(path: &Path) -> String {
     paths::text(path, |valid| valid.replace('\\', r"\\"))
-}
-
-fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -> fmt::Result {
-    let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    ConstCounter::new(count).encode(encoder)
-}
-
-fn counters<L: EncodeLabelSet>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    counts: impl IntoIterator<Item = (L, u64)>,
-) -> fmt::Result {
-    let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, count) in counts {
-        ConstCounter::new(count).encode(encoder.encode_family(&labels)?)?;
-    }
-    Ok(())
-}
-
-fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    values: impl IntoIterator<Item = (L, V)>,
-) -> fmt::Result {
-    let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, value) in values {
-        encoder.encode_family(&labels)?.encode_gauge(&value)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use utoipa_axum::routes;
 
 use super::refusals::Looking;
 use super::state::Shared;
+#[cfg(feature = "vm")]
+use super::vms;
 use super::{acquire, bases, metrics, status};
 use crate::api::wire::Problem;
 use crate::image::Format;
@@ -21,14 +23,15 @@ use crate::image::Format;
 #[openapi(
     info(
         title = "overlay-pool",
-        description = "A pool of ready qcow2 overlays, over HTTP/1.1 on a Unix socket. Errors come as \
-                       problem details (RFC 9457)."
+        description = "A pool of ready qcow2 overlays, and of VMs on them that run code, over HTTP/1.1 on \
+                       a Unix socket. Errors come as problem details (RFC 9457)."
     ),
     components(schemas(Problem)),
     servers((url = "/", description = "The Unix socket that `overlay-pool serve` listens on.")),
     tags(
         (name = "overlays", description = "Overlays are handed over."),
         (name = "base images", description = "What overlays are kept ready of."),
+        (name = "virtual machines", description = "VMs on overlays run code."),
         (name = "status", description = "How the pool does."),
     )
 )]
@@ -46,6 +49,7 @@ impl PartialSchema for Format {
 
 impl ToSchema for Format {}
 
+/// What an overlay pool answers.
 fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Head::openapi())
         .routes(routes!(acquire::acquire))
@@ -74,14 +78,22 @@ async fn document() -> Json<&'static Value> {
     Json(&DOCUMENT)
 }
 
+/// All routes, with those of VMs if the program has them.
+fn all_routes() -> OpenApiRouter<Shared> {
+    #[cfg(feature = "vm")]
+    return routes().merge(vms::routes());
+    #[cfg(not(feature = "vm"))]
+    routes()
+}
+
 /// The routes, with the document at `/openapi.json`.
 pub(super) fn router() -> Router<Shared> {
-    routes().into()
+    all_routes().into()
 }
 
 /// The `OpenAPI` document of the server, as JSON.
 #[must_use]
 pub fn openapi() -> Value {
-    let document = routes().into_openapi();
+    let document = all_routes().into_openapi();
     serde_json::to_value(document).unwrap_or_default()
 }

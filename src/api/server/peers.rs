@@ -30,6 +30,12 @@ impl Peer {
         self.uid == 0 || self.uid == geteuid().as_raw()
     }
 
+    /// A process of a user's.
+    #[cfg(test)]
+    pub(super) fn of_user(uid: u32) -> Self {
+        Self { uid, gid: uid, pid: Some(1) }
+    }
+
     /// Whether it is this process.
     fn is_own(self) -> bool {
         self.pid == Some(getpid().as_raw_nonzero().get())

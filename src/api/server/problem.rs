@@ -14,6 +14,11 @@ use crate::creator::CreatorError;
 use crate::error::Error;
 use crate::image::{BaseError, HeaderError};
 
+/// The name of a problem that passes soon.
+const TOO_MANY_VMS: &str = "too-many-vms";
+/// When it may have, in seconds.
+const SOON: &str = "1";
+
 impl Problem {
     pub(super) fn new(status: StatusCode, error: &str, detail: impl Into<String>) -> Self {
         Self {
@@ -49,6 +54,13 @@ fn title(error: &str) -> &'static str {
         "bad-request" => "The request can't be understood",
         "too-large" => "The request is too large",
         "not-ready" => "The server isn't ready",
+        "no-vms" => "The server runs no VMs",
+        "no-image" => "The server has no VMs of this language",
+        "unknown-vm" => "There is no such VM",
+        "vm-busy" => "The VM runs another program",
+        "vm-failed" => "The VM failed",
+        "guest-refused" => "The VM's guest can't do it",
+        TOO_MANY_VMS => "There are too many VMs",
         _ => "The request failed",
     }
 }
@@ -58,7 +70,8 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status);
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        (status, kind, Json(self)).into_response()
+        let soon = (self.error == TOO_MANY_VMS).then_some([(header::RETRY_AFTER, SOON)]);
+        (status, kind, soon, Json(self)).into_response()
     }
 }
 

@@ -10,14 +10,14 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use crate::api::wire::Problem;
 
 /// One status, and an example of what comes with it.
-struct Refusal {
-    status: StatusCode,
-    description: &'static str,
-    error: &'static str,
-    detail: &'static str,
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) description: &'static str,
+    pub(super) error: &'static str,
+    pub(super) detail: &'static str,
 }
 
-const BAD_REQUEST: Refusal = Refusal {
+pub(super) const BAD_REQUEST: Refusal = Refusal {
     status: StatusCode::BAD_REQUEST,
     description: "The request can't be understood, or a path in it isn't absolute.",
     error: "bad-request",
@@ -54,13 +54,13 @@ const EXISTS: Refusal = Refusal {
     error: "already-exists",
     detail: "target /var/lib/vms/run/17/disk.qcow2 already exists",
 };
-const TOO_LARGE: Refusal = Refusal {
+pub(super) const TOO_LARGE: Refusal = Refusal {
     status: StatusCode::PAYLOAD_TOO_LARGE,
     description: "The body is larger than the server takes.",
     error: "too-large",
     detail: "Failed to buffer the request body: length limit exceeded",
 };
-const NOT_JSON: Refusal = Refusal {
+pub(super) const NOT_JSON: Refusal = Refusal {
     status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
     description: "The body isn't said to be JSON.",
     error: "bad-request",
@@ -81,14 +81,14 @@ const FAILED: Refusal = Refusal {
     detail: "overlay of /var/lib/vms/images/disk.qcow2 at /var/lib/vms/run/17/disk.qcow2: \
              Input/output error (os error 5)",
 };
-const BUSY: Refusal = Refusal {
+pub(super) const BUSY: Refusal = Refusal {
     status: StatusCode::SERVICE_UNAVAILABLE,
     description: "The client has too many connections, or didn't receive the descriptors that were \
                   sent to it; the server can open no more files, or its pool isn't started.",
     error: "too-many-connections",
     detail: "close some, or use them for more than one request",
 };
-const TIMED_OUT: Refusal = Refusal {
+pub(super) const TIMED_OUT: Refusal = Refusal {
     status: StatusCode::GATEWAY_TIMEOUT,
     description: "The request took too long; nothing was handed over.",
     error: "timed-out",
@@ -117,7 +117,7 @@ pub(super) struct Acquiring;
 /// Being handed an overlay as an open descriptor.
 pub(super) struct Opening;
 
-type Responses = BTreeMap<String, RefOr<Response>>;
+pub(super) type Responses = BTreeMap<String, RefOr<Response>>;
 
 impl IntoResponses for Looking {
     fn responses() -> Responses {
@@ -194,7 +194,7 @@ impl IntoResponses for Opening {
     }
 }
 
-fn problems(refusals: impl IntoIterator<Item = Refusal>) -> Responses {
+pub(super) fn problems(refusals: impl IntoIterator<Item = Refusal>) -> Responses {
     let response = |Refusal { status, description, error, detail }: Refusal| {
         let content = ContentBuilder::new()
             .schema(Some(Ref::from_schema_name("Problem")))

@@ -9,6 +9,8 @@ use super::open::OpenFiles;
 use super::traffic::Traffic;
 use super::turns::Turns;
 use super::unreceived::Unreceived;
+#[cfg(feature = "vm")]
+use super::vms::Vms;
 use crate::image::{BaseImage, BaseRef};
 use crate::pool::{OverlayPool, Stats};
 
@@ -25,6 +27,9 @@ pub(super) struct All {
     pub(super) open_files: OpenFiles,
     pub(super) unreceived: Unreceived,
     pub(super) turns: Turns,
+    /// Those that clients may use, if there are any.
+    #[cfg(feature = "vm")]
+    pub(super) vms: std::sync::OnceLock<Arc<Vms>>,
     ending: AtomicBool,
 }
 
@@ -38,6 +43,8 @@ impl All {
             open_files: OpenFiles::default(),
             unreceived: Unreceived::default(),
             turns: Turns::default(),
+            #[cfg(feature = "vm")]
+            vms: std::sync::OnceLock::new(),
             ending: AtomicBool::new(false),
         }
     }
@@ -52,6 +59,14 @@ impl All {
         let mut stats = self.pool.stats();
         stats.failed += self.traffic.acquire_failures.get();
         stats
+    }
+
+    /// Whether VMs can be asked for, if there shall be any.
+    pub(super) fn has_its_vms(&self) -> bool {
+        #[cfg(feature = "vm")]
+        return self.vms.get().is_none_or(|vms| vms.is_started());
+        #[cfg(not(feature = "vm"))]
+        true
     }
 
     /// Takes no more clients from now on.

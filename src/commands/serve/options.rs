@@ -1,13 +1,15 @@
 //! What a server is told, on the command line and in a file.
 
-use std::num::NonZeroUsize;
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use overlay_pool::PoolConfig;
-use overlay_pool::api::Limits;
+use overlay_pool::api::{Limits, VmLimits};
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::{BaseRef, OverlayOptions, Profile, References};
+use overlay_pool::vm::{Accelerator, VmSettings};
 use serde::{Deserialize, Deserializer};
 
 use crate::commands::arguments;
@@ -94,6 +96,41 @@ pub(super) struct Options {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     #[serde(deserialize_with = "time")]
     drain_timeout: Option<Duration>,
+    /// Run clients' code too, in so many VMs at once, those that wait for code among them. What
+    /// `OVERLAY_POOL_...` says of VMs holds, but for `OVERLAY_POOL_MAX_VMS` and
+    /// `OVERLAY_POOL_WARM`.
+    #[arg(long, value_name = "N", help_heading = VMS)]
+    vms: Option<NonZeroU32>,
+    /// A language, and how many VMs wait for code in it, as in python=4; can be given again.
+    #[arg(long, value_name = "LANGUAGE=N", help_heading = VMS)]
+    language: Vec<String>,
+    /// How many VMs a user may have who is neither root nor this one. By default half of --vms.
+    #[arg(long, value_name = "N", help_heading = VMS)]
+    vms_per_user: Option<NonZeroUsize>,
+    /// After how long without a program a VM is given up that its user keeps. By default 5m.
+    #[arg(long, value_name = "TIME", value_parser = arguments::period, help_heading = VMS)]
+    #[serde(deserialize_with = "period")]
+    session_idle: Option<Duration>,
+    /// How large a request for a program may be with its files, and the files that it gives back.
+    /// By default 16M.
+    #[arg(long, value_name = "SIZE", value_parser = arguments::size, help_heading = VMS)]
+    #[serde(deserialize_with = "size")]
+    max_upload: Option<u64>,
+    /// Where the VMs' images are, instead of `OVERLAY_POOL_IMAGES`.
+    #[arg(long, value_name = "DIR", help_heading = VMS)]
+    guest_images: Option<PathBuf>,
+    /// What runs the VMs' instructions, instead of `OVERLAY_POOL_ACCEL`: auto is KVM if it is
+    /// usable, never TCG.
+    #[arg(long, value_parser = arguments::accelerator(), help_heading = VMS)]
+    #[serde(deserialize_with = "accelerator")]
+    accel: Option<Accelerator>,
+}
+
+const VMS: &str = "Options for VMs";
+
+fn accelerator<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Accelerator>, D::Error> {
+    let text = String::deserialize(value)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 fn size<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
@@ -122,12 +159,15 @@ pub(super) struct Settings {
     pub(super) bases: Vec<BaseRef>,
     pub(super) socket: PathBuf,
     pub(super) socket_group: Option<String>,
+    pub(super) vms: Option<(VmSettings, VmLimits)>,
 }
 
 impl Options {
     /// These; if one isn't given, that of `file`.
     pub(super) fn or(self, file: Self) -> Self {
-        let list = |ours: Vec<PathBuf>, theirs| if ours.is_empty() { theirs } else { ours };
+        fn list<T>(ours: Vec<T>, theirs: Vec<T>) -> Vec<T> {
+            if ours.is_empty() { theirs } else { ours }
+        }
         Self {
             images: self.images.or(file.images),
             base: list(self.base, file.base),
@@ -152,14 +192,22 @@ impl Options {
             request_timeout: self.request_timeout.or(file.request_timeout),
             client_timeout: self.client_timeout.or(file.client_timeout),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
+            vms: self.vms.or(file.vms),
+            language: list(self.language, file.language),
+            vms_per_user: self.vms_per_user.or(file.vms_per_user),
+            session_idle: self.session_idle.or(file.session_idle),
+            max_upload: self.max_upload.or(file.max_upload),
+            guest_images: self.guest_images.or(file.guest_images),
+            accel: self.accel.or(file.accel),
         }
     }
 
     /// What they come to, with the defaults of what isn't given.
-    pub(super) fn settings(self) -> Result<Settings, Failure> {
+    pub(super) fn settings(mut self) -> Result<Settings, Failure> {
+        let vms = self.vms()?;
         let raw = self.raw_base.into_iter().map(BaseRef::raw);
         let bases: Vec<_> = self.base.into_iter().map(BaseRef::qcow2).chain(raw).collect();
-        if self.images.is_none() && bases.is_empty() {
+        if self.images.is_none() && bases.is_empty() && vms.is_none() {
             let advice = "name their directory with --images, or one with --base";
             return Err(Failure::new(Exit::Usage, "no base images", advice));
         }
@@ -197,6 +245,40 @@ impl Options {
             bases,
             socket: arguments::socket(self.socket)?,
             socket_group: self.socket_group,
+            vms,
         })
+    }
+
+    /// What the VMs are told, if there shall be any.
+    fn vms(&mut self) -> Result<Option<(VmSettings, VmLimits)>, Failure> {
+        let usage = |cause: String, advice| Failure::new(Exit::Usage, cause, advice);
+        let Some(vms) = self.vms else {
+            if self.language.is_empty() {
+                return Ok(None);
+            }
+            return Err(usage("--language without VMs".to_owned(), "say how many with --vms"));
+        };
+        let settings = arguments::vm_settings()?;
+        let warm = std::mem::take(&mut self.language).join(",");
+        let warm = if warm.is_empty() { Ok(BTreeMap::new()) } else { VmSettings::warm(&warm) };
+        let settings = VmSettings {
+            max_concurrent_vms: vms.get(),
+            warm: warm.map_err(|expected| usage(format!("--language: {expected}"), ""))?,
+            dir: self.dir.clone().unwrap_or_else(arguments::pool_dir),
+            base_images_dir: self.guest_images.take().unwrap_or(settings.base_images_dir),
+            accelerator: self.accel.unwrap_or(settings.accelerator),
+            ..settings
+        };
+        let waiting: u32 = settings.warm.values().sum();
+        if waiting > vms.get() {
+            let cause = format!("--language: {waiting} VMs that wait are more than --vms {vms}");
+            return Err(usage(cause, "raise --vms"));
+        }
+        let mut limits = VmLimits::default();
+        limits.per_user = self.vms_per_user.map(NonZeroUsize::get);
+        limits.session_idle = self.session_idle.unwrap_or(limits.session_idle);
+        let upload = self.max_upload.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        limits.upload = upload.unwrap_or(limits.upload);
+        Ok(Some((settings, limits)))
     }
 }

@@ -5,8 +5,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use overlay_pool::api::{Access, AccessError, Limits, Server, look_again};
+use overlay_pool::api::{Access, AccessError, Limits, Server, VmLimits, look_again};
 use overlay_pool::place::{can_confine, misfit};
+use overlay_pool::vm::VmManager;
 use overlay_pool::{OverlayPool, PREFIX};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +20,7 @@ use super::options::Settings;
 use super::watchdog::Watchdog;
 use crate::commands::exit::Exit;
 use crate::commands::failure::{self, Failure};
+use crate::commands::trusted;
 
 /// A pool and who may use it how.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub(super) struct Service {
     limits: Limits,
     /// Where targets may lie, but for the pool's own place.
     targets: Vec<PathBuf>,
+    vms: Option<(Arc<VmManager>, VmLimits)>,
 }
 
 impl Service {
@@ -37,7 +40,7 @@ impl Service {
             let advice = "run it on Linux 5.6 or later, in a sandbox (seccomp) that allows openat2";
             return Err(Failure::new(Exit::Failed, cause, advice));
         }
-        let Settings { pool, limits, mut targets, images, bases, .. } = settings;
+        let Settings { pool, limits, mut targets, images, bases, vms, .. } = settings;
         if targets.is_empty() {
             make_place(&pool.pool_dir)?;
             targets.push(pool.pool_dir.clone());
@@ -46,7 +49,8 @@ impl Service {
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
         targets.retain(|targets| *targets != pool.pool_dir);
         let pool = Arc::new(OverlayPool::new(pool)?);
-        Ok(Self { pool, access: Arc::new(access), limits, targets })
+        let vms = vms.map(|(settings, limits)| (Arc::new(VmManager::new(settings)), limits));
+        Ok(Self { pool, access: Arc::new(access), limits, targets, vms })
     }
 
     /// Serves until it is told to end, or the server fails.
@@ -65,7 +69,10 @@ impl Service {
         let (pool, access) = (Arc::clone(&self.pool), Arc::clone(&self.access));
         let end = Arc::new(Notify::new());
         let ended = Arc::clone(&end);
-        let server = Server::new(pool, access, self.limits);
+        let mut server = Server::new(pool, access, self.limits);
+        if let Some((manager, limits)) = &self.vms {
+            server = server.with_vms(Arc::clone(manager), *limits);
+        }
         let serve = server.serve(listener, async move { ended.notified().await });
         let mut serving = tokio::spawn(serve);
 
@@ -75,6 +82,9 @@ impl Service {
             end.notify_one();
             if !serving.is_finished() {
                 let _ = (&mut serving).await;
+            }
+            if let Some((manager, _)) = &self.vms {
+                manager.stop().await;
             }
             self.pool.stop().await;
         };
@@ -101,6 +111,11 @@ impl Service {
             () = signals.end() => return Ok(()),
             served = &mut *serving => return Err(unserved(served)),
         }
+        tokio::select! {
+            started = self.start_vms() => started?,
+            () = signals.end() => return Ok(()),
+            served = &mut *serving => return Err(unserved(served)),
+        }
         let _watchdog = socket.and_then(|socket| Watchdog::start(socket.to_owned()));
         self.warn_of_images();
         manager::ready(&self.status());
@@ -123,6 +138,17 @@ impl Service {
             self.warn_of_images();
             manager::ready(&self.status());
         }
+    }
+
+    async fn start_vms(&self) -> Result<(), Failure> {
+        let Some((manager, _)) = &self.vms else { return Ok(()) };
+        let settings = manager.settings();
+        for directory in [&settings.base_images_dir, &settings.states()] {
+            trusted::expect(directory, Exit::Failed)?;
+        }
+        manager.start().await.map_err(|error| Failure::new(Exit::Failed, error, ""))?;
+        tracing::info!(vms = settings.max_concurrent_vms, "VMs can be asked for");
+        Ok(())
     }
 
     /// Warns if the pool's overlays can't be moved to the targets as they are.

@@ -167,6 +167,8 @@ impl Job<'_> {
 
     fn cancel(&mut self, end: End) -> Result<(), GuestError> {
         self.cancelled = Some(end);
+        // A guest that doesn't obey is waited for from now on, not from when its time were over.
+        self.deadline = self.deadline.min(Instant::now());
         self.channel.send(&[Request::Cancel])
     }
 

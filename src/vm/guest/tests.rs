@@ -201,3 +201,18 @@ async fn output_that_nobody_takes_stops_no_end(#[case] gone: bool, #[case] end: 
     assert_eq!(ran.end, end);
     drop(parts);
 }
+
+/// However much time its program had: nobody waits for it any more.
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_does_not_obey_is_given_up_soon() {
+    let begin = Instant::now();
+    let mut guest = guest(Vec::new());
+    let deadline = begin + Duration::from_secs(86400);
+    let run = Run { start: None, code: b"code", limit: 1000, deadline };
+    let (sender, parts) = mpsc::channel(1);
+    drop(parts);
+    let error = guest.run(run, empty(), sender).await.expect_err("no end");
+    assert!(matches!(error, GuestError::Silent(_)), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(13), "{:?}", begin.elapsed());
+}

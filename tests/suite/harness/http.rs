@@ -96,7 +96,23 @@ impl Client {
 
     /// Reads one answer.
     pub(crate) fn answer(&mut self) -> io::Result<Response> {
-        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let mut response = self.head()?;
+        let mut body = Vec::new();
+        if response.header("transfer-encoding") == Some("chunked") {
+            while let Some(chunk) = self.chunk()? {
+                body.extend(chunk);
+            }
+        } else {
+            let length = response.header("content-length").map_or(Ok(0), str::parse);
+            body = vec![0; length.map_err(|_| bad("content-length"))?];
+            self.stream.read_exact(&mut body)?;
+        }
+        response.body = String::from_utf8(body).map_err(|_| bad("no UTF-8"))?;
+        Ok(response)
+    }
+
+    /// Reads an answer's status and headers, and nothing of its body.
+    pub(crate) fn head(&mut self) -> io::Result<Response> {
         let status = self.line()?;
         let status = status.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
         let status = status.ok_or_else(|| bad("no status line"))?;
@@ -109,12 +125,19 @@ impl Client {
             let (name, value) = line.split_once(':').ok_or_else(|| bad("no header"))?;
             headers.push((name.to_lowercase(), value.trim().to_owned()));
         }
-        let mut response = Response { status, headers, body: String::new() };
-        let length = response.header("content-length").map_or(Ok(0), str::parse);
-        let mut body = vec![0; length.map_err(|_| bad("content-length"))?];
-        self.stream.read_exact(&mut body)?;
-        response.body = String::from_utf8(body).map_err(|_| bad("no UTF-8"))?;
-        Ok(response)
+        Ok(Response { status, headers, body: String::new() })
+    }
+
+    /// Reads the next part of a body that is sent in chunks; none at its end.
+    pub(crate) fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let length = self.line()?;
+        let length = usize::from_str_radix(&length, 16).map_err(|_| bad("a chunk's length"))?;
+        let mut chunk = vec![0; length];
+        self.stream.read_exact(&mut chunk)?;
+        if !self.line()?.is_empty() {
+            return Err(bad("a chunk's end"));
+        }
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }
 
     /// Whether the server closes the connection and says nothing more before.
@@ -133,4 +156,8 @@ impl Client {
         }
         Ok(line.trim_end().to_owned())
     }
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }

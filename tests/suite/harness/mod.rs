@@ -22,6 +22,7 @@ pub(crate) mod scratch;
 pub(crate) mod server;
 pub(crate) mod somebody;
 pub(crate) mod stage;
+pub(crate) mod vm_server;
 pub(crate) mod vms;
 pub(crate) mod wait;
 

@@ -55,8 +55,13 @@ pub(crate) fn ready_files(pool: &OverlayPool) -> Vec<PathBuf> {
 
 /// The processes that this one started and that still run, by PID.
 pub(crate) fn children() -> BTreeMap<i32, String> {
+    children_of(std::process::id())
+}
+
+/// The processes that another one started and that still run, by PID.
+pub(crate) fn children_of(parent: u32) -> BTreeMap<i32, String> {
     let output = Command::new("ps")
-        .args(["-o", "pid=,args=", "--ppid", &std::process::id().to_string()])
+        .args(["-o", "pid=,args=", "--ppid", &parent.to_string()])
         .output()
         .expect("ps runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

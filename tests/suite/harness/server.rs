@@ -1,5 +1,6 @@
 //! `overlay-pool serve` in a process of its own, spoken to over its socket.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::cli;
 use super::http::{Client, Response};
 use super::qcow2::Image;
+use super::{cli, pools};
 
 /// Far more than anything here takes; reached only when what is waited for never happens.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,6 +98,11 @@ impl Server {
 
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// The processes that it started and that still run, by PID.
+    pub(crate) fn children(&self) -> BTreeMap<i32, String> {
+        pools::children_of(self.child.id())
     }
 
     pub(crate) fn socket(&self) -> &Path {

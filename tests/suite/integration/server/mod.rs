@@ -23,6 +23,7 @@ mod socket;
 mod space;
 mod strange_servers;
 mod systemd;
+mod without_vms;
 
 use std::path::Path;
 

@@ -142,6 +142,22 @@ async fn one_that_waits_makes_room(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
+/// Also before the one that shall wait does.
+#[apply(test)]
+async fn one_that_is_being_made_makes_room(scratch: Scratch) {
+    let settings = VmSettings { max_concurrent_vms: 1, ..settings(&scratch) };
+    let manager = warmed(settings, Language::Python, 1).await;
+    eventually("one is being made", || !children().is_empty()).await;
+    let vm = create(&manager, Language::Python).await;
+    assert_ne!(vm.start(), Some(Start::Warm));
+    assert_eq!(prints(&vm, "print('hello')").await, "hello\n");
+    manager.destroy_vm(&vm).await;
+    // Its turn comes again.
+    until_ready(&manager, Language::Python, 1).await;
+    manager.stop().await;
+    assert_no_vm_left(&scratch).await;
+}
+
 #[apply(test)]
 async fn a_dropped_manager_leaves_none_waiting(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::Python, 1).await;

@@ -1,0 +1,73 @@
+//! `POST /v1/execute`: a program in a VM of its own.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use super::events::{self, Holder, Order};
+use super::refusals::Executing;
+use super::request::{Asked, ExecuteForm, FileIn, Input, program};
+use crate::api::server::caller::Caller;
+use crate::api::server::state::Shared;
+use crate::api::wire::{Event, ExecuteRequest, Problem, RunRequest};
+use crate::vm::Vm;
+
+/// The permissions of files that go in.
+const MODE: u32 = 0o644;
+
+/// Runs a program in a VM of its own, which is destroyed afterwards.
+///
+/// The answer comes while the program runs, one JSON object a line: `begun`, what it writes as
+/// `stdout` and `stderr`, the files that were asked for, and at last `end` or `failed`. A client
+/// that closes its connection ends its program. As a form, the program comes with files, and with
+/// input that may go on while it runs.
+#[utoipa::path(
+    post,
+    path = "/v1/execute",
+    tag = "virtual machines",
+    request_body(
+        content(
+            (ExecuteRequest = "application/json"),
+            (ExecuteForm = "multipart/form-data"),
+        ),
+    ),
+    responses(
+        (status = 200, description = "It runs; what becomes of it, an event a line.", body = Event,
+         content_type = "application/x-ndjson"),
+        Executing,
+    )
+)]
+pub(super) async fn execute(
+    State(shared): State<Shared>,
+    Caller { peer, .. }: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
+    let vms = shared.vms()?;
+    let place = vms.tenants.admit(peer)?;
+    let asked = Asked::<ExecuteRequest>::read(request, vms.limits.upload, vms.patience).await?;
+    let Asked { request, files, stdin } = asked;
+    let (language, request) = request.split();
+    let (order, files) = order(request, files, stdin)?;
+    let lease = vms.create(language, peer, place).await?;
+    put_files(lease.vm(), &files).await?;
+    Ok(events::answer(Arc::clone(vms), Holder::Once(lease), order))
+}
+
+/// What is to be run, and the files that are put into the guest before.
+pub(super) fn order(
+    mut request: RunRequest,
+    files: Vec<FileIn>,
+    stdin: Option<multer::Field<'static>>,
+) -> Result<(Order, Vec<FileIn>), Problem> {
+    let program = program(&request)?;
+    let input = Input::of(request.stdin.take(), stdin)?;
+    Ok((Order { program, input, files: request.files }, files))
+}
+
+pub(super) async fn put_files(vm: &Vm, files: &[FileIn]) -> Result<(), Problem> {
+    for FileIn { path, bytes } in files {
+        vm.put_file(path, MODE, bytes).await.map_err(|error| Problem::from(&error))?;
+    }
+    Ok(())
+}
