@@ -17,8 +17,9 @@ use super::world::{World, broken, fields, unfit};
 use crate::processes::{command, is_stopped, runs};
 use crate::shim::{Answer, Checked, Shim};
 
-/// How much longer than `create_timeout` an acquire may take: less than the default for it.
-const SLACK: Duration = Duration::from_secs(5);
+/// How much longer than `create_timeout` an acquire may take, and how long a process that is killed
+/// takes to be gone: less than the default of `create_timeout`.
+pub(super) const SLACK: Duration = Duration::from_secs(5);
 
 impl World<'_> {
     /// Sends all, then reads the answers; meanwhile looks that each target is complete when it
@@ -82,7 +83,7 @@ impl World<'_> {
         count: usize,
         base: &str,
         target: &str,
-        sooner_than: Duration,
+        sooner_than: Option<Duration>,
     ) -> Checked {
         let (size, shelf) = (self.size(), self.folder.join(base).canonicalize().map_err(unfit)?);
         let mut late = 0;
@@ -101,7 +102,7 @@ impl World<'_> {
                 }
                 sleep(Duration::from_millis(5));
             }
-            late += usize::from(acquired.elapsed() >= sooner_than);
+            late += usize::from(sooner_than.is_some_and(|most| acquired.elapsed() >= most));
             if late * 2 > count {
                 broken!("R2: {late} of {} overlays were made up for too late", number + 1);
             }
@@ -269,7 +270,7 @@ impl World<'_> {
 
     /// Stops what the pool has started, until it stands still; false where the acquire is answered
     /// all the same, since it doesn't wait for that.
-    fn await_stopped(&mut self, acquire: u64) -> Checked<bool> {
+    pub(super) fn await_stopped(&mut self, acquire: u64) -> Checked<bool> {
         let deadline = Instant::now() + self.port.patience;
         while Instant::now() < deadline {
             self.signal_aids(Signal::Stop)?;

@@ -110,7 +110,8 @@ impl World<'_> {
                 Ok(())
             }
             Step::AcquireSteadily { count, base, target, sooner_than_ms } => {
-                self.acquire_steadily(*count, base, target, Duration::from_millis(*sooner_than_ms))
+                let sooner_than = sooner_than_ms.map(Duration::from_millis);
+                self.acquire_steadily(*count, base, target, sooner_than)
             }
             Step::AcquireCancelled { count, base, target, spread_ms: Some(ms), .. } => {
                 self.acquire_cancelled_apart(*count, base, target, *ms)
@@ -121,6 +122,7 @@ impl World<'_> {
             Step::AcquireCancelled { count, base, target, while_stopped: true, .. } => {
                 self.acquire_cancelled_while_stopped(*count, base, target)
             }
+            Step::StopWhileMade { base, target } => self.stop_while_made(base, target),
             Step::ChangeWhileMade { base, target } => self.change_while_made(base, target),
             Step::AcquireKilled { count, base, target } => {
                 self.acquire_killed(*count, base, target)
@@ -219,9 +221,13 @@ impl World<'_> {
     }
 
     fn stop(&mut self) -> Checked {
-        let answer = self.ask("stop", json!({}))?;
-        expect(answer, &[], &[])?;
+        self.ask_to_stop()?;
         self.expect_no_aid("after stop").map_err(|failure| failure.at("L11"))
+    }
+
+    pub(super) fn ask_to_stop(&mut self) -> Checked {
+        let answer = self.ask("stop", json!({}))?;
+        expect(answer, &[], &[]).map(drop)
     }
 
     fn start_cancelled(&mut self, bases: &[String], none_done: bool) -> Checked {

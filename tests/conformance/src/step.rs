@@ -88,14 +88,14 @@ pub(crate) enum Step {
         #[serde(default)]
         exists: usize,
     },
-    /// Acquires one after the other, each when the shelf is full again: all are pooled, and most
-    /// are made up for sooner than that.
+    /// Acquires one after the other, each when the shelf is full again: all are pooled. Most are
+    /// made up for sooner than that, if it says so.
     AcquireSteadily {
         count: usize,
         #[serde(default = "base")]
         base: String,
         target: String,
-        sooner_than_ms: u64,
+        sooner_than_ms: Option<u64>,
     },
     /// Acquires at the same time and cancels each at once. Either it was done before, or nothing
     /// is at the target; and the shelves and counters agree with the answers.
@@ -125,6 +125,13 @@ pub(crate) enum Step {
     /// kills the shim. Nothing that it has started may outlive it.
     AcquireKilled {
         count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
+    /// Acquires an overlay; stops the first process that the shim has started for it, and then the
+    /// pool. Nothing that it has started may be left, and the acquire ends in one way or another.
+    StopWhileMade {
         #[serde(default = "base")]
         base: String,
         target: String,

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::kill_process;
 
+use super::acquires::SLACK;
 use super::answers::{told, told_error};
 use super::disturb::set_modified;
 use super::step::Signal;
 use super::world::{World, broken, fields, unfit};
-use crate::processes::{is_stopped, open_files, runs};
+use crate::processes::{is_stopped, names, open_files, runs};
 use crate::shim::{Checked, until};
 
 /// How often an overlay is acquired to see another being made. A pool that needs no process for
@@ -58,6 +59,27 @@ impl World<'_> {
             files += open_files(pool).map_err(unfit)?;
         }
         Ok((files, self.aids()?.len()))
+    }
+
+    /// Stops the pool while an overlay is made on demand, by a process that hangs.
+    pub(super) fn stop_while_made(&mut self, base: &str, target: &str) -> Checked {
+        let (id, target) = self.begin(base, target, 0)?;
+        self.await_stopped(id)?;
+        self.ask_to_stop()?;
+        // It would end by itself after `create_timeout`, which is longer.
+        let mut left = self.aids();
+        until(self.port.patience.min(SLACK), || {
+            left = self.aids();
+            left.as_ref().is_ok_and(Vec::is_empty)
+        });
+        let left = left?;
+        if !left.is_empty() {
+            broken!("L11: processes are left after stop: {}", names(&left));
+        }
+        match self.answer(id)? {
+            Ok(acquired) => self.check_acquired(&acquired, base, &target),
+            Err(_) => self.expect_nothing("A7: a failed acquire left", &target),
+        }
     }
 
     /// Changes a base image while an overlay of it is made ahead.
