@@ -73,6 +73,11 @@ impl Select {
     }
 
     pub(super) fn told(&self) -> Selection {
-        Selection { level: self.level, rules: self.rules.clone(), cases: self.cases.clone() }
+        Selection {
+            level: self.level,
+            rules: self.rules.clone(),
+            cases: self.cases.clone(),
+            is_cut_short: false,
+        }
     }
 }

@@ -125,6 +125,9 @@ pub(crate) struct Selection {
     pub(crate) level: Level,
     pub(crate) rules: Vec<Id>,
     pub(crate) cases: Vec<String>,
+    /// A failure ended it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_cut_short: bool,
 }
 
 impl Selection {
@@ -276,7 +279,8 @@ impl Report {
 
     /// Whether all cases of a level were selected: only then a passed promise is kept.
     pub(crate) fn is_whole(&self) -> bool {
-        self.selection.rules.is_empty() && self.selection.cases.is_empty()
+        let Selection { rules, cases, is_cut_short, .. } = &self.selection;
+        rules.is_empty() && cases.is_empty() && !is_cut_short
     }
 
     /// The contract, with its version and the level.
