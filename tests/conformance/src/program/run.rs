@@ -107,7 +107,7 @@ impl Run {
         let selection =
             Selection { is_cut_short: verdicts.len() < cases.len(), ..self.select.told() };
         let report = Report::new(&port, &hello, selection, &verdicts, |id| {
-            let proves = |named: &&Named| named.case.rules.iter().any(|its| its.is_of(id));
+            let proves = |named: &&Named| named.case.promises.iter().any(|its| its.meets(id));
             self.select.of_level(&all).filter(proves).count()
         });
         tell::failures(&report);
