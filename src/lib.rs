@@ -13,6 +13,8 @@
 //! - `vm`: VMs on pooled overlays that run code, and whether KVM can really run a guest (feature
 //!   `vm`).
 //!
+//! - `guides`: how to get something done, from a first pool to a service and its operation.
+//!
 //! The default feature, `cli`, is for the program `overlay-pool` and has all of these. A program
 //! that only wants the pool turns the default features off.
 //!
@@ -30,6 +32,8 @@ mod worker;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod api;
 pub mod creator;
+#[cfg(any(doc, doctest))]
+pub mod guides;
 pub mod image;
 /// For the crate's own binary, and no part of the interface.
 #[doc(hidden)]

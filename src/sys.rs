@@ -3,10 +3,10 @@
 #![expect(unsafe_code, reason = "nothing else can ask for these")]
 
 use std::io;
-#[cfg(feature = "server")]
-use std::os::fd::AsFd;
 #[cfg(feature = "vm")]
 use std::os::fd::OwnedFd;
+#[cfg(feature = "server")]
+use std::os::fd::{AsFd, AsRawFd};
 #[cfg(all(feature = "vm", target_arch = "x86_64"))]
 use std::sync::atomic::AtomicU8;
 
@@ -52,11 +52,11 @@ pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
 /// How much of what was sent over a socket its other side hasn't received: 0 if it has all.
 #[cfg(feature = "server")]
 pub(crate) fn unreceived(socket: impl AsFd) -> io::Result<i32> {
-    use rustix::ioctl::{Getter, ioctl};
-
-    const SIOCOUTQ: u32 = 0x5411;
-    // SAFETY: this call writes one int, which is what the getter has room for.
-    Ok(unsafe { ioctl(socket, Getter::<SIOCOUTQ, i32>::new()) }?)
+    let mut bytes: libc::c_int = 0;
+    // Linux' SIOCOUTQ, whose number differs between architectures, is the same by definition.
+    // SAFETY: the descriptor is open, and this call writes one int, which is what it is given.
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes) }
 }
 
 /// Has the kernel refuse the child to write past `bytes` of any file, with an error and no signal.

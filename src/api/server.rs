@@ -3,8 +3,8 @@
 mod acceptor;
 mod access;
 mod acquire;
-mod aside;
 mod bases;
+mod caller;
 mod connection;
 mod extract;
 mod held;
@@ -21,11 +21,13 @@ mod state;
 mod status;
 mod traffic;
 mod trusted;
+mod turns;
 mod unreceived;
 mod verdicts;
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +35,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -53,10 +54,10 @@ pub use open::PREFIX;
 pub use openapi::openapi;
 
 use acceptor::Acceptor;
+use caller::{Caller, Outcome};
 use connection::{Channel, Connection};
 use peers::{Full, Peer, Peers, Room};
-use state::Shared;
-use traffic::Traffic;
+use state::{All, Shared};
 
 use super::wire::Problem;
 use crate::pool::OverlayPool;
@@ -119,12 +120,12 @@ impl Server {
     #[must_use]
     pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
         let limits = Limits { client_timeout: limits.client_timeout.min(LONGEST), ..limits };
-        Self { shared: Shared::new(pool, access), limits }
+        Self { shared: Arc::new(All::new(pool, access)), limits }
     }
 
     /// Answers clients until `end` is done; then takes no more of them, and waits until those
     /// there have their answers, for [`Limits::drain_timeout`] at most. No request is under way
-    /// when this is done or dropped.
+    /// when this is done or dropped, but for those that a disk doesn't answer.
     ///
     /// # Errors
     ///
@@ -154,7 +155,7 @@ impl Server {
                 () = &mut end => break,
                 Some(_) = clients.join_next() => continue,
                 _ = look.tick() => {
-                    self.shared.held.look_again(&self.shared.aside);
+                    self.shared.held.look_again(&self.shared.turns);
                     continue;
                 }
                 accepted = acceptor.accept() => accepted?,
@@ -174,7 +175,8 @@ impl Server {
                 }
             };
             tracing::debug!(%peer, "connection");
-            let connection = self.connection(stream, peer, router.clone(), &graceful);
+            let places = admitted.places();
+            let connection = self.connection(stream, peer, places, router.clone(), &graceful);
             clients.spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%peer, %error, "connection ended");
@@ -192,18 +194,9 @@ impl Server {
     }
 
     fn router(&self) -> Router {
-        let request_timeout = self.limits.request_timeout;
-        let bounded = move |request: Request, next: Next| async move {
-            timeout(request_timeout, next.run(request)).await.unwrap_or_else(|_| {
-                let detail =
-                    format!("no answer within {request_timeout:?}; nothing was handed over");
-                Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()
-            })
-        };
         openapi::router()
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
-            .layer(middleware::from_fn(bounded))
             .layer(DefaultBodyLimit::max(self.limits.body))
             .with_state(self.shared.clone())
     }
@@ -213,18 +206,19 @@ impl Server {
         &self,
         stream: UnixStream,
         peer: Peer,
+        places: Arc<Semaphore>,
         router: Router,
         graceful: &GracefulShutdown,
     ) -> impl Future<Output = hyper::Result<()>> + Send + use<> {
         let (connection, channel) = Connection::new(stream);
         let (unreceived, to) = (self.shared.unreceived.clone(), Arc::clone(channel.stream()));
-        let traffic = self.shared.traffic.clone();
-        let open = traffic.connection();
+        let open = self.shared.traffic.connection();
         let mut connection = TimeoutWriter::new(connection);
         connection.set_timeout(Some(self.limits.client_timeout));
-        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            answer(router.clone(), request, peer, channel.clone(), traffic.clone())
-        });
+        let request_timeout = self.limits.request_timeout;
+        let shared = Arc::clone(&self.shared);
+        let answers = Arc::new(Answers { router, peer, channel, places, request_timeout, shared });
+        let service = service_fn(move |request| Arc::clone(&answers).answer(request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.client_timeout)
@@ -240,19 +234,44 @@ impl Server {
     }
 }
 
-async fn answer(
+/// What the requests of one connection are answered with.
+struct Answers {
     router: Router,
-    request: hyper::Request<hyper::body::Incoming>,
     peer: Peer,
     channel: Channel,
-    traffic: Traffic,
-) -> Result<Response, Infallible> {
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(peer);
-    request.extensions_mut().insert(channel);
-    let answer = router.oneshot(request).await?;
-    traffic.answered(answer.status());
-    Ok(answer)
+    /// How many of this client's requests may be read and answered at once, over all connections.
+    places: Arc<Semaphore>,
+    request_timeout: Duration,
+    shared: Shared,
+}
+
+impl Answers {
+    async fn answer(
+        self: Arc<Self>,
+        request: hyper::Request<hyper::body::Incoming>,
+    ) -> Result<Response, Infallible> {
+        let Self { peer, request_timeout, .. } = *self;
+        let outcome = Outcome::default();
+        let caller = Caller { peer, channel: self.channel.clone(), outcome: outcome.clone() };
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(caller);
+        let mut answer = pin!(async {
+            let _place = self.places.acquire().await;
+            self.router.clone().oneshot(request).await
+        });
+        let answer = match timeout(request_timeout, &mut answer).await {
+            Ok(answer) => answer?,
+            Err(_) if outcome.decide() => {
+                let detail =
+                    format!("no answer within {request_timeout:?}; nothing was handed over");
+                Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()
+            }
+            // It was done in time.
+            Err(_) => answer.await?,
+        };
+        self.shared.traffic.answered(answer.status());
+        Ok(answer)
+    }
 }
 
 async fn not_found(request: Request) -> Problem {

@@ -183,6 +183,8 @@ pub struct BaseState {
     pub format: Format,
     /// The size of the guest's disk in bytes; none if the image can't be used now.
     pub virtual_size: Option<u64>,
+    /// Why the image can't be used now; none if it can.
+    pub refused: Option<String>,
     /// How many overlays are ready.
     pub ready: usize,
     /// How many of them are of another state of the image than the one on disk now: they will be
@@ -196,8 +198,14 @@ pub struct BaseState {
 
 #[cfg(feature = "server")]
 impl BaseState {
-    /// What a pool has, of which `target` overlays shall be ready, beside the file as it is now.
-    pub(super) fn of(state: pool::BaseState, target: usize) -> Self {
+    /// What a pool has, of which `target` overlays shall be ready, beside the file as it is now;
+    /// `judge` says why a file that can't be used is refused.
+    pub(super) fn of(
+        state: pool::BaseState,
+        target: usize,
+        judge: impl FnOnce(&BaseRef) -> Option<String>,
+    ) -> Self {
+        let refused = if state.virtual_size.is_none() { judge(&state.base) } else { None };
         let is_stale = || crate::image::Identity::of(&state.base.path).ok() != state.identity;
         let stale = if state.ready > 0 && is_stale() { state.ready } else { 0 };
         let (BaseRef { path, format }, ready) = (state.base, state.ready);
@@ -205,6 +213,7 @@ impl BaseState {
             path,
             format,
             virtual_size: state.virtual_size,
+            refused,
             ready,
             stale,
             pending: state.pending,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Profile;
-use overlay_pool::vm::{Accelerator, Language};
+use overlay_pool::vm::{Accelerator, Language, VmSettings};
 use rustix::process::geteuid;
 
 use super::exit::Exit;
@@ -54,6 +54,12 @@ pub(super) fn pool_dir() -> PathBuf {
         .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
         .unwrap_or_else(|| "/var/lib".into());
     state.join("overlay-pool")
+}
+
+/// What VMs are told by the environment, with this user's place for what it doesn't name.
+pub(super) fn vm_settings() -> Result<VmSettings, Failure> {
+    VmSettings::from_env_in(pool_dir())
+        .map_err(|error| Failure::new(Exit::Usage, error, "or unset it"))
 }
 
 /// A path that the environment names.

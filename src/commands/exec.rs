@@ -126,8 +126,7 @@ impl Exec {
     }
 
     fn settings(&self) -> Result<VmSettings, Failure> {
-        let settings = VmSettings::from_env()
-            .map_err(|error| Failure::new(Exit::Usage, error, "or unset it"))?;
+        let settings = arguments::vm_settings()?;
         Ok(VmSettings {
             max_concurrent_vms: 2, // one overlay is made ready
             accelerator: self.accel.unwrap_or(settings.accelerator),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use overlay_pool::Error;
-use overlay_pool::api::ClientError;
+use overlay_pool::api::{ClientError, Problem};
 use overlay_pool::creator::CreatorError;
 use overlay_pool::image::{BaseError, HeaderError};
 use overlay_pool::place::PlaceError;
@@ -79,7 +79,7 @@ impl From<Error> for Failure {
 }
 
 impl From<ClientError> for Failure {
-    /// What the server says has its advice in it.
+    /// What the server says has its advice in it, in the words of HTTP.
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             ClientError::Connect { .. } => Exit::NoServer,
@@ -90,7 +90,33 @@ impl From<ClientError> for Failure {
                 _ => Exit::Failed,
             },
         };
-        Self::new(exit, &error, "")
+        let said = error.to_string();
+        match said.strip_suffix(AS_RAW) {
+            Some(said) => Self::new(exit, said, "if it is a raw image, add --raw"),
+            None => Self::new(exit, &said, server(&error)),
+        }
+    }
+}
+
+/// How a client of the server declares a raw image.
+const AS_RAW: &str = "; if it is a raw image, send \"format\": \"raw\"";
+
+/// What to do about a server's refusal that doesn't say so.
+fn server(error: &ClientError) -> &'static str {
+    const NOT_FOUND: u16 = 404;
+    match error {
+        ClientError::Refused(Problem { error, detail, .. })
+            if error == "forbidden" && detail.contains("outside of the directories") =>
+        {
+            "choose a path in them, or have the server allow others (serve --targets, --images)"
+        }
+        ClientError::Refused(Problem { error, status: NOT_FOUND, .. }) if error == "bad-base" => {
+            "check the path"
+        }
+        ClientError::Refused(Problem { status: NOT_FOUND, .. }) => {
+            "make the target's directory first"
+        }
+        _ => "",
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn leftovers(dir: &Path, what: Sweep) -> Result<Vec<Leftover>, PlaceE
         all.append(&mut sweep(dir, prefix, what)?);
     }
     // A setting that can't be used doesn't move them.
-    let settings = VmSettings::from_env().unwrap_or_default();
+    let settings = VmSettings::from_env_in(dir.to_owned()).unwrap_or_default();
     let states = VmSettings { dir: dir.to_owned(), ..settings }.states();
     all.append(&mut sweep(&states, vm::DRAFT_PREFIX, what)?);
     Ok(all)

@@ -66,8 +66,10 @@ Environment, with what holds where a variable isn't set:
   OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`: nothing, for serve
                        `overlay_pool=info`
   NO_COLOR, CLICOLOR, CLICOLOR_FORCE  whether help and log have colours: on a terminal
-VMs (exec, bench --vm):
-  OVERLAY_POOL_IMAGES           the guest images: images or target/guest-images
+Guest images and VMs (images, exec):
+  OVERLAY_POOL_IMAGES           the guest images: the first of these that has some: images and
+                                target/guest-images here, guest-images in OVERLAY_POOL_DIR and in
+                                /var/lib/overlay-pool
   OVERLAY_POOL_KERNEL           the guests' kernel: beside the images
   OVERLAY_POOL_INITRAMFS        their initramfs: beside the images
   OVERLAY_POOL_QEMU             the QEMU that runs them: qemu-system-x86_64 on PATH
@@ -83,6 +85,7 @@ VMs (exec, bench --vm):
   OVERLAY_POOL_STATES           where these are: states in OVERLAY_POOL_DIR
   OVERLAY_POOL_WARM             how many wait for code, as in python=4,javascript=2: none
   OVERLAY_POOL_WARM_IDLE        after how many seconds unasked they are given up: 600
+  OVERLAY_POOL_DEBIAN_MIRROR    the mirror that images build takes packages from: that of apt
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2

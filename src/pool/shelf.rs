@@ -286,3 +286,90 @@ impl Drop for Slot {
         self.shelf.state().slots -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::image::{Format, Profile};
+
+    fn shelf(size: usize, idle: Option<Duration>) -> Shelf {
+        let paused = AtomicBool::new(false);
+        let rules = Rules { size, idle, paused, counters: Arc::default() };
+        let shelf = Shelf::new(BaseRef::raw("/base.img"), None, Arc::new(rules));
+        let overlay = Overlay::new("/base.img".as_ref(), Format::Raw, 512, Profile::Qemu);
+        let overlay = Arc::new(overlay.expect("a short path"));
+        shelf.state().image = Some(Image { virtual_size: 512, overlay });
+        shelf
+    }
+
+    #[test]
+    fn r3_the_wait_doubles_up_to_a_limit_and_is_half_random() {
+        let shelf = shelf(1, None);
+        let (mut longest, mut shorter) = (FIRST_BACKOFF, 0);
+        for _ in 0..64 {
+            let wait = shelf.back_off();
+            assert!(wait <= longest && wait >= longest / 2, "{wait:?} of {longest:?}");
+            shorter += u32::from(wait < longest * 3 / 4);
+            assert!(shelf.state().retry_at.take().is_some());
+            longest = (longest * 2).min(MAX_BACKOFF);
+        }
+        assert!((1..64).contains(&shorter), "{shorter} of 64 are in the shorter half");
+    }
+
+    #[test]
+    fn r3_what_fails_while_another_try_is_due_puts_nothing_off() {
+        let shelf = shelf(1, None);
+        let wait = shelf.back_off();
+        let retry_at = shelf.state().retry_at;
+        assert!(shelf.back_off() <= wait);
+        let state = shelf.state();
+        assert_eq!((state.failures, state.retry_at), (1, retry_at));
+    }
+
+    #[test]
+    fn r3_a_wait_that_is_over_is_followed_by_a_longer_one() {
+        let shelf = shelf(1, None);
+        shelf.back_off();
+        shelf.state().retry_at = Some(Instant::now());
+        assert!(shelf.back_off() >= FIRST_BACKOFF);
+        assert_eq!(shelf.state().failures, 2);
+    }
+
+    #[rstest]
+    #[case::failed(1, false, true, true)]
+    #[case::of_no_size(0, false, true, false)]
+    #[case::paused(1, true, true, false)]
+    #[case::without_an_image(1, false, false, false)]
+    fn r3_another_try_is_due_where_something_is_wanted(
+        #[case] size: usize,
+        #[case] paused: bool,
+        #[case] has_image: bool,
+        #[case] due: bool,
+    ) {
+        let shelf = shelf(size, None);
+        assert_eq!(shelf.due(), None);
+        shelf.back_off();
+        shelf.rules.pause(paused);
+        let retry_at = {
+            let mut state = shelf.state();
+            state.image = state.image.take().filter(|_| has_image);
+            state.retry_at
+        };
+        assert_eq!(shelf.due(), retry_at.filter(|_| due));
+    }
+
+    #[test]
+    fn r4_what_nobody_uses_is_not_tried_for_again() {
+        let (before, hour) = (Instant::now(), Duration::from_secs(3600));
+        let (used, unused) = (shelf(1, Some(hour)), shelf(1, Some(Duration::ZERO)));
+        for shelf in [&used, &unused] {
+            shelf.state().retry_at = Some(before);
+        }
+        assert_eq!((used.due(), used.level()), (Some(before), Some(0)));
+        // It is missing, so that the shelf is to be given up.
+        let idle_at = unused.state().last_used;
+        assert_eq!((unused.due(), unused.level()), (Some(idle_at), None));
+    }
+}

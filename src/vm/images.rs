@@ -30,6 +30,26 @@ pub(super) fn find(directory: &Path, language: Language) -> Result<PathBuf, VmEr
     found.map(|name| directory.join(name)).ok_or_else(missing)
 }
 
+/// Where this project's guest images are looked for: the first of the usual directories that has a
+/// base image, or else where they would be built.
+pub(super) fn usual(dir: &Path) -> PathBuf {
+    let built = built(dir);
+    let places = [
+        Path::new("images"),
+        Path::new("target/guest-images"),
+        &built,
+        Path::new("/var/lib/overlay-pool/guest-images"),
+    ];
+    let has_one =
+        |place: &Path| Language::ALL.into_iter().any(|language| find(place, language).is_ok());
+    places.into_iter().find(|place| has_one(place)).unwrap_or(&built).to_owned()
+}
+
+/// Where they are built.
+pub(super) fn built(dir: &Path) -> PathBuf {
+    dir.join("guest-images")
+}
+
 /// A name's numbers are compared as numbers: 3.9 is older than 3.13.
 fn version(name: &str) -> (Vec<u64>, String) {
     let numbers = name.split(|char: char| !char.is_ascii_digit());

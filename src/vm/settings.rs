@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::accelerator::Accelerator;
+use super::images;
 use super::language::Language;
 use crate::PoolConfig;
 
@@ -21,8 +22,8 @@ use crate::PoolConfig;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmSettings {
-    /// Where the base images are. `OVERLAY_POOL_IMAGES`; default `images`, or, where that isn't
-    /// there, `target/guest-images`, where the guest images of this project are built.
+    /// Where the base images are. `OVERLAY_POOL_IMAGES`; default the first of these that has one:
+    /// `images`, `target/guest-images`, `guest-images` in `dir` and in `/var/lib/overlay-pool`.
     pub base_images_dir: PathBuf,
     /// The guests' kernel. `OVERLAY_POOL_KERNEL`; default `vmlinuz-ARCH` beside the base images.
     pub kernel_path: Option<PathBuf>,
@@ -69,11 +70,9 @@ pub struct VmSettings {
 
 impl Default for VmSettings {
     fn default() -> Self {
-        let images = Path::new("images");
-        let built = Path::new("target/guest-images");
-        let base_images_dir = if !images.exists() && built.exists() { built } else { images };
+        let dir = PoolConfig::default().pool_dir;
         Self {
-            base_images_dir: base_images_dir.to_owned(),
+            base_images_dir: images::usual(&dir),
             kernel_path: None,
             initramfs_path: None,
             max_concurrent_vms: 10,
@@ -84,7 +83,7 @@ impl Default for VmSettings {
             execute_timeout: Duration::from_secs(60),
             max_output: 1 << 20,
             qemu: format!("qemu-system-{}", std::env::consts::ARCH).into(),
-            dir: PoolConfig::default().pool_dir,
+            dir,
             resume: true,
             states_dir: None,
             disk_mib: Self::DISK_MIB,
@@ -118,17 +117,28 @@ impl VmSettings {
     ///
     /// A [`SettingsError`] that names the first variable whose value can't be used.
     pub fn from_env() -> Result<Self, SettingsError> {
-        Self::from_variables(std::env::var_os)
+        Self::from_env_in(PoolConfig::default().pool_dir)
+    }
+
+    /// Those of [`VmSettings::from_env`], with another default of [`VmSettings::dir`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`VmSettings::from_env`].
+    pub fn from_env_in(dir: PathBuf) -> Result<Self, SettingsError> {
+        Self::from_variables(dir, std::env::var_os)
     }
 
     fn from_variables(
+        dir: PathBuf,
         variable: impl Fn(&'static str) -> Option<OsString>,
     ) -> Result<Self, SettingsError> {
         let get = |name| Variable { name, value: variable(name).filter(|value| !value.is_empty()) };
         let default = Self::default();
         let path = |name| get(name).value.map(PathBuf::from);
+        let dir = path("OVERLAY_POOL_DIR").unwrap_or(dir);
         Ok(Self {
-            base_images_dir: path("OVERLAY_POOL_IMAGES").unwrap_or(default.base_images_dir),
+            base_images_dir: path("OVERLAY_POOL_IMAGES").unwrap_or_else(|| images::usual(&dir)),
             kernel_path: path("OVERLAY_POOL_KERNEL"),
             initramfs_path: path("OVERLAY_POOL_INITRAMFS"),
             max_concurrent_vms: get("OVERLAY_POOL_MAX_VMS")
@@ -147,7 +157,7 @@ impl VmSettings {
                 .unwrap_or(default.execute_timeout),
             max_output: get("OVERLAY_POOL_MAX_OUTPUT").parse(number)?.unwrap_or(default.max_output),
             qemu: path("OVERLAY_POOL_QEMU").unwrap_or(default.qemu),
-            dir: path("OVERLAY_POOL_DIR").unwrap_or(default.dir),
+            dir,
             resume: get("OVERLAY_POOL_RESUME").parse(on_off)?.unwrap_or(default.resume),
             states_dir: path("OVERLAY_POOL_STATES"),
             disk_mib: get("OVERLAY_POOL_DISK").parse(Self::mib)?.unwrap_or(default.disk_mib),
@@ -168,6 +178,12 @@ impl VmSettings {
     #[must_use]
     pub fn initramfs(&self) -> PathBuf {
         self.beside_images(self.initramfs_path.as_ref(), "initramfs")
+    }
+
+    /// Where `overlay-pool images build` puts the guest images: `guest-images` in `dir`.
+    #[must_use]
+    pub fn built_images(&self) -> PathBuf {
+        images::built(&self.dir)
     }
 
     /// Where the saved states are kept.
@@ -279,7 +295,9 @@ mod tests {
     use super::*;
 
     fn from(variable: &str, value: &str) -> Result<VmSettings, SettingsError> {
-        VmSettings::from_variables(|name| (name == variable).then(|| value.into()))
+        VmSettings::from_variables("/default".into(), |name| {
+            (name == variable).then(|| value.into())
+        })
     }
 
     #[rstest]
@@ -303,7 +321,7 @@ mod tests {
             ("OVERLAY_POOL_WARM", "python=4, javascript=2"),
             ("OVERLAY_POOL_WARM_IDLE", "60"),
         ];
-        let settings = VmSettings::from_variables(|name| {
+        let settings = VmSettings::from_variables("/default".into(), |name| {
             values.iter().find(|(variable, _)| *variable == name).map(|(_, value)| value.into())
         });
         let expected = VmSettings {

@@ -101,7 +101,7 @@ struct Report {
 pub(crate) fn main(name: &str) -> ExitCode {
     let done = match name {
         "ready" => run(ready::Ready::parse()),
-        "server" => run(server::Serve::parse()),
+        "server" => server::Serve::parse().run(),
         "vm" => run(vm::Vms::parse()),
         "daemon" => run(daemon::Daemon::parse()),
         _ => Err(format!("there is no benchmark {name}").into()),

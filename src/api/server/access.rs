@@ -17,7 +17,7 @@ use crate::paths::explained;
 use crate::place::leads_through;
 
 /// What errors call what a path is of.
-const TARGET: &str = "target";
+pub(super) const TARGET: &str = "target";
 const BASE: &str = "base image";
 
 /// Whose directories are removed with all that is in them, beside the pools', which they see to
@@ -83,7 +83,7 @@ pub enum AccessError {
 }
 
 impl AccessError {
-    fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { what, path: path.to_owned(), source }
     }
 

@@ -1,16 +1,19 @@
 //! `POST /v1/acquire` and `POST /v1/open`: one overlay is handed over.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
+use rustix::fs::{AtFlags, unlinkat};
 
-use super::access::AccessError;
-use super::connection::Channel;
+use super::access::{AccessError, TARGET};
+use super::caller::Caller;
 use super::extract::Body;
-use super::peers::Peer;
 use super::refusals::{Acquiring, Opening};
 use super::state::Shared;
 use crate::api::wire::{AcquireAnswer, AcquireRequest, OpenAnswer, OpenRequest, Problem};
@@ -34,15 +37,37 @@ use crate::place::{Spot, Target};
 )]
 pub(super) async fn acquire(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
-    Extension(channel): Extension<Channel>,
+    caller: Caller,
     Body(request): Body<AcquireRequest>,
 ) -> Result<Json<AcquireAnswer>, Problem> {
+    let (pool, asks) = (Arc::clone(&shared), caller.clone());
+    let work = async move { hand_over(&pool, &asks, request).await };
+    let undo = |done: Result<(AcquireAnswer, OwnedFd), Problem>| {
+        let Ok((AcquireAnswer { target, .. }, directory)) = done else { return };
+        let name = target.file_name().unwrap_or_default();
+        let removed = unlinkat(directory, name, AtFlags::empty());
+        tracing::warn!(target = %target.display(), ?removed, "taken back, its time was over");
+    };
+    let (answer, _) = caller.take_turn(&shared.turns, work, undo).await??;
+    Ok(Json(answer))
+}
+
+/// Also gives the target's directory, wherever it is by then.
+async fn hand_over(
+    shared: &Shared,
+    caller: &Caller,
+    request: AcquireRequest,
+) -> Result<(AcquireAnswer, OwnedFd), Problem> {
     let AcquireRequest { base, format, target, virtual_size } = request;
     let since = Instant::now();
-    let target = match shared.access.target(&target) {
-        Ok(directory) => Target::within(directory, target),
-        Err(error) => return Err(refused(&shared, &base, error)),
+    let opened = shared.access.target(&target).and_then(|directory| {
+        let again = directory.try_clone();
+        let failed = |source| AccessError::io(TARGET, &target, source);
+        Ok((directory, again.map_err(failed)?))
+    });
+    let (directory, target) = match opened {
+        Ok((directory, again)) => (directory, Target::within(again, target)),
+        Err(error) => return Err(refused(shared, &base, error)),
     };
     let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
         Ok(image) => image,
@@ -50,12 +75,12 @@ pub(super) async fn acquire(
             // Which comes before anything else (rule A1).
             let in_the_way = target.open().ok().filter(Spot::exists);
             return Err(match in_the_way {
-                Some(spot) => failed(&shared, Error::AlreadyExists { target: spot.into_path() }),
-                None => refused(&shared, &base, error),
+                Some(spot) => failed(shared, Error::AlreadyExists { target: spot.into_path() }),
+                None => refused(shared, &base, error),
             });
         }
     };
-    expect_listening(&channel)?;
+    expect_listening(caller)?;
     let pool = &shared.pool;
     let acquired = match virtual_size {
         Some(size) => pool.acquire_sized(base, target, size).await?,
@@ -63,19 +88,20 @@ pub(super) async fn acquire(
     };
     let took = since.elapsed();
     shared.traffic.handed_over(acquired.source, took);
-    shared.held.note(&acquired.base, &shared.aside);
-    tracing::debug!(%peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
-    Ok(Json(AcquireAnswer {
+    shared.held.note(&acquired.base, &shared.turns);
+    tracing::debug!(peer = %caller.peer, target = %acquired.target.display(), source = ?acquired.source, ?took, "acquire");
+    let answer = AcquireAnswer {
         source: acquired.source.into(),
         base: acquired.base,
         target: acquired.target,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-    }))
+    };
+    Ok((answer, directory))
 }
 
 /// Nothing is handed over to a client that hung up, perhaps before its request was read.
-fn expect_listening(channel: &Channel) -> Result<(), Problem> {
-    if channel.is_hung_up() {
+fn expect_listening(caller: &Caller) -> Result<(), Problem> {
+    if caller.channel.is_hung_up() {
         return Err(Problem::bad_request("the client has hung up"));
     }
     Ok(())
@@ -85,7 +111,7 @@ fn expect_listening(channel: &Channel) -> Result<(), Problem> {
 /// is up to the server alone.
 fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
     let error = match error {
-        AccessError::Io { what: "target", path, source } => {
+        AccessError::Io { what: TARGET, path, source } => {
             Error::Target { base: base.to_owned(), target: path, source }
         }
         AccessError::Io { path, source, .. } => BaseError::Io { path, source }.into(),
@@ -125,30 +151,43 @@ fn failed(shared: &Shared, error: Error) -> Problem {
 )]
 pub(super) async fn open(
     State(shared): State<Shared>,
-    Extension(peer): Extension<Peer>,
-    Extension(channel): Extension<Channel>,
+    caller: Caller,
     Body(request): Body<OpenRequest>,
 ) -> Result<Json<OpenAnswer>, Problem> {
-    let OpenRequest { base, format, virtual_size } = request;
-    let since = Instant::now();
-    let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
-        Ok(image) => image,
-        Err(error) => return Err(refused(&shared, &base, error)),
-    };
-    expect_listening(&channel)?;
+    let Caller { peer, channel, .. } = caller.clone();
     let counted = shared.unreceived.count(peer, channel.stream()).map_err(|too_many| {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Problem::new(status, "too-many-descriptors", too_many.to_string())
     })?;
+    let (pool, asks) = (Arc::clone(&shared), caller.clone());
+    let work = async move { open_one(&pool, &asks, request).await };
+    // Nobody else has the file: dropped, it is gone.
+    let (answer, file) = caller.take_turn(&shared.turns, work, drop).await??;
+    channel.attach(file.into(), counted);
+    Ok(Json(answer))
+}
+
+async fn open_one(
+    shared: &Shared,
+    caller: &Caller,
+    request: OpenRequest,
+) -> Result<(OpenAnswer, File), Problem> {
+    let OpenRequest { base, format, virtual_size } = request;
+    let since = Instant::now();
+    let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
+        Ok(image) => image,
+        Err(error) => return Err(refused(shared, &base, error)),
+    };
+    expect_listening(caller)?;
     let opened = shared.open_files.acquire(&shared.pool, base, virtual_size).await?;
     let took = since.elapsed();
     shared.traffic.handed_over(opened.source, took);
-    shared.held.note(&opened.base, &shared.aside);
-    tracing::debug!(%peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
-    channel.attach(opened.file.into(), counted);
-    Ok(Json(OpenAnswer {
+    shared.held.note(&opened.base, &shared.turns);
+    tracing::debug!(peer = %caller.peer, base = %opened.base.display(), source = ?opened.source, ?took, "open");
+    let answer = OpenAnswer {
         source: opened.source.into(),
         base: opened.base,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-    }))
+    };
+    Ok((answer, opened.file))
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::access::Access;
+use super::caller::Caller;
 use super::extract::{Administrator, Body, InPath, InQuery};
 use super::refusals::{Adding, Changing, Looking, Removing};
 use super::state::Shared;
@@ -39,17 +40,22 @@ pub(super) struct FormatQuery {
         Looking,
     )
 )]
-pub(super) async fn list(State(shared): State<Shared>) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    caller: Caller,
+) -> Result<Response, Problem> {
+    let turns = shared.turns.clone();
     // Thousands of them take a while to write, too.
-    shared.list(|shared| Json(states(shared)).into_response()).await
+    caller.look(&turns, move || Json(states(&shared)).into_response()).await
 }
 
 /// All base images beside the files as they are now: a look at the disk for each that has ready
-/// overlays.
+/// overlays or can't be used.
 pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
     let target = usize::try_from(shared.pool.config().pool_size()).unwrap_or(0);
     let bases = shared.pool.bases().into_iter();
-    bases.map(|state| BaseState::of(state, target)).collect()
+    let refusal = |base: &BaseRef| shared.judged(base).err().map(|error| error.to_string());
+    bases.map(|state| BaseState::of(state, target, refusal)).collect()
 }
 
 /// Keeps overlays of a base image ready from now on. For root and the server's own user.
@@ -67,10 +73,15 @@ pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
 pub(super) async fn add(
     _: Administrator,
     State(shared): State<Shared>,
+    caller: Caller,
     Body(request): Body<BaseRequest>,
 ) -> Result<(StatusCode, Json<BaseAdded>), Problem> {
-    let image = shared.judged(&request.into())?;
-    let path = shared.pool.add_base(image)?;
+    let turns = shared.turns.clone();
+    let added = caller.look(&turns, move || {
+        let image = shared.judged(&request.into())?;
+        Ok::<_, Problem>(shared.pool.add_base(image)?)
+    });
+    let path = added.await??;
     Ok((StatusCode::CREATED, Json(BaseAdded { path })))
 }
 
@@ -95,6 +106,7 @@ pub(super) async fn add(
 pub(super) async fn remove(
     _: Administrator,
     State(shared): State<Shared>,
+    caller: Caller,
     InPath(path): InPath<PathBuf>,
     InQuery(FormatQuery { format }): InQuery<FormatQuery>,
 ) -> Result<Json<Removed>, Problem> {
@@ -103,7 +115,9 @@ pub(super) async fn remove(
         return Err(Problem::bad_request(detail));
     }
     let detail = format!("base image {}: not one of the pool's", path.display());
-    let removed = shared.pool.remove_base(BaseRef { path, format })?;
+    let turns = shared.turns.clone();
+    let base = BaseRef { path, format };
+    let removed = caller.look(&turns, move || shared.pool.remove_base(base)).await??;
     let removed =
         removed.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "unknown-base", detail))?;
     Ok(Json(Removed { removed: removed as u64 }))
@@ -123,8 +137,11 @@ pub(super) async fn remove(
 pub(super) async fn drain(
     _: Administrator,
     State(shared): State<Shared>,
+    caller: Caller,
 ) -> Result<Json<Removed>, Problem> {
-    let removed = shared.pool.pause().await?;
+    let turns = shared.turns.clone();
+    let paused = async move { shared.pool.pause().await };
+    let removed = caller.take_turn(&turns, paused, drop).await??;
     Ok(Json(Removed { removed: removed as u64 }))
 }
 
@@ -141,8 +158,10 @@ pub(super) async fn drain(
 pub(super) async fn rescan(
     _: Administrator,
     State(shared): State<Shared>,
+    caller: Caller,
 ) -> Result<StatusCode, Problem> {
-    look_again(&shared.pool, &shared.access)?;
+    let turns = shared.turns.clone();
+    caller.look(&turns, move || look_again(&shared.pool, &shared.access)).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 

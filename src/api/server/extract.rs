@@ -5,7 +5,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 
-use super::peers::Peer;
+use super::caller::Caller;
 use crate::api::wire::Problem;
 
 /// That the client is root or the server's own user.
@@ -15,8 +15,8 @@ impl<S: Sync> FromRequestParts<S> for Administrator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let peer = parts.extensions.get::<Peer>();
-        if peer.is_some_and(|peer| peer.is_administrator()) {
+        let caller = parts.extensions.get::<Caller>();
+        if caller.is_some_and(|caller| caller.peer.is_administrator()) {
             return Ok(Self);
         }
         let detail = "only root and the user that the server runs as may do this";

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
+use rustix::process::geteuid;
 
-use super::aside::Aside;
+use super::turns::Turns;
 use crate::image::Identity;
 
 /// The base images that overlays were handed over of, and how they change.
@@ -28,12 +29,12 @@ struct State {
 
 impl Held {
     /// Takes note that an overlay of a base image, by its resolved path, was handed over.
-    pub(super) fn note(&self, base: &Path, aside: &Aside) {
+    pub(super) fn note(&self, base: &Path, turns: &Turns) {
         let mut bases = self.0.bases();
         if !bases.contains_key(base) {
             bases.insert(base.to_owned(), None);
             drop(bases);
-            self.look_again(aside);
+            self.look_again(turns);
         }
     }
 
@@ -42,20 +43,20 @@ impl Held {
         [("replaced", self.0.replaced.get()), ("maybe", self.0.maybe.get())]
     }
 
-    /// Looks at all of them, unless that is being done.
-    pub(super) fn look_again(&self, aside: &Aside) {
+    /// Looks at all of them when it is the turn of this process' user, unless that is being done.
+    pub(super) fn look_again(&self, turns: &Turns) {
         if self.0.bases().is_empty() || self.0.looking.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (state, aside) = (Arc::clone(&self.0), aside.clone());
-        tokio::spawn(async move {
-            let looking = Arc::clone(&state);
-            let looked = aside.run(move || looking.look()).await;
+        let state = Arc::clone(&self.0);
+        let look = move |_| {
+            state.look();
             state.looking.store(false, Ordering::Relaxed);
-            if let Err(error) = looked {
-                tracing::warn!(%error, "base images aren't looked at");
-            }
-        });
+        };
+        if let Err(error) = turns.add(geteuid().as_raw(), look) {
+            self.0.looking.store(false, Ordering::Relaxed);
+            tracing::warn!(%error, "base images aren't looked at");
+        }
     }
 }
 

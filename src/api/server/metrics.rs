@@ -40,6 +40,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::bases::states;
+use super::caller::Caller;
 use super::refusals::Looking;
 use super::restocking::{Restocking, Space};
 use super::state::Shared;
@@ -59,8 +60,12 @@ use crate::pool::Stats;
         Looking,
     )
 )]
-pub(super) async fn metrics(State(shared): State<Shared>) -> Result<impl IntoResponse, Problem> {
-    let text = shared.list(|shared| text(shared.clone())).await?;
+pub(super) async fn metrics(
+    State(shared): State<Shared>,
+    caller: Caller,
+) -> Result<impl IntoResponse, Problem> {
+    let turns = shared.turns.clone();
+    let text = caller.look(&turns, move || text(shared)).await?;
     Ok(([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text))
 }
 

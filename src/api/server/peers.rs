@@ -6,6 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{geteuid, getpid};
 use tokio::net::unix::UCred;
+use tokio::sync::Semaphore;
+
+/// How many requests of one party are read and answered at once; others of it wait.
+const PLACES: usize = 64;
 
 /// A client, as the kernel tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +84,20 @@ pub(crate) struct Peers {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    of: HashMap<Party, usize>,
+    of: HashMap<Party, Share>,
+}
+
+/// What one party has.
+#[derive(Debug)]
+struct Share {
+    connections: usize,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { connections: 0, places: Arc::new(Semaphore::new(PLACES)) }
+    }
 }
 
 impl Peers {
@@ -92,7 +109,8 @@ impl Peers {
     /// looks whether it still answers, is admitted and not counted.
     pub(crate) fn admit(&self, peer: Peer) -> Result<Admitted, Full> {
         if peer.is_own() {
-            return Ok(Admitted { peers: self.clone(), party: None });
+            let places = Share::default().places;
+            return Ok(Admitted { peers: self.clone(), party: None, places });
         }
         let party = if peer.uid == geteuid().as_raw() {
             Party::Process(peer.pid)
@@ -100,16 +118,18 @@ impl Peers {
             Party::User(peer.uid)
         };
         let mut counts = self.counts();
-        if counts.of.get(&party).is_some_and(|count| *count >= self.room.of_one) {
+        if counts.of.get(&party).is_some_and(|share| share.connections >= self.room.of_one) {
             return Err(Full::OfOne);
         }
         if counts.all >= self.room.all {
             return Err(Full::All);
         }
         counts.all += 1;
-        *counts.of.entry(party).or_default() += 1;
+        let share = counts.of.entry(party).or_default();
+        share.connections += 1;
+        let places = Arc::clone(&share.places);
         drop(counts);
-        Ok(Admitted { peers: self.clone(), party: Some(party) })
+        Ok(Admitted { peers: self.clone(), party: Some(party), places })
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -122,6 +142,14 @@ impl Peers {
 pub(crate) struct Admitted {
     peers: Peers,
     party: Option<Party>,
+    places: Arc<Semaphore>,
+}
+
+impl Admitted {
+    /// Where each of its requests takes a place, for as long as it is in progress.
+    pub(crate) fn places(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.places)
+    }
 }
 
 impl Drop for Admitted {
@@ -129,9 +157,9 @@ impl Drop for Admitted {
         let Some(party) = self.party else { return };
         let mut counts = self.peers.counts();
         counts.all -= 1;
-        if let Some(count) = counts.of.get_mut(&party) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(share) = counts.of.get_mut(&party) {
+            share.connections -= 1;
+            if share.connections == 0 {
                 counts.of.remove(&party);
             }
         }
@@ -142,7 +170,7 @@ impl Drop for Admitted {
 mod tests {
     use rustix::process::{geteuid, getpid};
 
-    use super::{Full, Peer, Peers, Room};
+    use super::{Admitted, Full, PLACES, Peer, Peers, Room};
 
     fn peers(all: usize, of_one: usize) -> Peers {
         Peers::new(Room { all, of_one })
@@ -193,6 +221,21 @@ mod tests {
         let own = Peer { uid: 1, gid: 1, pid: Some(getpid().as_raw_nonzero().get()) };
         let _two = [own; 2].map(|own| peers.admit(own).expect("room for itself"));
         peers.admit(Peer { pid: None, ..own }).expect("room for another");
+    }
+
+    #[test]
+    fn all_connections_of_one_share_its_places() {
+        let peers = peers(9, 3);
+        let one = Peer { uid: 1, gid: 1, pid: Some(1) };
+        let connections = [one; 2].map(|one| peers.admit(one).expect("room"));
+        let [first, second] = connections.each_ref().map(Admitted::places);
+        let all = u32::try_from(PLACES).expect("few");
+        let taken = first.try_acquire_many(all).expect("all places");
+        assert!(second.try_acquire().is_err(), "they are all taken");
+        let other = peers.admit(Peer { uid: 2, ..one }).expect("room").places();
+        assert!(other.try_acquire().is_ok(), "another has places of its own");
+        drop(taken);
+        assert!(second.try_acquire().is_ok());
     }
 
     #[test]

@@ -1,44 +1,44 @@
-//! What all requests share.
+//! The server's own state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::http::StatusCode;
-
 use super::access::{Access, AccessError};
-use super::aside::Aside;
 use super::held::Held;
 use super::open::OpenFiles;
 use super::traffic::Traffic;
+use super::turns::Turns;
 use super::unreceived::Unreceived;
-use crate::api::wire::Problem;
 use crate::image::{BaseImage, BaseRef};
 use crate::pool::{OverlayPool, Stats};
 
+/// What all requests share.
+pub(super) type Shared = Arc<All>;
+
 /// The pool, who may name which files, and what the server is doing.
-#[derive(Clone, Debug)]
-pub(super) struct Shared {
+#[derive(Debug)]
+pub(super) struct All {
     pub(super) pool: Arc<OverlayPool>,
     pub(super) access: Arc<Access>,
     pub(super) traffic: Traffic,
     pub(super) held: Held,
-    pub(super) aside: Aside,
-    pub(super) open_files: Arc<OpenFiles>,
+    pub(super) open_files: OpenFiles,
     pub(super) unreceived: Unreceived,
-    ending: Arc<AtomicBool>,
+    pub(super) turns: Turns,
+    ending: AtomicBool,
 }
 
-impl Shared {
+impl All {
     pub(super) fn new(pool: Arc<OverlayPool>, access: Arc<Access>) -> Self {
         Self {
             pool,
             access,
             traffic: Traffic::default(),
             held: Held::default(),
-            aside: Aside::default(),
-            open_files: Arc::default(),
+            open_files: OpenFiles::default(),
             unreceived: Unreceived::default(),
-            ending: Arc::default(),
+            turns: Turns::default(),
+            ending: AtomicBool::new(false),
         }
     }
 
@@ -52,18 +52,6 @@ impl Shared {
         let mut stats = self.pool.stats();
         stats.failed += self.traffic.acquire_failures.get();
         stats
-    }
-
-    /// Goes through all base images, aside from the threads that serve.
-    pub(super) async fn list<T: Send + 'static>(
-        &self,
-        list: impl FnOnce(&Self) -> T + Send + 'static,
-    ) -> Result<T, Problem> {
-        let shared = self.clone();
-        self.aside.run(move || list(&shared)).await.map_err(|error| {
-            let detail = format!("can't look at the base images: {error}; try again");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-threads", detail)
-        })
     }
 
     /// Takes no more clients from now on.

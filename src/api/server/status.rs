@@ -1,9 +1,12 @@
 //! `/v1/stats`, `/livez` and `/readyz`: how the pool does.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::caller::Caller;
 use super::refusals::{Looking, Readiness};
 use super::restocking::Restocking;
 use super::state::Shared;
@@ -16,8 +19,12 @@ use crate::api::wire::{Problem, Stats};
     tag = "status",
     responses((status = 200, description = "The counters.", body = Stats), Looking)
 )]
-pub(super) async fn stats(State(shared): State<Shared>) -> Json<Stats> {
-    Json(shared.stats().into())
+pub(super) async fn stats(
+    State(shared): State<Shared>,
+    caller: Caller,
+) -> Result<Json<Stats>, Problem> {
+    let turns = shared.turns.clone();
+    Ok(Json(caller.look(&turns, move || shared.stats().into()).await?))
 }
 
 /// Says that the server answers.
@@ -50,12 +57,13 @@ pub(super) async fn live() -> &'static str {
         Readiness,
     )
 )]
-pub(super) async fn ready(State(shared): State<Shared>) -> Result<String, Problem> {
+pub(super) async fn ready(State(shared): State<Shared>, caller: Caller) -> Result<String, Problem> {
     let well = || {
         let notes = shared.access.notes().into_iter();
         notes.fold("ok\n".to_owned(), |text, note| text + "note: " + &note + "\n")
     };
-    let detail = match Restocking::of(&shared.pool) {
+    let pool = Arc::clone(&shared.pool);
+    let detail = match caller.look(&shared.turns, move || Restocking::of(&pool)).await? {
         _ if shared.is_ending() => "the server is ending",
         Restocking::On => return Ok(well()),
         // Nothing is made ahead by configuration, or for want of a directory: on demand goes on.

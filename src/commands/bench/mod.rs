@@ -13,7 +13,8 @@ use overlay_pool::image::{BaseImage, OverlayOptions, References};
 use tokio::{runtime::Runtime, task::JoinSet};
 
 use self::figures::{Columns, Figures, Row, judge, table};
-use super::{Answer, arguments, exec, exit::Exit, failure::Failure, filesystem, text, version};
+use super::failure::{Failure, system};
+use super::{Answer, arguments, exec, exit::Exit, filesystem, text, version};
 
 const EXAMPLES: &str = "\
 All overlays are checked. If one is bad, or a target is missed, the exit code is 1. Everything that
@@ -63,7 +64,10 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn run(self) -> Result<Answer, Failure> {
-        let at = |error| failed(format!("{}: {error}", self.dir.display()));
+        let at = |error| {
+            let advice = system(&error);
+            Failure::new(Exit::Failed, format!("{}: {error}", self.dir.display()), advice)
+        };
         let folder = self.dir.canonicalize().and_then(|dir| ground::folder(&dir)).map_err(at)?;
         let path = folder.path().to_owned();
         // The runtime ends before the folder is removed, and with it whatever writes there.
@@ -71,7 +75,9 @@ impl Bench {
             let mut task = JoinSet::from_iter([self.measure(path)]);
             tokio::select! {
                 Some(answer) = task.join_next() => answer.map_err(failed)?,
-                _ = exec::interrupted() => Err(failed("interrupted; all it made is removed")),
+                signal = exec::interrupted() => {
+                    Err(Failure::new(signal.exit(), "interrupted; all it made is removed", ""))
+                }
             }
         });
         folder.close().map_err(failed)?;
@@ -111,19 +117,20 @@ impl Bench {
         // On tmpfs the `statx` of the base image alone is a third of a rename.
         let unless = Some(&*filesystem).filter(|name| *name == filesystem::TMPFS);
         let targets = judge(&ROWS, &columns, unless);
-        let text = if self.json {
-            let json = serde_json::json!({ "machine": machine, "creators": columns,
-                "missing": missing, "targets": targets, "sound": sound });
-            text::escaped_json(&format!("{json:#}\n"))
-        } else {
-            let missing: String =
-                missing.values().map(|why| ["missing: ", why, "\n"].concat()).collect();
-            let (machine, table) = (text::escaped(&machine), table(&ROWS, &columns, &targets));
-            format!("{machine}\n{missing}\n{table}\n\n{LEGEND} All {sound} overlays are sound.\n")
-        };
         let missed = targets.iter().filter(|target| target.verdict == "missed").count();
         let missed = (missed > 0).then(|| failed(format!("{missed} targets were missed")));
-        Ok(Answer { text, failures: missed.into_iter().collect(), ..Answer::default() })
+        let failures = missed.into_iter().collect();
+        if self.json {
+            let facts = serde_json::json!({ "machine": machine, "creators": columns,
+                "missing": missing, "targets": targets, "sound": sound });
+            return Ok(Answer::json(facts, failures));
+        }
+        let missing: String =
+            missing.values().map(|why| ["missing: ", why, "\n"].concat()).collect();
+        let (machine, table) = (text::escaped(&machine), table(&ROWS, &columns, &targets));
+        let text =
+            format!("{machine}\n{missing}\n{table}\n\n{LEGEND} All {sound} overlays are sound.\n");
+        Ok(Answer { text, failures, ..Answer::default() })
     }
 }
 

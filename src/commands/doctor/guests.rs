@@ -7,6 +7,7 @@ use indicatif::BinaryBytes;
 use overlay_pool::vm::{Manifest, VmSettings};
 use rustix::io::Errno;
 
+use super::super::arguments::pool_dir;
 use super::Finding;
 
 const IMAGES: &str = "guest images";
@@ -14,7 +15,7 @@ const STATES: &str = "saved states";
 const EXEC: &str = "exec";
 
 pub(super) fn look() -> Vec<Finding> {
-    let settings = match VmSettings::from_env() {
+    let settings = match VmSettings::from_env_in(pool_dir()) {
         Ok(settings) => settings,
         Err(error) => return vec![Finding::bad(EXEC, error, "or unset it")],
     };
@@ -31,8 +32,8 @@ pub(super) fn look() -> Vec<Finding> {
             ..Finding::note(
                 IMAGES,
                 format!("none in {shown}"),
-                "name their directory with OVERLAY_POOL_IMAGES, or build them with \
-                 overlay-pool images --build in a checkout",
+                "build them with overlay-pool images build, or name their directory with \
+                 OVERLAY_POOL_IMAGES",
             )
         },
     };

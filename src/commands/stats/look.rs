@@ -124,7 +124,12 @@ impl Display for Shown<'_> {
                 base.pending.to_string(),
             ]);
         }
-        writeln!(f, "\n{}", table.trim_fmt())
+        writeln!(f, "\n{}", table.trim_fmt())?;
+        let refused: Vec<_> = bases.iter().filter_map(|base| base.refused.as_ref()).collect();
+        if !refused.is_empty() {
+            writeln!(f)?;
+        }
+        refused.into_iter().try_for_each(|why| writeln!(f, "refused: {}", text::escaped(why)))
     }
 }
 

@@ -20,6 +20,11 @@ pub(super) trait Acquire: Send + 'static {
         target: &Path,
         size: Option<u64>,
     ) -> impl Future<Output = Result<Source, Error>> + Send;
+
+    /// Removes what was acquired.
+    fn give_back(&self, target: &Path) -> io::Result<()> {
+        std::fs::remove_file(target)
+    }
 }
 
 /// A caller in the pool's own process.
@@ -48,8 +53,13 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) async fn connect(socket: &Path, base: BaseRef) -> io::Result<Self> {
-        Ok(Self { stream: UnixStream::connect(socket).await?, base, answer: Vec::new() })
+    pub(super) const fn new(stream: UnixStream, base: BaseRef) -> Self {
+        Self { stream, base, answer: Vec::new() }
+    }
+
+    /// Another that asks for the same, of whoever is at the other end of `stream`.
+    pub(super) fn on(&self, stream: UnixStream) -> Self {
+        Self::new(stream, self.base.clone())
     }
 
     /// How many overlays are ready.
@@ -82,17 +92,28 @@ impl Client {
 
 impl Acquire for Client {
     async fn acquire(&mut self, target: &Path, size: Option<u64>) -> Result<Source, Error> {
-        let BaseRef { path, format } = &self.base;
-        let mut request = json!({ "base": path, "format": format.as_str(), "target": target });
-        if let Some(size) = size {
-            request["virtual_size"] = size.into();
-        }
-        let answer = self.ask("POST /v1/acquire", &request.to_string()).await?;
+        let answer = self.answer_to(target, size).await?;
         match answer["source"].as_str() {
             Some("pooled") => Ok(Source::Pooled),
             Some("on-demand") => Ok(Source::OnDemand),
             _ => Err(format!("no answer to an acquire: {answer}").into()),
         }
+    }
+}
+
+impl Client {
+    /// Acquires one overlay, and gives what the server said.
+    pub(super) async fn answer_to(
+        &mut self,
+        target: &Path,
+        size: Option<u64>,
+    ) -> Result<Value, Error> {
+        let BaseRef { path, format } = &self.base;
+        let mut request = json!({ "base": path, "format": format.as_str(), "target": target });
+        if let Some(size) = size {
+            request["virtual_size"] = size.into();
+        }
+        self.ask("POST /v1/acquire", &request.to_string()).await
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::sleep_until;
 use super::client::Acquire;
 use super::{CLIENTS, RATE};
 use crate::bench::figures::{Figures, percentile};
+use crate::bench::proc::cpu_time;
 use crate::bench::{Error, float};
 
 /// When a client acquires again.
@@ -29,6 +30,8 @@ struct Load {
     on_demand: Vec<Duration>,
     /// How long all of it took, with the removal of what was acquired.
     took: Duration,
+    /// What the server's process had of the CPU meanwhile.
+    cpu: Duration,
 }
 
 /// What was measured of one side.
@@ -43,12 +46,17 @@ pub(super) struct Loads {
 }
 
 impl Loads {
-    pub(super) fn columns(self, ready: usize) -> Figures {
+    pub(super) fn columns(self) -> Figures {
         let mut figures = Figures::default();
-        figures.set("ready", float(ready));
         let loads = [("plain", self.plain), ("paced", self.paced), ("larger", self.larger)];
-        for (name, Load { pooled, on_demand, took }) in loads {
+        for (name, Load { pooled, on_demand, took, cpu }) in loads {
+            if pooled.len() + on_demand.len() == 0 {
+                continue;
+            }
             let acquires = float(pooled.len() + on_demand.len());
+            if !cpu.is_zero() {
+                figures.set(format!("{name}_cpu_us"), cpu.as_secs_f64() * 1e6 / acquires);
+            }
             figures.set(format!("{name}_acquires"), acquires);
             figures.set(format!("{name}_per_s"), acquires / took.as_secs_f64());
             figures.set(format!("{name}_pooled_percent"), 100.0 * float(pooled.len()) / acquires);
@@ -65,6 +73,8 @@ impl Loads {
 /// All clients of one side, and what they did.
 pub(super) struct Side<A> {
     pub(super) clients: Vec<A>,
+    /// Where `/proc` has the server's process, if it is another.
+    process: Option<PathBuf>,
     /// A folder for each client.
     folders: Vec<PathBuf>,
     rounds: usize,
@@ -75,12 +85,17 @@ pub(super) struct Side<A> {
 }
 
 impl<A: Acquire> Side<A> {
-    pub(super) fn new(clients: Vec<A>, targets: &Path) -> Result<Self, Error> {
+    pub(super) fn new(
+        clients: Vec<A>,
+        process: Option<PathBuf>,
+        targets: &Path,
+    ) -> Result<Self, Error> {
         let folders: Vec<_> =
             (0..clients.len()).map(|client| targets.join(client.to_string())).collect();
         folders.iter().try_for_each(fs::create_dir)?;
         let (kept, kept_larger) = (Vec::new(), Vec::new());
-        Ok(Self { clients, folders, rounds: 0, figures: Loads::default(), kept, kept_larger })
+        let (rounds, figures) = (0, Loads::default());
+        Ok(Self { clients, process, folders, rounds, figures, kept, kept_larger })
     }
 
     /// Has all clients acquire `each` overlays, at once.
@@ -97,6 +112,8 @@ impl<A: Acquire> Side<A> {
             (None, Pace::Steady) => (paced, &mut self.kept),
             (Some(_), _) => (larger, &mut self.kept_larger),
         };
+        let cpu = || self.process.as_deref().map_or(Ok(Duration::ZERO), cpu_time);
+        let cpu_before = cpu()?;
         let mut tasks = JoinSet::new();
         let start = Instant::now();
         let mut first = start;
@@ -109,6 +126,7 @@ impl<A: Acquire> Side<A> {
         }
         let shares = tasks.join_all().await;
         load.took += start.elapsed();
+        load.cpu += cpu()?.saturating_sub(cpu_before);
         for share in shares {
             let (client, samples) = share?;
             self.clients.push(client);
@@ -153,7 +171,7 @@ async fn acquire<A: Acquire>(
     let mut samples = Vec::with_capacity(count);
     for number in 0..count {
         if number > 0 {
-            fs::remove_file(&target)?;
+            client.give_back(&target)?;
         }
         let start = schedule.due().await;
         let source = client.acquire(&target, size).await?;

@@ -1,5 +1,7 @@
-//! A server under load, in turns with the same load on a pool in this process.
+//! A server under load, in turns with the same load on a pool in this process, and on servers that
+//! only answer.
 
+mod bare;
 pub(crate) mod client;
 mod load;
 mod process;
@@ -10,14 +12,16 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use overlay_pool::image::Overlay;
 use overlay_pool::{OverlayPool, PoolConfig};
+use tokio::runtime::Runtime;
 use tokio::time::sleep;
 
-use self::client::Caller;
+use self::bare::{Asker, Bare};
+use self::client::{Acquire, Caller, Client};
 use self::load::{Pace, Side};
 use self::process::Server;
-use super::figures::Row;
+use super::figures::{Columns, Figures, Row};
 use super::proc::Resident;
-use super::{Bench, Error, Ground, Measured, Options, filesystem, ground};
+use super::{Bench, Error, Ground, Measured, Options, filesystem, float, ground};
 
 /// How many clients acquire at once.
 const CLIENTS: usize = 64;
@@ -45,6 +49,18 @@ pub(super) struct Serve {
     #[arg(long, value_name = "N", default_value_t = 5,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     rounds: usize,
+    #[command(flatten)]
+    bare: bare::Arguments,
+}
+
+impl Serve {
+    /// If it is to be the server that only answers, is that; else measures.
+    pub(super) fn run(self) -> Result<usize, Error> {
+        match self.bare.bare.clone() {
+            Some(socket) => Ok(Runtime::new()?.block_on(self.bare.serve(&socket)).map(|()| 0)?),
+            None => super::run(self),
+        }
+    }
 }
 
 impl Bench for Serve {
@@ -53,15 +69,18 @@ impl Bench for Serve {
         ("ready", "overlays ready at most", None),
         ("plain_acquires", "as fast as can be: acquires", None),
         ("plain_per_s", "  acquires/s", Some(("serve", '≥', 10_000.0))),
-        ("plain_per_s_by_in_process", "  acquires/s, serve ÷ in process", None),
+        ("plain_per_s_by_floor", "  acquires/s ÷ what can be had", Some(("serve", '≥', 0.7))),
         ("plain_pooled_percent", "  pooled, %", None),
         ("plain_pooled_p50_us", "  pooled p50, µs", None),
         ("plain_pooled_p99_us", "  pooled p99, µs", None),
-        ("cpu_us", "  the server's CPU time, µs each", None),
+        ("plain_cpu_us", "  the server's CPU time, µs each", None),
         ("paced_acquires", "at 10,000/s: acquires", None),
         ("paced_pooled_percent", "  pooled, %", None),
         ("paced_pooled_p50_us", "  pooled p50, µs", None),
+        ("paced_pooled_p50_by_bare", "  pooled p50 ÷ bare's", Some(("serve", '≤', 4.0))),
         ("paced_pooled_p99_us", "  pooled p99, µs", Some(("serve", '≤', 5000.0))),
+        ("paced_pooled_p99_by_bare", "  pooled p99 ÷ bare's", Some(("serve", '≤', 4.0))),
+        ("paced_cpu_us", "  the server's CPU time, µs each", None),
         ("larger_acquires", "on demand, as fast as can be", None),
         ("larger_per_s", "  acquires/s", None),
         ("larger_on_demand_p50_us", "  on demand p50, µs", None),
@@ -86,19 +105,27 @@ impl Bench for Serve {
         let server_targets = server_targets?;
 
         ground.progress("stocking");
-        let server = Server::start(&server_dir?, &server_targets, &ground.base, ready).await?;
+        let mut server = Server::start(&server_dir?, &server_targets, &ground.base, ready).await?;
         let start = server.resident()?.now;
         let mut watch = server.client().await?;
+        let first = server_targets.join("first.qcow2");
+        let answer = watch.answer_to(&first, None).await?.to_string();
+        watch.give_back(&first)?;
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
             clients.push(server.client().await?);
         }
-        let mut served = Side::new(clients, &server_targets)?;
+        let mut served = Side::new(clients, Some(server.proc()), &server_targets)?;
         let pool = start_pool(&ground, ready).await?;
         let caller = || Caller { pool: Arc::clone(&pool), base: ground.base.clone() };
-        let mut called = Side::new((0..CLIENTS).map(|_| caller()).collect(), &targets?)?;
+        let mut called = Side::new((0..CLIENTS).map(|_| caller()).collect(), None, &targets?)?;
+        let mut floors = [
+            Floor::start(&ground, "bare", false, &watch, &answer).await?,
+            Floor::start(&ground, "bare, a hop", true, &watch, &answer).await?,
+        ];
+        server.restocked(&mut watch, ready).await?;
 
-        let (mut early, cpu) = (start, server.cpu_time()?);
+        let mut early = start;
         for round in 1..=rounds {
             ground.progress(format!("as fast as can be, {round} of {rounds}"));
             served.round(Pace::Free, each, None).await?;
@@ -108,8 +135,10 @@ impl Bench for Serve {
             server.restocked(&mut watch, ready).await?;
             called.round(Pace::Free, each, None).await?;
             restocked(&pool, ready).await?;
+            for floor in &mut floors {
+                floor.side.round(Pace::Free, each, None).await?;
+            }
         }
-        let cpu = server.cpu_time()?.saturating_sub(cpu);
         let paced = each.div_ceil(PLAIN_TO_PACED);
         for round in 1..=rounds {
             ground.progress(format!("at a steady rate, {round} of {rounds}"));
@@ -117,6 +146,9 @@ impl Bench for Serve {
             server.restocked(&mut watch, ready).await?;
             called.round(Pace::Steady, paced, None).await?;
             restocked(&pool, ready).await?;
+            for floor in &mut floors {
+                floor.side.round(Pace::Steady, paced, None).await?;
+            }
         }
         ground.progress("on demand");
         let size = ground.overlay.virtual_size() + (1 << 20);
@@ -144,24 +176,67 @@ impl Bench for Serve {
         server.stop().await?;
         pool.stop().await;
 
-        let mut serve = served.figures.columns(ready);
-        let in_process = called.figures.columns(ready);
-        let ratio = serve.0["plain_per_s"] / in_process.0["plain_per_s"];
-        serve.set("plain_per_s_by_in_process", ratio);
-        serve.set("cpu_us", cpu.as_secs_f64() * 1e6 / serve.0["plain_acquires"]);
+        let bare = floors.map(|floor| (floor.name, floor.side.figures.columns()));
+        let mut columns = Columns::from(bare);
+        let mut in_process = called.figures.columns();
+        let mut serve = served.figures.columns();
+        in_process.set("ready", float(ready));
+        serve.set("ready", float(ready));
+        compare(&mut serve, &in_process, &columns["bare"]);
         for (when, bytes) in [("start", start), ("early", early), ("end", end), ("most", most)] {
             serve.set(format!("memory_{when}_mib"), bytes / 1_048_576.0);
         }
         serve.divide("memory_end_by_early", "memory_end_mib", "memory_early_mib");
+        columns.extend([("serve", serve), ("in process", in_process)]);
         Ok(Measured {
             what: format!(
-                "{CLIENTS} clients of a server, and {CLIENTS} callers of a pool in their own \
-                 process, in turns."
+                "{CLIENTS} clients of a server, as many callers of a pool in their own process, and \
+                 as many clients of a bare server that only answers the same (at once, or after a \
+                 hop to another thread and back), in turns. What can be had is one acquire in \
+                 process and one bare request, one after the other."
             ),
-            columns: [("serve", serve), ("in process", in_process)].into(),
+            columns,
             sound,
             unless: not_judged(&ground, rounds),
         })
+    }
+}
+
+/// A bare server, and its clients.
+struct Floor {
+    name: &'static str,
+    side: Side<Asker>,
+    _bare: Bare,
+}
+
+impl Floor {
+    async fn start(
+        ground: &Ground,
+        name: &'static str,
+        hop: bool,
+        like: &Client,
+        answer: &str,
+    ) -> Result<Self, Error> {
+        let mut bare = Bare::start(&ground.dir, answer, hop)?;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(bare.client(like).await?);
+        }
+        let side = Side::new(clients, Some(bare.proc()), &ground.folder(name)?)?;
+        Ok(Self { name, side, _bare: bare })
+    }
+}
+
+/// Sets what the server reaches of what can be had: the time of an acquire in process and of a
+/// request that asks for nothing, one after the other.
+fn compare(serve: &mut Figures, in_process: &Figures, bare: &Figures) {
+    let floor = 1.0 / in_process.0["plain_per_s"] + 1.0 / bare.0["plain_per_s"];
+    serve.set("plain_per_s_by_floor", serve.0["plain_per_s"] * floor);
+    for percent in ["p50", "p99"] {
+        let figure = format!("paced_pooled_{percent}");
+        let us = format!("{figure}_us");
+        let ratio = serve.0.get(&us).zip(bare.0.get(&us)).map(|(serve, bare)| serve / bare);
+        serve.set(format!("{figure}_by_bare"), ratio);
     }
 }
 

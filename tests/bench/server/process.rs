@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use overlay_pool::image::{BaseRef, Format};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use super::client::Client;
 use crate::bench::Error;
-use crate::bench::proc::{Resident, cpu_time, resident};
+use crate::bench::proc::{Resident, resident};
 
 /// How long a server may make no overlay while it restocks, and may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,14 +52,16 @@ impl Server {
             .kill_on_drop(true)
             .spawn()?;
         let mut server = Self { child, base: base.clone(), socket, log };
-        let mut client = server.first_client().await?;
+        let mut client = server.client().await?;
         server.restocked(&mut client, ready).await?;
         Ok(server)
     }
 
     /// Another connection.
-    pub(super) async fn client(&self) -> Result<Client, Error> {
-        Ok(Client::connect(&self.socket, self.base.clone()).await?)
+    pub(super) async fn client(&mut self) -> Result<Client, Error> {
+        let connected = connect(&self.socket, &mut self.child).await;
+        let stream = connected.map_err(|error| self.failed(&error.to_string()))?;
+        Ok(Client::new(stream, self.base.clone()))
     }
 
     /// Waits until `count` overlays are ready.
@@ -83,11 +86,8 @@ impl Server {
         Ok(resident(&self.proc())?)
     }
 
-    pub(super) fn cpu_time(&self) -> Result<Duration, Error> {
-        Ok(cpu_time(&self.proc())?)
-    }
-
-    fn proc(&self) -> PathBuf {
+    /// Where `/proc` has it.
+    pub(super) fn proc(&self) -> PathBuf {
         format!("/proc/{}", self.child.id().unwrap_or(0)).into()
     }
 
@@ -105,27 +105,27 @@ impl Server {
         }
     }
 
-    /// Waits until it listens.
-    async fn first_client(&mut self) -> Result<Client, Error> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Ok(client) = self.client().await {
-                return Ok(client);
-            }
-            if let Some(status) = self.child.try_wait()? {
-                return Err(self.failed(&status.to_string()));
-            }
-            if Instant::now() > deadline {
-                return Err(self.failed("it doesn't listen"));
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
-
     /// An error with the last that the server said.
     fn failed(&self, what: &str) -> Error {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let said = log.lines().last().unwrap_or("it said nothing");
         format!("overlay-pool serve: {what}: {said}").into()
+    }
+}
+
+/// Connects to a process as soon as it listens.
+pub(super) async fn connect(socket: &Path, child: &mut Child) -> Result<UnixStream, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(stream) = UnixStream::connect(socket).await {
+            return Ok(stream);
+        }
+        if let Some(status) = child.try_wait()? {
+            return Err(status.to_string().into());
+        }
+        if Instant::now() > deadline {
+            return Err("it doesn't listen".into());
+        }
+        sleep(Duration::from_millis(5)).await;
     }
 }

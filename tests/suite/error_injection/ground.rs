@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::harness::pool_process::is_whole;
+use crate::harness::pool_process::whole as whole_overlay;
 use crate::harness::qcow2::Image;
 
 /// A target at which there is a file that nobody may touch.
@@ -23,6 +23,8 @@ pub(super) struct Ground {
     pub(super) folder: PathBuf,
     pub(super) one: PathBuf,
     pub(super) other: PathBuf,
+    /// What an overlay of each kind is: plain, larger, and of the other base image.
+    whole: [Vec<u8>; 3],
 }
 
 impl Ground {
@@ -32,7 +34,9 @@ impl Ground {
         let [one, other] = ["one.qcow2", "other.qcow2"].map(|name| folder.join(name));
         Image::new(1 << 20).write(&one);
         Image::new(1 << 20).write(&other);
-        let ground = Self { folder, one, other };
+        let whole = [(&one, None), (&one, Some(LARGER.1)), (&other, None)];
+        let whole = whole.map(|(base, size)| whole_overlay(base, size));
+        let ground = Self { folder, one, other, whole };
         std::fs::write(ground.target(PRECIOUS), PRECIOUS).expect("a file");
         ground
     }
@@ -76,9 +80,13 @@ impl Ground {
     }
 
     fn expect_whole(&self, path: &Path, name: &str) -> Result<(), String> {
-        let base = if name == OTHER { &self.other } else { &self.one };
-        let size = name.starts_with(LARGER.0).then_some(LARGER.1);
-        if is_whole(&std::fs::read(path).expect("a target"), base, size) {
+        let [plain, larger, other] = &self.whole;
+        let expected = match name {
+            OTHER => other,
+            name if name.starts_with(LARGER.0) => larger,
+            _ => plain,
+        };
+        if std::fs::read(path).expect("a target") == *expected {
             return Ok(());
         }
         Err(format!("A2: {name} is no whole overlay"))

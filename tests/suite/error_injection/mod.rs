@@ -6,6 +6,7 @@ mod chaos;
 mod clock;
 mod creators;
 mod descriptors;
+mod endurance;
 mod ground;
 mod life;
 mod memory;

@@ -186,6 +186,11 @@ pub(crate) fn directories(folder: &Path) -> Vec<PathBuf> {
 
 /// Whether these are all bytes of an overlay of `base`, as an undisturbed creator writes them.
 pub(crate) fn is_whole(bytes: &[u8], base: &Path, virtual_size: Option<u64>) -> bool {
+    bytes == whole(base, virtual_size)
+}
+
+/// All bytes of an overlay of `base`, as an undisturbed creator writes them.
+pub(crate) fn whole(base: &Path, virtual_size: Option<u64>) -> Vec<u8> {
     let image = BaseImage::open(&BaseRef::qcow2(base), References::Deny).expect("a base image");
     let options = OverlayOptions { virtual_size, ..OverlayOptions::default() };
     let overlay = image.overlay(options).expect("an overlay");
@@ -194,5 +199,5 @@ pub(crate) fn is_whole(bytes: &[u8], base: &Path, virtual_size: Option<u64>) -> 
         let start = usize::try_from(extent.offset).expect("a short file");
         expected[start..start + extent.bytes.len()].copy_from_slice(&extent.bytes);
     }
-    bytes == expected
+    expected
 }

@@ -78,6 +78,8 @@ pub(crate) enum Need {
     OpenapiPythonClient,
     /// `openapi-typescript`, which makes types of one, and `tsc`.
     OpenapiTypescript,
+    /// `promtool`, which checks what Prometheus is told.
+    Promtool,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -109,7 +111,7 @@ const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -139,6 +141,7 @@ impl Need {
         Self::PythonBuild,
         Self::OpenapiPythonClient,
         Self::OpenapiTypescript,
+        Self::Promtool,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -172,6 +175,7 @@ impl Need {
             Self::PythonBuild => "python-build",
             Self::OpenapiPythonClient => "openapi-python-client",
             Self::OpenapiTypescript => "openapi-typescript",
+            Self::Promtool => "promtool",
         }
     }
 
@@ -214,6 +218,9 @@ impl Need {
                 node::probe(self.name()).and_then(|found| node::probe("tsc").map(|_| found))
             }
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
+            Self::Promtool => {
+                version(&promtool().display().to_string(), "it by fixtures/provision.sh")
+            }
         })
     }
 }
@@ -278,6 +285,12 @@ fn version(program: &str, package: &str) -> Result<String, String> {
         Some(line) if output.status.success() => Ok(line.to_owned()),
         _ => Err(format!("{program} --version failed: {}", output.status)),
     }
+}
+
+/// The one that `fixtures/provision.sh` unpacks, or else that on `PATH`.
+pub(crate) fn promtool() -> PathBuf {
+    let unpacked = python::build_directory().join("prometheus/promtool");
+    if unpacked.exists() { unpacked } else { "promtool".into() }
 }
 
 fn curl() -> Result<String, String> {

@@ -60,7 +60,10 @@ impl Server {
     pub(crate) fn launch_at(scratch: &Path, socket: PathBuf, command: &mut Command) -> Self {
         let log = scratch.join("server.log");
         let errors = File::options().create(true).append(true).open(&log).expect("a log");
-        command.env("OVERLAY_POOL_LOG", "overlay_pool=debug").stderr(errors);
+        if !command.get_envs().any(|(name, _)| name == "OVERLAY_POOL_LOG") {
+            command.env("OVERLAY_POOL_LOG", "overlay_pool=debug");
+        }
+        command.stderr(errors);
         command.env("OVERLAY_POOL_SOCKET", &socket);
         let child = command.spawn().expect("the server runs");
         Self { child, socket, log }

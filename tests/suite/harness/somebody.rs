@@ -17,16 +17,33 @@ pub(crate) fn as_somebody<T: Send + 'static>(
     groups: &'static [u32],
     ask: impl FnOnce(&mut Client) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    somebody(directory, groups, |socket| ask(&mut Client::connect(socket)?))
+}
+
+/// So many connections of that user's, who stays it whoever asks on them then.
+pub(crate) fn connections_of_somebody(
+    directory: &Path,
+    groups: &'static [u32],
+    count: usize,
+) -> io::Result<Vec<Client>> {
+    somebody(directory, groups, move |socket| (0..count).map(|_| Client::connect(socket)).collect())
+}
+
+fn somebody<T: Send + 'static>(
+    directory: &Path,
+    groups: &'static [u32],
+    act: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let open = File::open(directory)?;
     let socket = format!("/proc/self/fd/{}/pool.sock", open.as_raw_fd());
-    let ask = move || {
+    let act = move || {
         let gid = Gid::from_raw(SOMEBODY);
         let groups: Vec<_> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
         set_thread_groups(&groups)?;
         set_thread_res_gid(gid, gid, gid)?;
         let uid = Uid::from_raw(SOMEBODY);
         set_thread_res_uid(uid, uid, uid)?;
-        ask(&mut Client::connect(Path::new(&socket))?)
+        act(Path::new(&socket))
     };
-    std::thread::spawn(ask).join().expect("a thread")
+    std::thread::spawn(act).join().expect("a thread")
 }

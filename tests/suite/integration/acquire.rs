@@ -30,6 +30,8 @@ async fn a2_a3_a9_what_a_guest_writes_is_read_back(
         qemu::check(&target);
         assert!(std::fs::read(&stage.base).expect("the base image") == before);
     }
+    let stats = pool.stats();
+    assert_eq!((stats.created, stats.create_failed), (2, 0), "one ahead, one on demand");
 }
 
 #[apply(test)]

@@ -163,12 +163,17 @@ async fn a_signal_leaves_nothing(scratch: Scratch, #[case] signal: Signal) {
     let mut command = bench_of(100_000, &scratch);
     command.args(["--creator", "storage-daemon"]);
     let measuring = || entries(&scratch).iter().any(|folder| entries(folder).len() > 1);
-    end_by(signal, command, measuring).await;
+    let code = end_by(signal, command, measuring).await;
+    assert_eq!(code, Some(128 + signal.as_raw()));
     assert_eq!(entries(&scratch), [] as [PathBuf; 0]);
 }
 
-/// Sends a bench a signal once it measures, and waits for its end.
-async fn end_by(signal: Signal, mut command: Command, measuring: impl FnMut() -> bool) {
+/// Sends a bench a signal once it measures, and waits for its exit code.
+async fn end_by(
+    signal: Signal,
+    mut command: Command,
+    measuring: impl FnMut() -> bool,
+) -> Option<i32> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
     let bench = command.kill_on_drop(true).spawn().expect("a bench");
@@ -176,8 +181,8 @@ async fn end_by(signal: Signal, mut command: Command, measuring: impl FnMut() ->
     let pid = bench.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("a PID");
     kill_process(pid, signal).expect("the signal is sent");
     let output = bench.wait_with_output().await.expect("the bench ends");
-    assert_eq!(output.status.code(), Some(1), "it ended by itself");
     assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+    output.status.code()
 }
 
 /// A `qemu-img` that does something else where a shell pattern fits its arguments.
@@ -261,8 +266,12 @@ mod serve {
     fn a_server_stands_beside_a_pool_in_process(#[from(scratch_in_memory)] scratch: Scratch) {
         let figures = figures(&mut bench(&scratch, 128));
         let columns = columns(&figures["columns"]);
-        assert_eq!(columns.len(), 2);
-        for (side, figures) in &columns {
+        for bare in ["bare", "bare, a hop"].map(|name| &columns[name]) {
+            assert_eq!((bare["plain_acquires"], bare["paced_acquires"]), (128.0, 64.0));
+            assert!(!bare.contains_key("ready") && !bare.contains_key("larger_acquires"));
+        }
+        assert_eq!(columns.len(), 4);
+        for (side, figures) in columns.iter().filter(|(side, _)| !side.starts_with("bare")) {
             let of = |figure: &str| figures[figure];
             assert_eq!((of("ready"), of("plain_acquires")), (128.0, 128.0), "{side}");
             assert_eq!((of("paced_acquires"), of("larger_acquires")), (64.0, 64.0), "{side}");
@@ -276,14 +285,19 @@ mod serve {
             assert!(!figures.contains_key("plain_on_demand_p50_us"), "of no acquires: {figures:?}");
         }
         let (serve, in_process) = (&columns["serve"], &columns["in process"]);
-        let per_s = "plain_per_s";
-        assert_ratio(serve["plain_per_s_by_in_process"], serve[per_s], in_process[per_s]);
+        let (per_s, bare) = ("plain_per_s", &columns["bare"]);
+        let floor = 1.0 / (1.0 / in_process[per_s] + 1.0 / bare[per_s]);
+        assert_ratio(serve["plain_per_s_by_floor"], serve[per_s], floor);
+        for figure in ["paced_pooled_p50", "paced_pooled_p99"] {
+            let us = format!("{figure}_us");
+            assert_ratio(serve[&format!("{figure}_by_bare")], serve[&us], bare[&us]);
+        }
         let memory = |when: &str| serve[&format!("memory_{when}_mib")];
         for when in ["start", "early", "end"] {
             assert!(0.0 < memory(when) && memory(when) <= memory("most"), "{when}");
         }
         assert_ratio(serve["memory_end_by_early"], memory("end"), memory("early"));
-        assert_eq!(figures["targets"].as_array().map(Vec::len), Some(3));
+        assert_eq!(figures["targets"].as_array().map(Vec::len), Some(6));
         let machine = figures["machine"].as_str().expect("a machine");
         let verdict = figures["targets"][0]["verdict"].as_str().expect("a verdict");
         let unless = verdict.strip_prefix("not judged: ").expect("one round is nothing to judge");
@@ -314,7 +328,7 @@ mod serve {
             let folder = entries(&scratch).pop();
             folder.is_some_and(|folder| folder.join("server-targets/63/1.qcow2").exists())
         };
-        end_by(Signal::TERM, command, served).await;
+        assert_eq!(end_by(Signal::TERM, command, served).await, Some(1));
         assert_eq!(entries(&scratch), [] as [std::path::PathBuf; 0]);
     }
 

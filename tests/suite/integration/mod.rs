@@ -8,6 +8,7 @@ mod bench;
 mod bytes;
 mod cli;
 mod daemon;
+mod guides;
 mod lifecycle;
 mod model;
 mod open;

@@ -28,6 +28,24 @@ fn a2_a3_an_overlay_is_acquired(scratch: Scratch) {
     server.stop();
 }
 
+/// The server's words are HTTP's.
+#[apply(test)]
+fn an_undeclared_raw_image_is_answered_with_the_option(scratch: Scratch) {
+    let images = scratch.join("images");
+    fs::create_dir_all(&images).expect("a folder");
+    fs::write(images.join("disk.img"), vec![0; 1 << 20]).expect("an image");
+    let server = Server::start(&scratch, ["--images", "images", "--targets", "."]);
+    let ask = |options: &[&str]| {
+        let mut command = overlay_pool(&scratch);
+        command.env("OVERLAY_POOL_SOCKET", server.socket());
+        run(command.args(["acquire", "images/disk.img", "vm.qcow2"]).args(options))
+    };
+    let refused = ask(&[]);
+    assert!(refused.stderr.ends_with("; if it is a raw image, add --raw\n"), "{refused}");
+    assert_eq!((refused.code, ask(&["--raw"]).code), (Some(3), Some(0)), "{refused}");
+    server.stop();
+}
+
 #[apply(test)]
 fn a8_a_missing_base_is_a_bad_image(scratch: Scratch) {
     fs::create_dir_all(scratch.join("images")).expect("a folder");

@@ -76,6 +76,29 @@ fn t1_the_pool_is_shown(scratch: Scratch) {
 }
 
 #[apply(test)]
+fn it_is_said_why_a_base_image_is_refused(scratch: Scratch) {
+    let images = scratch.join("images");
+    std::fs::create_dir_all(&images).expect("a folder");
+    std::fs::write(images.join("web-base-1.qcow2"), "<!doctype html>").expect("a file");
+    let missing = scratch.join("missing.qcow2");
+    let server = Server::start(&scratch, ["--images", "images", "--base", "missing.qcow2"]);
+    let shown = run(&mut stats(&scratch, &[]));
+    let why = "not qcow2 but a web page; the download went wrong: get the image again";
+    let page =
+        format!("refused: base image {}: {why}\n", images.join("web-base-1.qcow2").display());
+    assert!(shown.stdout.contains(&page), "{shown}");
+    let gone = format!("refused: base image {}: No such file", missing.display());
+    assert!(shown.stdout.contains(&gone), "{shown}");
+    let json = run(&mut stats(&scratch, &["--json"]));
+    let facts: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert!(
+        facts["bases"][0]["refused"].as_str().is_some_and(|said| said.ends_with(why)),
+        "{json}"
+    );
+    server.stop();
+}
+
+#[apply(test)]
 fn a_pipe_has_a_line_for_each_interval_over_a_restart(scratch: Scratch) {
     let mut watch = Watch::start(stats(&scratch, &["--watch", "0.1", "--json"]));
     // It waits for a server that isn't there yet, and says so once.

@@ -62,7 +62,22 @@ fn disks_come_by_python(scratch: Scratch) {
     assert!(by_path.contains("'source': 'pooled'"), "{first}");
     assert!(by_descriptor.contains("'source': 'pooled'"), "{first}");
     assert!(by_descriptor.ends_with(" bytes") && !by_descriptor.ends_with(" 0 bytes"));
-    assert!(second.code == Some(1) && second.stderr.contains("already-exists"), "{second}");
+    let sentence = second.stderr.starts_with("client.py: already-exists: ");
+    assert!(second.code == Some(1) && sentence, "{second}");
+    assert_eq!(second.stderr.lines().count(), 1, "{second}");
+}
+
+#[apply(test)]
+#[needs(Examples)]
+fn a_failure_is_a_sentence_in_rust(scratch: Scratch) {
+    let failed =
+        cli::run(Command::new(requirements::example("client")).current_dir(&*scratch).args([
+            "none.sock",
+            "base.qcow2",
+            "target.qcow2",
+        ]));
+    assert_eq!((failed.code, failed.stderr.lines().count()), (Some(1), 1), "{failed}");
+    assert!(failed.stderr.starts_with("client: no server at none.sock: "), "{failed}");
 }
 
 #[apply(test)]

@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod manager;
 mod metrics;
+mod monitoring;
 mod names;
 mod open;
 mod openapi;
