@@ -1,5 +1,6 @@
 //! Many acquires at the same time.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -8,17 +9,18 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, kill_process};
 use serde_json::{Value, json};
 
-use super::answers::{told, told_error};
+use super::answers::told_error;
 use super::case::Format;
 use super::look::Figures;
 use super::run::{There, there};
 use super::step::Signal;
 use super::world::{World, broken, fields, unfit};
-use crate::processes::{command, is_stopped, runs};
-use crate::shim::{Answer, Checked, Shim};
+use crate::processes::{command, is_stopped, names, runs};
+use crate::shim::{Answer, Checked, Shim, until};
 
-/// How much longer than `create_timeout` an acquire may take: less than the default for it.
-const SLACK: Duration = Duration::from_secs(5);
+/// How much longer than `create_timeout` an acquire may take, and how long a process that is killed
+/// takes to be gone: less than the default of `create_timeout`.
+pub(super) const SLACK: Duration = Duration::from_secs(5);
 
 impl World<'_> {
     /// Sends all, then reads the answers; meanwhile looks that each target is complete when it
@@ -56,9 +58,15 @@ impl World<'_> {
                 self.check_acquired(acquired, base, target)?;
             }
         }
-        for (target, first) in seen_at.iter().zip(first_seen) {
-            if first.is_some_and(|first| there(target) != There::Bytes(first)) {
-                broken!("A2: {} was visible before it was complete", target.display());
+        for ((target, first), answer) in seen_at.iter().zip(first_seen).zip(&answers) {
+            let Some((mode, bytes)) = first else { continue };
+            if there(target) != There::Bytes(bytes) {
+                let is_pooled = answer.as_ref().is_ok_and(|its| its["source"] == "pooled");
+                let id = if is_pooled { "A2.2" } else { "A3.2" };
+                broken!("{id}: {} was visible before it was complete", target.display());
+            }
+            if mode != 0o600 && self.case.proves("A11") {
+                broken!("A11.1: {} appeared with mode {mode:o}, not 600", target.display());
             }
         }
         Ok(answers)
@@ -75,38 +83,6 @@ impl World<'_> {
         let request = self.acquire_request(base, Format::Qcow2, &target, false)?;
         let id = self.shim()?.send("acquire", fields(request))?;
         Ok((id, self.path(&target)?))
-    }
-
-    pub(super) fn acquire_steadily(
-        &mut self,
-        count: usize,
-        base: &str,
-        target: &str,
-        sooner_than: Duration,
-    ) -> Checked {
-        let (size, shelf) = (self.size(), self.folder.join(base).canonicalize().map_err(unfit)?);
-        let mut late = 0;
-        for number in 0..count {
-            let (id, target) = self.begin(base, target, number)?;
-            match self.answer(id)? {
-                Ok(acquired) if acquired["source"] == "pooled" => {
-                    self.check_acquired(&acquired, base, &target)?;
-                }
-                other => broken!("R2: the answer of a full shelf is {}", told(&other)),
-            }
-            let acquired = Instant::now();
-            while self.stats()?.ready(&shelf) != size {
-                if acquired.elapsed() > self.port.patience {
-                    broken!("R2: the shelf isn't filled again");
-                }
-                sleep(Duration::from_millis(5));
-            }
-            late += usize::from(acquired.elapsed() >= sooner_than);
-            if late * 2 > count {
-                broken!("R2: {late} of {} overlays were made up for too late", number + 1);
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn acquire_cancelled(&mut self, count: usize, base: &str, target: &str) -> Checked {
@@ -130,8 +106,10 @@ impl World<'_> {
         count: usize,
         base: &str,
         target: &str,
+        stays_stopped: bool,
     ) -> Checked {
         let before = self.stats()?;
+        let aids = self.aids()?.len();
         let mut done = Vec::new();
         for number in 0..count {
             // A process that serves all is stopped before, one for this acquire meanwhile.
@@ -140,15 +118,33 @@ impl World<'_> {
             let is_stopped = self.await_stopped(id)?;
             let cancel = self.shim()?.send("cancel", fields(json!({ "request": id })))?;
             self.expect_cancel(cancel)?;
+            if stays_stopped {
+                self.expect_no_more_aids(aids)?;
+            }
             self.signal_aids(Signal::Cont)?;
             let source = self.check_cancelled(id, base, &target)?;
             if is_stopped && source.is_some() {
                 let target = target.display();
-                broken!("A12: {target} was handed over, but cancelled while its creation hung");
+                broken!("A12.1: {target} was handed over, but cancelled while its creation hung");
             }
             done.extend(source);
         }
         self.compare_with_answers(&before, &done)
+    }
+
+    /// What hangs is ended, and not just when it goes on.
+    fn expect_no_more_aids(&mut self, before: usize) -> Checked {
+        let timeout = Duration::from_millis(self.case.config.create_timeout_ms) + SLACK;
+        let mut aids = self.aids();
+        until(timeout, || {
+            aids = self.aids();
+            aids.as_ref().is_ok_and(|aids| aids.len() <= before)
+        });
+        let aids = aids?;
+        if aids.len() > before {
+            broken!("A12.4: {} is left of what was cancelled", names(&aids));
+        }
+        Ok(())
     }
 
     pub(super) fn expect_cancel(&mut self, cancel: u64) -> Checked {
@@ -169,10 +165,10 @@ impl World<'_> {
                 Ok(Some(acquired["source"].clone()))
             }
             Err((name, _)) if name == "cancelled" => {
-                self.expect_nothing("A12: a cancelled acquire left", target)?;
+                self.expect_nothing("A12.1: a cancelled acquire left", target)?;
                 Ok(None)
             }
-            Err(error) => broken!("A12: {}, not cancelled", told_error(&error)),
+            Err(error) => broken!("A12.1: {}, not cancelled", told_error(&error)),
         }
     }
 
@@ -192,11 +188,11 @@ impl World<'_> {
             if let (Some(before), Some(after)) = (before.counter(name), after.counter(name))
                 && after - before != count
             {
-                broken!("T2: {name} grew from {before} to {after}, not by {count}");
+                broken!("T2.7: {name} grew from {before} to {after}, not by {count}");
             }
         }
         if before.total() - after.total() != pooled {
-            broken!("A12: {pooled} pooled, but {before:?} and then {after:?}");
+            broken!("A12.2: {pooled} pooled, but {before:?} and then {after:?}");
         }
         Ok(())
     }
@@ -227,7 +223,7 @@ impl World<'_> {
             }
             sleep(Duration::from_millis(1));
         }
-        self.take_shim().map_or(Ok(()), Shim::kill).map_err(|failure| failure.at("C1"))
+        self.take_shim().map_or(Ok(()), Shim::kill).map_err(|failure| failure.at("C1.3"))
     }
 
     /// Each acquire succeeds or leaves nothing, whatever happens to the creator's processes.
@@ -256,12 +252,12 @@ impl World<'_> {
         let deadline = Instant::now() + timeout;
         for (id, target) in acquires {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.answer_within(id, left).map_err(|failure| failure.at("C2"))? {
+            match self.answer_within(id, left).map_err(|failure| failure.at("C2.4"))? {
                 Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
                 Err((name, _)) if name == "create-failed" => {
-                    self.expect_nothing("A7: a failed acquire left", &target)?;
+                    self.expect_nothing("A7.4: a failed acquire left", &target)?;
                 }
-                Err(error) => broken!("C2: {}, not create-failed", told_error(&error)),
+                Err(error) => broken!("C2.3: {}, not create-failed", told_error(&error)),
             }
         }
         Ok(())
@@ -269,7 +265,7 @@ impl World<'_> {
 
     /// Stops what the pool has started, until it stands still; false where the acquire is answered
     /// all the same, since it doesn't wait for that.
-    fn await_stopped(&mut self, acquire: u64) -> Checked<bool> {
+    pub(super) fn await_stopped(&mut self, acquire: u64) -> Checked<bool> {
         let deadline = Instant::now() + self.port.patience;
         while Instant::now() < deadline {
             self.signal_aids(Signal::Stop)?;
@@ -302,13 +298,17 @@ impl World<'_> {
     }
 }
 
-/// What stood at each path when it was first seen.
-fn watch(paths: &[PathBuf], done: &AtomicBool) -> Vec<Option<Vec<u8>>> {
+/// The mode and the bytes of what stood at each path when it was first seen.
+fn watch(paths: &[PathBuf], done: &AtomicBool) -> Vec<Option<(u32, Vec<u8>)>> {
+    let look = |path: &PathBuf| {
+        let mode = path.symlink_metadata().ok()?.permissions().mode() & 0o7777;
+        Some((mode, std::fs::read(path).ok()?))
+    };
     let mut seen = vec![None; paths.len()];
     while !done.load(Ordering::Relaxed) {
         for (path, seen) in paths.iter().zip(&mut seen) {
             if seen.is_none() {
-                *seen = std::fs::read(path).ok();
+                *seen = look(path);
             }
         }
         sleep(Duration::from_micros(200));

@@ -19,10 +19,10 @@ use crate::id::Id;
 pub struct Case {
     /// What the case shows, in one sentence.
     pub about: String,
-    /// The rules of CONTRACT.md that it proves, or single promises of them; the first is the one
-    /// that it is about.
+    /// The promises of CONTRACT.md that it proves, or whole rules; the first is of the rule that it
+    /// is about.
     #[schemars(length(min = 1))]
-    pub rules: Vec<Id>,
+    pub promises: Vec<Id>,
     /// What the pool is told.
     #[serde(default)]
     pub(crate) config: Config,
@@ -74,13 +74,13 @@ impl Case {
     /// Whether it is about this rule.
     #[must_use]
     pub fn is_about(&self, rule: &str) -> bool {
-        self.rules.first().is_some_and(|id| id.rule().to_string() == rule)
+        self.promises.first().is_some_and(|id| id.rule().to_string() == rule)
     }
 
     /// Whether it proves this rule, or a promise of it.
     #[must_use]
     pub fn proves(&self, rule: &str) -> bool {
-        self.rules.iter().any(|id| id.rule().to_string() == rule)
+        self.promises.iter().any(|id| id.rule().to_string() == rule)
     }
 
     /// The text that it was read from.

@@ -99,7 +99,11 @@ mod tests {
         let cases = embedded();
         assert!(cases.len() > 90, "{} cases", cases.len());
         for Named { name, case } in cases {
-            assert!(case.rules.iter().all(|id| known.contains(id)), "{name}: {:?}", case.rules);
+            assert!(
+                case.promises.iter().all(|id| known.contains(id)),
+                "{name}: {:?}",
+                case.promises
+            );
         }
     }
 }

@@ -1,11 +1,13 @@
-//! The contract: its version, its rules and their promises, read from its text.
+//! The contract: its version and its promises, read from its text.
+
+use std::collections::BTreeMap;
 
 use crate::id::Id;
 
 /// `CONTRACT.md`, by which this judge judges.
 pub const TEXT: &str = include_str!("../CONTRACT.md");
 
-/// A rule, or one promise of a rule.
+/// One promise of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promise {
     /// What it is known by.
@@ -27,33 +29,40 @@ pub fn version() -> &'static str {
     after.split_whitespace().next().expect("a version").trim_end_matches('.')
 }
 
-/// All rules and promises, in the order of the contract. Each begins with its id in bold, and ends
-/// before the next one or with its paragraph; reasons are left out.
+/// All promises, in the order of the contract: each is an entry of a list, and begins with an anchor
+/// and its id in bold.
 #[must_use]
 pub fn promises() -> Vec<Promise> {
     let mut section = "";
     let mut found = Vec::new();
     for paragraph in TEXT.split("\n\n") {
         if let Some(heading) = paragraph.strip_prefix("## ") {
-            section = heading.lines().next().unwrap_or_default();
+            section = heading;
         }
-        let body = paragraph.split("\n*Reason:*").next().unwrap_or_default();
-        let mut ids = bold_ids(body).peekable();
-        while let Some((_, start, id)) = ids.next() {
-            let end = ids.peek().map_or(body.len(), |(next, ..)| *next);
-            let text = body[start..end].split_whitespace().collect::<Vec<_>>().join(" ");
+        for entry in format!("\n{paragraph}").split("\n- <a id=\"").skip(1) {
+            let Some((id, text)) = after_anchor(entry) else { continue };
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
             found.push(Promise { id, section, text });
         }
     }
     found
 }
 
-/// Ids in bold, each with where its markup begins and ends.
-fn bold_ids(text: &str) -> impl Iterator<Item = (usize, usize, Id)> {
-    text.match_indices("**").filter_map(|(at, _)| {
-        let (inner, _) = text[at + 2..].split_once("**")?;
-        Some((at, at + 2 + inner.len() + 2, inner.parse().ok()?))
-    })
+/// The id of an entry and its text. An anchor that isn't its id makes it none.
+fn after_anchor(entry: &str) -> Option<(Id, &str)> {
+    let (anchor, rest) = entry.split_once("\"></a>**")?;
+    let (id, text) = rest.split_once("** ")?;
+    Some((id.parse().ok()?, text)).filter(|_| anchor == id)
+}
+
+/// The promises that no case judges, each with the reason.
+#[must_use]
+pub fn without_a_case() -> BTreeMap<Id, &'static str> {
+    let row = |line: &'static str| {
+        let (id, why) = line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ")?;
+        Some((id.parse().ok()?, why))
+    };
+    TEXT.lines().filter_map(row).collect()
 }
 
 #[cfg(test)]
@@ -67,12 +76,24 @@ mod tests {
         assert!(TEXT.contains(&format!("\n- **{}**", version())), "the changelog has no entry");
     }
 
+    /// Each anchor is one of a promise, and promises of a rule are counted from 1.
+    #[test]
+    fn the_promises_are_numbered() {
+        let promises = promises();
+        assert_eq!(promises.len(), TEXT.matches("<a id=").count(), "an anchor isn't its id");
+        let mut next = BTreeMap::new();
+        for Promise { id, .. } in promises {
+            let number: &mut u32 = next.entry(id.rule()).or_default();
+            *number += 1;
+            assert_eq!(id.to_string(), format!("{}.{number}", id.rule()));
+        }
+    }
+
     #[test]
     fn a_promise_is_its_text_without_the_reason() {
         let promises = promises();
-        let l1 = promises.iter().find(|promise| promise.id.to_string() == "L1");
-        let Promise { section, text, .. } = l1.expect("a rule of the contract");
-        assert_eq!(*section, "Lifecycle");
-        assert!(text.starts_with("`acquire` on a pool that") && !text.contains("Reason"), "{text}");
+        let l1 = promises.iter().find(|promise| promise.id.to_string() == "L1.2");
+        let Promise { section, text, .. } = l1.expect("a promise of the contract");
+        assert_eq!((*section, text.as_str()), ("Lifecycle", "The target isn't created then."));
     }
 }

@@ -28,6 +28,12 @@ impl Id {
         self == other || self.rule() == other
     }
 
+    /// Whether one of them is the other, or a promise of that rule.
+    #[must_use]
+    pub fn meets(self, other: Self) -> bool {
+        self.is_of(other) || other.is_of(self)
+    }
+
     /// The letter that its rule begins with, and the number after it.
     pub(crate) fn parts(self) -> (char, u32) {
         (self.group, self.rule)

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_case_is_of_the_level_that_has_all_its_rules() {
+    fn a_case_is_of_the_level_that_has_all_its_promises() {
         let of = |ids: &[&str]| {
             let ids: Vec<Id> = ids.iter().map(|id| id.parse().expect("an id")).collect();
             Level::of_all(&ids)

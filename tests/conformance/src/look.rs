@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -58,7 +61,7 @@ impl World<'_> {
             let shelves = self.case.shelves(is_it);
             let most = self.size() * i64::try_from(shelves).unwrap_or(i64::MAX);
             if *ready > most {
-                broken!("R1: {} has {ready} ready overlays, more than {most}", base.display());
+                broken!("R1.3: {} has {ready} ready overlays, more than {most}", base.display());
             }
         }
         Ok(figures)
@@ -147,7 +150,7 @@ impl World<'_> {
                 Ok(_) => broken!("{path} is no directory"),
                 Err(error) => broken!("{path} is no directory: {error}"),
             },
-            Step::Pool { directories, overlays, wait } => {
+            Step::Pool { directories, overlays, held, wait } => {
                 let mut found = self.compare_directories(*directories, *overlays);
                 if *wait {
                     until(self.port.patience, || {
@@ -155,7 +158,7 @@ impl World<'_> {
                         found.is_ok()
                     });
                 }
-                found
+                if *held { found.and_then(|()| self.expect_held()) } else { found }
             }
             other => Err(unfit(format!("{other:?} is nothing to look at"))),
         }
@@ -175,6 +178,19 @@ impl World<'_> {
         }
     }
 
+    /// A shared lock can't be had on what is locked exclusively.
+    fn expect_held(&self) -> Checked {
+        for directory in self.pool_directories() {
+            let file = File::open(self.outside(&directory)).map_err(unfit)?;
+            match flock(&file, FlockOperation::NonBlockingLockShared) {
+                Err(Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(unfit(error)),
+                Ok(()) => broken!("D1.2: {} can be locked by others", directory.display()),
+            }
+        }
+        Ok(())
+    }
+
     fn compare_directories(&self, directories: usize, overlays: Option<usize>) -> Checked {
         let found = self.pool_directories();
         if found.len() != directories {
@@ -187,7 +203,7 @@ impl World<'_> {
         for file in files {
             let found = self.outside(&file).symlink_metadata().map_err(unfit)?;
             if !found.is_file() {
-                broken!("A11: {} is no regular file", file.display());
+                broken!("A11.1: {} is no regular file", file.display());
             }
             self.check_private(&file, &found, 0o600)?;
         }

@@ -2,29 +2,17 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rustix::process::Pid;
 
 /// By this variable in their environment the shim and all that it starts are known.
 pub const MARK: &str = "OVERLAY_POOL_CASE";
 
-/// What `/proc/PID/stat` says.
-struct Stat {
-    state: String,
-    /// Of its own and of the children that it has waited for, in ticks.
-    cpu: u64,
-}
-
-impl Stat {
-    fn read(pid: Pid) -> Option<Self> {
-        let text = std::fs::read_to_string(folder(pid).join("stat")).ok()?;
-        // The program's name before it may hold anything.
-        let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
-        let cpu = fields.get(11..15)?.iter().map(|ticks| ticks.parse().unwrap_or(0));
-        let cpu: u64 = cpu.sum();
-        Some(Self { state: fields[0].to_owned(), cpu })
-    }
+/// The letter that `/proc/PID/stat` has for its state.
+fn state(pid: Pid) -> Option<char> {
+    let text = std::fs::read_to_string(folder(pid).join("stat")).ok()?;
+    // The program's name before it may hold anything.
+    text.rsplit_once(") ")?.1.chars().next()
 }
 
 /// The processes with this mark but for the shim's, and descendants of the shim that have none,
@@ -58,19 +46,13 @@ fn children(parent: Pid) -> Vec<Pid> {
 }
 
 fn is_alive(pid: Pid) -> bool {
-    Stat::read(pid).is_some_and(|stat| !matches!(stat.state.as_str(), "Z" | "X"))
-}
-
-/// For how long processes have computed, with the children that they have waited for.
-pub fn cpu_time(pids: impl IntoIterator<Item = Pid>) -> Duration {
-    let ticks = pids.into_iter().filter_map(|pid| Some(Stat::read(pid)?.cpu));
-    Duration::from_millis(ticks.sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second())
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 /// Whether a process was stopped by a signal, and stands still.
 #[must_use]
 pub fn is_stopped(pid: Pid) -> bool {
-    Stat::read(pid).is_some_and(|stat| stat.state == "T")
+    state(pid) == Some('T')
 }
 
 /// How many files a process has open.

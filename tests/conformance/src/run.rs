@@ -55,7 +55,7 @@ fn expect(answer: Answer, error: &[String], says: &[String]) -> Checked<Value> {
         Err((name, message)) if error.contains(&name) => {
             for text in says {
                 if !message.contains(text.as_str()) {
-                    broken!("A7: the message doesn't name {text}: {message}");
+                    broken!("A7.2: the message doesn't name {text}: {message}");
                 }
             }
             Ok(Value::Null)
@@ -75,8 +75,8 @@ impl World<'_> {
                 let size = self.new_pool(*max_concurrent_vms)?;
                 match size {
                     Some(size) if size == *pool_size => Ok(()),
-                    Some(size) => broken!("S1: the size is {size}, not {pool_size}"),
-                    None => broken!("S1: pool_size is null, not {pool_size}"),
+                    Some(size) => broken!("S1.1: the size is {size}, not {pool_size}"),
+                    None => broken!("S1.1: pool_size is null, not {pool_size}"),
                 }
             }
             Step::Start { bases, format, relative, error } => {
@@ -85,6 +85,7 @@ impl World<'_> {
                 let answer = self.ask("start", json!({ "bases": bases }))?;
                 expect(answer, error, &[]).map(drop)
             }
+            Step::StartMany { count, bases } => self.start_many(*count, bases),
             Step::StartCancelled { bases, none_done } => self.start_cancelled(bases, *none_done),
             Step::Stop {} => self.stop(),
             Step::Acquire { .. } => self.acquire(step),
@@ -109,8 +110,17 @@ impl World<'_> {
                 }
                 Ok(())
             }
-            Step::AcquireSteadily { count, base, target, sooner_than_ms } => {
-                self.acquire_steadily(*count, base, target, Duration::from_millis(*sooner_than_ms))
+            Step::AcquireSteadily { count, base, target, not_sooner_than_ms: ms } => {
+                self.acquire_steadily(*count, base, target, Duration::from_millis(*ms))
+            }
+            Step::CompareIntervals { base, target } => self.compare_intervals(base, target),
+            Step::LongerPauses { ms } => self.expect_longer_pauses(Duration::from_millis(*ms)),
+            Step::AcquireContested { count, base, target, spread_ms: ms } => {
+                self.acquire_contested(*count, base, target, Duration::from_millis(*ms))
+            }
+            Step::AcquireReusingNames { base, target } => self.acquire_reusing_names(base, target),
+            Step::AcquireBesideHung { hung_base, hung_target, base, target } => {
+                self.acquire_beside_hung((hung_base, hung_target), base, target)
             }
             Step::AcquireCancelled { count, base, target, spread_ms: Some(ms), .. } => {
                 self.acquire_cancelled_apart(*count, base, target, *ms)
@@ -118,10 +128,13 @@ impl World<'_> {
             Step::AcquireCancelled { count, base, target, while_stopped: false, .. } => {
                 self.acquire_cancelled(*count, base, target)
             }
-            Step::AcquireCancelled { count, base, target, while_stopped: true, .. } => {
-                self.acquire_cancelled_while_stopped(*count, base, target)
+            Step::AcquireCancelled { count, base, target, stays_stopped, .. } => {
+                self.acquire_cancelled_while_stopped(*count, base, target, *stays_stopped)
             }
-            Step::ChangeWhileMade { base, target } => self.change_while_made(base, target),
+            Step::StopWhileMade { base, target } => self.stop_while_made(base, target),
+            Step::ChangeWhileMade { base, target, image } => {
+                self.change_while_made(base, target, *image)
+            }
             Step::AcquireKilled { count, base, target } => {
                 self.acquire_killed(*count, base, target)
             }
@@ -140,8 +153,9 @@ impl World<'_> {
             Step::Kill {} => self.take_shim().map_or(Ok(()), Shim::kill),
             Step::Exit {} => self.take_shim().map_or(Ok(()), Shim::exit),
             Step::HangUp {} => self.take_shim().map_or(Ok(()), Shim::hang_up),
-            Step::Wait { ms, cpu_ms } => {
-                self.wait(Duration::from_millis(*ms), cpu_ms.map(Duration::from_millis))
+            Step::Wait { ms } => {
+                std::thread::sleep(Duration::from_millis(*ms));
+                Ok(())
             }
             Step::Stats { .. } => self.look(step),
             look if look.is_look() => self.look(look),
@@ -213,15 +227,19 @@ impl World<'_> {
     ) -> Checked {
         let base = self.folder.join(base).canonicalize().map_err(unfit)?;
         if acquired["base"] != json!(base) || acquired["target"] != json!(target) {
-            broken!("A2: base and target are {acquired}, not {base:?} and {target:?}");
+            broken!("A2.4: base and target are {acquired}, not {base:?} and {target:?}");
         }
         self.handed_over(target)
     }
 
-    fn stop(&mut self) -> Checked {
+    pub(super) fn stop(&mut self) -> Checked {
+        self.ask_to_stop()?;
+        self.expect_no_aid("after stop").map_err(|failure| failure.at("L11.3"))
+    }
+
+    pub(super) fn ask_to_stop(&mut self) -> Checked {
         let answer = self.ask("stop", json!({}))?;
-        expect(answer, &[], &[])?;
-        self.expect_no_aid("after stop").map_err(|failure| failure.at("L11"))
+        expect(answer, &[], &[]).map(drop)
     }
 
     fn start_cancelled(&mut self, bases: &[String], none_done: bool) -> Checked {
@@ -231,17 +249,17 @@ impl World<'_> {
         let start = self.shim()?.send("start", fields(json!({ "bases": bases })))?;
         self.ask("cancel", json!({ "request": start }))?.map_err(|error| unfit(error.1))?;
         match self.answer(start)? {
-            Ok(_) if none_done => broken!("L7: it was cancelled before, but succeeds"),
+            Ok(_) if none_done => broken!("L7.1: it was cancelled before, but succeeds"),
             Ok(_) => self.stop(),
             Err((name, _)) if name == "cancelled" => {
                 // A creation under way may have to end first.
                 if !until(self.port.patience, || self.directories() == before) {
-                    broken!("L7: left are {:?}", self.directories());
+                    broken!("L7.1: left are {:?}", self.directories());
                 }
                 let alone = self.expect_no_aid("after a cancelled start");
-                alone.map_err(|failure| failure.at("L7"))
+                alone.map_err(|failure| failure.at("L7.1"))
             }
-            Err(error) => broken!("L7: {}, not cancelled", told_error(&error)),
+            Err(error) => broken!("L7.1: {}, not cancelled", told_error(&error)),
         }
     }
 
@@ -249,21 +267,6 @@ impl World<'_> {
     fn expect_no_aid(&mut self, when: &str) -> Checked {
         let port = self.port;
         self.shim()?.expect_alone_but(when, |pid| port.is_pool(pid))
-    }
-
-    /// Lets time pass.
-    fn wait(&mut self, time: Duration, computed: Option<Duration>) -> Checked {
-        let before = self.shim()?.cpu_time();
-        std::thread::sleep(time);
-        let used = self.shim()?.cpu_time().saturating_sub(before);
-        match computed {
-            Some(most) if used > most => {
-                broken!(
-                    "the shim and what it started computed for {used:?} of {time:?}, more than {most:?}"
-                )
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The pool directories, and whether there is one that holds them.
@@ -280,7 +283,7 @@ impl World<'_> {
             self.check_end()?;
         }
         if let [directory, ..] = self.pool_directories().as_slice() {
-            broken!("L11: {} is left", directory.display());
+            broken!("L11.2: {} is left", directory.display());
         }
         for shim in self.running() {
             self.use_shim(&shim);
@@ -295,12 +298,12 @@ impl World<'_> {
         for (id, target) in &self.acquired {
             let found = self.outside(target).symlink_metadata().ok();
             if found.map(|found| (found.dev(), found.ino())) != Some(*id) {
-                broken!("L11: {} is gone or another", target.display());
+                broken!("L11.6: {} is gone or another", target.display());
             }
         }
         for (path, bytes) in &self.images {
             if std::fs::read(path).map_err(unfit)? != *bytes {
-                broken!("A9: the base image {} was changed", path.display());
+                broken!("A9.5: the base image {} was changed", path.display());
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::processes::{self, MARK};
 use super::transcript::Transcript;
 use crate::capability::Capability;
+use crate::port::PATIENCE;
 
 /// The exit status of a shim that lacks what it was asked for.
 const UNIMPLEMENTED: i32 = 89;
@@ -161,7 +162,9 @@ impl Shim {
             patience,
         };
         let unfit = |what: String| Failure::Unfit(format!("hello: {what}"));
-        let hello = shim.ask("hello", Map::new())?;
+        // A program may take long to come up on a machine that has much to do.
+        let hello = shim.send("hello", Map::new())?;
+        let hello = shim.answer_within(hello, patience.max(PATIENCE))?;
         let hello = hello.map_err(|(name, message)| unfit(format!("{name}: {message}")))?;
         shim.hello = serde_path_to_error::deserialize(&hello)
             .map_err(|error| unfit(format!("{error}: {hello}")))?;
@@ -337,12 +340,6 @@ impl Shim {
     #[must_use]
     pub fn started(&self) -> Vec<Pid> {
         processes::started_by(self.pid(), &self.mark)
-    }
-
-    /// For how long the shim and what it started have computed.
-    #[must_use]
-    pub fn cpu_time(&self) -> Duration {
-        processes::cpu_time(self.started().into_iter().chain([self.pid()]))
     }
 
     /// Everything that the shim started ends.

@@ -42,6 +42,8 @@ pub(crate) enum Step {
         #[serde(default)]
         error: Vec<String>,
     },
+    /// Starts the pool many times at once: one start succeeds.
+    StartMany { count: usize, bases: Vec<String> },
     /// Starts the pool and cancels that at once. Where it was done before, the pool is stopped.
     StartCancelled {
         bases: Vec<String>,
@@ -88,14 +90,50 @@ pub(crate) enum Step {
         #[serde(default)]
         exists: usize,
     },
-    /// Acquires one after the other, each when the shelf is full again: all are pooled, and most
-    /// are made up for sooner than that.
+    /// Acquires one after the other, each when the shelf is full again: all are pooled. The shelf
+    /// isn't full again sooner than that.
     AcquireSteadily {
         count: usize,
         #[serde(default = "base")]
         base: String,
         target: String,
-        sooner_than_ms: u64,
+        #[serde(default)]
+        not_sooner_than_ms: u64,
+    },
+    /// Refills a shelf in a new pool, with an interval of 0 and with the default one in turns, until
+    /// one of them was the quicker one much oftener. It must be the first, by half of the default.
+    CompareIntervals {
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
+    /// Counts how often files are opened in the pool directory from when the first is: for so long,
+    /// and then for so long again. The second number must be the smaller one, by a third.
+    LongerPauses { ms: u64 },
+    /// Acquires one after the other; meanwhile, each time a little later, at last after so long, the
+    /// runner makes a file at the target. Exactly one of both wins.
+    AcquireContested {
+        count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+        spread_ms: u64,
+    },
+    /// Acquires at one target three times. Before the second there are links at the names that other
+    /// files in its directory had during the first, before the third there are files: none of them
+    /// is written to or handed over.
+    AcquireReusingNames {
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
+    /// Acquires an overlay, and stops what makes it. A ready one can be acquired before that goes on.
+    AcquireBesideHung {
+        hung_base: String,
+        hung_target: String,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
     },
     /// Acquires at the same time and cancels each at once. Either it was done before, or nothing
     /// is at the target; and the shelves and counters agree with the answers.
@@ -108,23 +146,35 @@ pub(crate) enum Step {
         /// it wasn't done before.
         #[serde(default)]
         while_stopped: bool,
+        /// What is stopped stays so, and is gone in the end, in `create_timeout` and 5 s.
+        #[serde(default)]
+        stays_stopped: bool,
         /// One after the other, each a little later after it was sent than the one before, at last
         /// after so long. In the end no more files are open and no more processes run than before.
         spread_ms: Option<u64>,
     },
     /// Acquires one overlay after the other until one is seen being made ahead, by a process that
-    /// the shim has started: that is stopped, the base image gets another modification time, an
-    /// overlay is acquired, and the process goes on. What was never ready isn't discarded. Shelves
+    /// the shim has started: that is stopped, the base image gets another modification time or is
+    /// replaced, an overlay is acquired, and the process goes on. What was never ready isn't discarded. Shelves
     /// hold one.
     ChangeWhileMade {
         #[serde(default = "base")]
         base: String,
         target: String,
+        /// What it is replaced by.
+        image: Option<Image>,
     },
     /// Acquires at the same time; stops the first process that the shim has started for it, and
     /// kills the shim. Nothing that it has started may outlive it.
     AcquireKilled {
         count: usize,
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
+    /// Acquires an overlay; stops the first process that the shim has started for it, and then the
+    /// pool. Nothing that it has started may be left, and the acquire ends in one way or another.
+    StopWhileMade {
         #[serde(default = "base")]
         base: String,
         target: String,
@@ -161,8 +211,8 @@ pub(crate) enum Step {
     Exit {},
     /// Ends the shim's input, as it is.
     HangUp {},
-    /// Lets time pass. The shim and what it has started may compute for so long meanwhile.
-    Wait { ms: u64, cpu_ms: Option<u64> },
+    /// Lets time pass.
+    Wait { ms: u64 },
 
     /// Sends a signal to every process that the shim has started.
     Signal { signal: Signal },
@@ -248,6 +298,9 @@ pub(crate) enum Step {
     Pool {
         directories: usize,
         overlays: Option<usize>,
+        /// Nobody else can lock them.
+        #[serde(default)]
+        held: bool,
         /// Waits until it is so.
         #[serde(default)]
         wait: bool,

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::kill_process;
 
+use super::acquires::SLACK;
 use super::answers::{told, told_error};
+use super::case::Image;
 use super::disturb::set_modified;
 use super::step::Signal;
 use super::world::{World, broken, fields, unfit};
-use crate::processes::{is_stopped, open_files, runs};
+use crate::processes::{is_stopped, names, open_files, runs};
 use crate::shim::{Checked, until};
 
 /// How often an overlay is acquired to see another being made. A pool that needs no process for
@@ -43,7 +45,7 @@ impl World<'_> {
         });
         let found = found?;
         if found.0 > before.0 || found.1 > before.1 {
-            broken!("A12: (open files, processes) were {before:?}, and are {found:?} in the end");
+            broken!("A12.7: (open files, processes) were {before:?}, and are {found:?} in the end");
         }
         Ok(())
     }
@@ -60,8 +62,34 @@ impl World<'_> {
         Ok((files, self.aids()?.len()))
     }
 
+    /// Stops the pool while an overlay is made on demand, by a process that hangs.
+    pub(super) fn stop_while_made(&mut self, base: &str, target: &str) -> Checked {
+        let (id, target) = self.begin(base, target, 0)?;
+        self.await_stopped(id)?;
+        self.ask_to_stop()?;
+        // It would end by itself after `create_timeout`, which is longer.
+        let mut left = self.aids();
+        until(self.port.patience.min(SLACK), || {
+            left = self.aids();
+            left.as_ref().is_ok_and(Vec::is_empty)
+        });
+        let left = left?;
+        if !left.is_empty() {
+            broken!("L11.3: processes are left after stop: {}", names(&left));
+        }
+        match self.answer(id)? {
+            Ok(acquired) => self.check_acquired(&acquired, base, &target),
+            Err(_) => self.expect_nothing("A7.4: a failed acquire left", &target),
+        }
+    }
+
     /// Changes a base image while an overlay of it is made ahead.
-    pub(super) fn change_while_made(&mut self, base: &str, target: &str) -> Checked {
+    pub(super) fn change_while_made(
+        &mut self,
+        base: &str,
+        target: &str,
+        image: Option<Image>,
+    ) -> Checked {
         for number in 0..TRIES {
             let (id, target) = self.begin(base, target, number)?;
             match self.answer(id)? {
@@ -73,22 +101,27 @@ impl World<'_> {
             }
         }
         let before = self.stats()?;
-        set_modified(&self.file(base)?, SystemTime::now() - Duration::from_secs(10))?;
+        match image {
+            Some(image) => self.make_image(base, image)?,
+            None => {
+                set_modified(&self.file(base)?, SystemTime::now() - Duration::from_secs(10))?;
+            }
+        }
         let (id, target) = self.begin(base, target, TRIES)?;
         match self.answer(id)? {
             Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
             // What serves all may be what is stopped.
             Err((name, _)) if name == "create-failed" => {
-                self.expect_nothing("A7: a failed acquire left", &target)?;
+                self.expect_nothing("A7.4: a failed acquire left", &target)?;
             }
-            Err(error) => broken!("C2: {}, not create-failed", told_error(&error)),
+            Err(error) => broken!("C2.3: {}, not create-failed", told_error(&error)),
         }
         self.signal_aids(Signal::Cont)?;
         let mut after = self.stats()?;
         let deadline = Instant::now() + self.port.patience;
         while after.total() != self.size() {
             if Instant::now() >= deadline {
-                broken!("R1: the shelf isn't filled again: {after:?}");
+                broken!("R1.2: the shelf isn't filled again: {after:?}");
             }
             sleep(Duration::from_millis(5));
             after = self.stats()?;
@@ -96,11 +129,11 @@ impl World<'_> {
         let Some((before_it, after_it)) =
             before.counter("discarded").zip(after.counter("discarded"))
         else {
-            broken!("T2: there is no discarded");
+            broken!("T2.4: there is no discarded");
         };
         let discarded = after_it - before_it;
         if discarded > before.total() {
-            broken!("T2: {discarded} are discarded, though only {} were ready", before.total());
+            broken!("T2.5: {discarded} are discarded, though only {} were ready", before.total());
         }
         Ok(())
     }
@@ -126,6 +159,6 @@ impl World<'_> {
             }
             sleep(Duration::from_micros(200));
         }
-        broken!("R1: the shelf isn't filled again");
+        broken!("R1.2: the shelf isn't filled again");
     }
 }

@@ -93,6 +93,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) folder: &'a Path,
     /// The folders of cases that pass are kept too.
     pub(crate) keeps_all: bool,
+    /// No case is begun once one has failed.
+    pub(crate) fails_fast: bool,
 }
 
 impl Judge<'_> {
@@ -104,9 +106,12 @@ impl Judge<'_> {
         jobs: usize,
         mut done: impl FnMut(&Verdict),
     ) -> Vec<Verdict> {
-        // What takes longest begins first, so that nothing is waited for alone.
         let mut queue: Vec<&Named> = cases.iter().collect();
-        queue.sort_by_key(|named| std::cmp::Reverse(waits(named)));
+        queue.sort_by_key(|named| waits(named));
+        if !self.fails_fast {
+            // What takes longest begins first, so that nothing is waited for alone.
+            queue.reverse();
+        }
         let queue = Mutex::new(VecDeque::from(queue));
         let (sender, verdicts) = mpsc::channel();
         let mut all = Vec::with_capacity(cases.len());
@@ -116,7 +121,14 @@ impl Judge<'_> {
                 scope.spawn(move || {
                     let next = || queue.lock().ok()?.pop_front();
                     while let Some(named) = next() {
-                        if sender.send(self.judge_one(named)).is_err() {
+                        let verdict = self.judge_one(named);
+                        if self.fails_fast
+                            && verdict.outcome.is_failure()
+                            && let Ok(mut queue) = queue.lock()
+                        {
+                            queue.clear();
+                        }
+                        if sender.send(verdict).is_err() {
                             return;
                         }
                     }

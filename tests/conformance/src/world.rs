@@ -28,6 +28,7 @@ pub(crate) struct World<'a> {
     /// Acquired overlays by device and inode.
     pub(super) acquired: HashMap<(u64, u64), PathBuf>,
     pub(super) max_concurrent_vms: i64,
+    pub(super) restock_interval_ms: u64,
 }
 
 /// Fails the case for a rule that is broken.
@@ -68,6 +69,7 @@ impl<'a> World<'a> {
             images: BTreeMap::new(),
             acquired: HashMap::new(),
             max_concurrent_vms: case.config.max_concurrent_vms,
+            restock_interval_ms: case.config.restock_interval_ms,
         };
         for point in case.mounts.keys().chain(&case.passed_on) {
             std::fs::create_dir(world.folder.join(point)).map_err(unfit)?;
@@ -84,14 +86,14 @@ impl<'a> World<'a> {
         if path.contains("{ready}") {
             let ready = self.overlays()?;
             let Some(first) = ready.first() else {
-                broken!("D1, L13: no overlay is ready in the pool directory");
+                broken!("D1.4, L13.1: no overlay is ready in the pool directory");
             };
             path = path.replace("{ready}", &first.to_string_lossy());
         }
         if path.contains("{pool}") {
             let found = self.pool_directories();
             let [pool] = found.as_slice() else {
-                broken!("D1: there is not one pool directory but {found:?}");
+                broken!("D1.1: there is not one pool directory but {found:?}");
             };
             path = path.replace("{pool}", &pool.to_string_lossy());
         }
@@ -197,7 +199,7 @@ impl<'a> World<'a> {
             "max_concurrent_vms": max_concurrent_vms,
             "images_path": path(&config.images_path),
             "pool_dir": path(&config.pool_dir),
-            "restock_interval_ms": config.restock_interval_ms,
+            "restock_interval_ms": self.restock_interval_ms,
             "create_timeout_ms": config.create_timeout_ms,
         });
         if let Some(idle) = config.shelf_idle_ms {
@@ -257,12 +259,13 @@ impl<'a> World<'a> {
         }
         let found_mode = found.mode() & 0o7777;
         if found_mode != mode {
-            broken!("A11: {} has mode {found_mode:o}, not {mode:o}", path.display());
+            let id = if mode == 0o700 { "A11.2" } else { "A11.1" };
+            broken!("{id}: {} has mode {found_mode:o}, not {mode:o}", path.display());
         }
         let owners = (found.uid(), found.gid());
         let wanted = (geteuid().as_raw(), getegid().as_raw());
         if owners != wanted {
-            broken!("A11: {} has owner and group {owners:?}, not {wanted:?}", path.display());
+            broken!("A11.4: {} has owner and group {owners:?}, not {wanted:?}", path.display());
         }
         Ok(())
     }
@@ -271,18 +274,18 @@ impl<'a> World<'a> {
     pub(super) fn handed_over(&mut self, target: &Path) -> Checked {
         let metadata = match self.outside(target).symlink_metadata() {
             Ok(metadata) => metadata,
-            Err(error) => broken!("A2: nothing is at {}: {error}", target.display()),
+            Err(error) => broken!("A2.2: nothing is at {}: {error}", target.display()),
         };
         if !metadata.is_file() {
-            broken!("A11: {} is no regular file", target.display());
+            broken!("A11.1: {} is no regular file", target.display());
         }
         self.check_private(target, &metadata, 0o600)?;
         let id = (metadata.dev(), metadata.ino());
         if let Some(other) = self.acquired.insert(id, target.to_owned()) {
             if other == target {
-                broken!("A1: {} was handed over twice", target.display());
+                broken!("A1.4: {} was handed over twice", target.display());
             }
-            broken!("A4: {} was handed out at {} before", target.display(), other.display());
+            broken!("A4.3: {} was handed out at {} before", target.display(), other.display());
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The suite can fail: each broken port is caught by cases of the rule that it breaks.
+//! The suite can fail: each broken port is caught by cases of the promises that it breaks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::harness::scratch::scratch;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Broken {
-    /// The rule that it breaks.
-    pub(super) rule: Id,
+    /// The promises that it breaks.
+    pub(super) breaks: BTreeSet<Id>,
     /// What it does wrong.
     about: String,
     /// The cases that must fail for it.

@@ -1,47 +1,68 @@
 //! The contract, its cases and their schema agree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_pool_conformance::case::Case;
 use overlay_pool_conformance::cases::Named;
 use overlay_pool_conformance::contract;
 use overlay_pool_conformance::id::Id;
 
-use super::broken;
+use super::broken::{self, Broken};
 use super::ports::Port;
 use super::{cases, cases_folder};
 use crate::harness::prelude::*;
 
 const NEEDS: &[Need] = &[];
 
-/// The ids of all rules and promises.
+/// The ids of all promises that a case can judge.
 fn promises() -> BTreeSet<Id> {
-    contract::promises().into_iter().map(|promise| promise.id).collect()
+    let without = contract::without_a_case();
+    let all = contract::promises().into_iter().map(|promise| promise.id);
+    all.filter(|id| !without.contains_key(id)).collect()
 }
 
 #[rstest]
 #[test_attr(apply(case))]
-fn every_rule_has_a_case_and_every_case_a_rule() {
-    let rules = promises();
-    assert!(rules.len() >= 38, "CONTRACT.md is read wrongly: {rules:?}");
+fn every_promise_has_a_case_and_every_case_a_promise() {
+    let promises = promises();
+    assert!(promises.len() > 140, "CONTRACT.md is read wrongly: {promises:?}");
     let mut proved = BTreeSet::new();
     for named in cases().expect("there are cases") {
         let named = named.expect("all cases can be read");
-        assert!(!named.case.rules.is_empty(), "{} names no rule", named.name);
-        for rule in named.case.rules {
-            assert!(rules.contains(&rule), "{}: {rule} is no rule", named.name);
-            proved.insert(rule);
+        assert!(!named.case.promises.is_empty(), "{} names no promise", named.name);
+        for id in named.case.promises {
+            assert!(promises.contains(&id), "{}: {id} is none that can be judged", named.name);
+            proved.insert(id);
         }
     }
-    let unproved: Vec<_> = rules.difference(&proved).collect();
+    let unproved: Vec<_> = promises.difference(&proved).collect();
     assert!(unproved.is_empty(), "no case proves {unproved:?}");
 }
 
+/// By cases of this promise: each is run alone, and must fail.
 #[rstest]
 #[test_attr(apply(case))]
-fn every_rule_is_broken_by_a_broken_port() {
-    let broken: BTreeSet<_> = broken::table().into_values().map(|broken| broken.rule).collect();
-    assert_eq!(promises(), broken);
+fn every_promise_is_broken_by_a_broken_port() {
+    let cases = cases().expect("there are cases").into_iter();
+    let cases = cases.map(|named| named.expect("all cases can be read"));
+    let of: BTreeMap<_, _> =
+        cases.map(|Named { name, case }| (name, BTreeSet::from_iter(case.promises))).collect();
+    let mut broken = BTreeSet::new();
+    for (port, Broken { breaks, caught_by, .. }) in broken::table() {
+        for case in &caught_by {
+            assert!(breaks.iter().any(|id| of[case].contains(id)), "{case} isn't about {port}");
+        }
+        for id in breaks {
+            let is_caught = caught_by.iter().any(|case| of[case].contains(&id));
+            assert!(is_caught, "{port} is caught by no case of {id}");
+            broken.insert(id);
+        }
+    }
+    let (judged, broken): (Vec<_>, Vec<_>) =
+        (promises().into_iter().collect(), broken.into_iter().collect());
+    let missing: Vec<_> = judged.iter().filter(|id| !broken.contains(id)).collect();
+    assert!(missing.is_empty(), "no port breaks {missing:?}");
+    assert_eq!(judged, broken, "a port breaks what can't be judged");
 }
 
 /// A case that nothing is caught by may be one that can't fail.
@@ -51,23 +72,30 @@ fn every_case_catches_a_broken_port() {
     let broken = broken::table();
     let sound = Port::python(None).expect("shim.toml is sound");
     for named in cases().expect("there are cases") {
-        let Named { name, case } = named.expect("all cases can be read");
-        let mut caught =
-            broken.iter().filter(|(_, port)| port.caught_by.contains(&name)).peekable();
+        let name = named.expect("all cases can be read").name;
+        let catches = broken.values().any(|port| port.caught_by.contains(&name));
         let is_judged = !sound.config.disabled.contains_key(&name);
-        let catches = caught.peek().is_some();
         assert_eq!(catches, is_judged, "{name}: whether it catches a port, whether it is judged");
-        for (port, broken) in caught {
-            assert!(case.rules.contains(&broken.rule), "{name} isn't of the rule of {port}");
-        }
+    }
+}
+
+/// A row that no promise has, or without a reason, hides nothing.
+#[rstest]
+#[test_attr(apply(case))]
+fn what_no_case_judges_is_a_promise_with_a_reason() {
+    let all: BTreeSet<_> = contract::promises().into_iter().map(|promise| promise.id).collect();
+    for (id, why) in contract::without_a_case() {
+        assert!(all.contains(&id) && !why.trim().is_empty(), "{id}: {why:?}");
     }
 }
 
 #[rstest]
 #[test_attr(apply(case))]
 fn every_rule_has_a_reason() {
-    for rule in contract::TEXT.split("\n\n").filter(|paragraph| paragraph.starts_with("**")) {
-        assert!(rule.contains("\n*Reason:* "), "no reason is given: {rule}");
+    let rules: Vec<_> = contract::TEXT.split("\n### ").skip(1).collect();
+    assert!(rules.len() >= 38, "CONTRACT.md is read wrongly: {rules:?}");
+    for rule in rules {
+        assert!(rule.contains("\n\n*Reason:* "), "no reason is given: {rule}");
     }
 }
 
@@ -99,7 +127,7 @@ fn every_case_is_valid_by_the_schema() {
         assert!(errors.is_empty(), "{name}: {errors:?}");
     }
     let unknown_step = serde_json::json!({
-        "about": "", "rules": ["A1"], "steps": [{ "do": "nothing" }]
+        "about": "", "promises": ["A1.1"], "steps": [{ "do": "nothing" }]
     });
     assert!(!schema.is_valid(&unknown_step), "the schema lets everything through");
 }

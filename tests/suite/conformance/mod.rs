@@ -118,8 +118,8 @@ fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Resu
             let folder = scratch(); // kept by the panic
             if let Err(finding) = judge(&its_case, &its_port, &folder) {
                 let its = &its_case.case;
-                let rules: Vec<String> = its.rules.iter().map(ToString::to_string).collect();
-                fail(format!("{}\n{}\n{finding}", rules.join(", "), its.about));
+                let ids: Vec<String> = its.promises.iter().map(ToString::to_string).collect();
+                fail(format!("{}\n{}\n{finding}", ids.join(", "), its.about));
             }
         }));
         if let Some(reason) = disabled.cloned().filter(|_| !is_left_out) {

@@ -9,7 +9,7 @@ use super::{list, tell};
 use crate::cases::Named;
 use crate::folder::Folder;
 use crate::port::{PATIENCE, Port};
-use crate::report::{self, Report};
+use crate::report::{self, Report, Selection};
 use crate::shim::Hello;
 use crate::verdict::{self, Judge, Outcome, Verdict};
 
@@ -50,6 +50,10 @@ pub(super) struct Run {
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     patience: u64,
+
+    /// Begin no case once one has failed.
+    #[arg(long, conflicts_with = "badge")]
+    fail_fast: bool,
 
     /// Keep the folders of all cases in this directory, which must be empty or missing. Without it
     /// those of failed cases are kept in the directory for temporary files.
@@ -100,8 +104,10 @@ impl Run {
         };
         let lacks_something = tell::lacks(&cases);
         let verdicts = self.judge(&cases, &port, &hello, &folder);
-        let report = Report::new(&port, &hello, self.select.told(), &verdicts, |id| {
-            let proves = |named: &&Named| named.case.rules.iter().any(|its| its.is_of(id));
+        let selection =
+            Selection { is_cut_short: verdicts.len() < cases.len(), ..self.select.told() };
+        let report = Report::new(&port, &hello, selection, &verdicts, |id| {
+            let proves = |named: &&Named| named.case.promises.iter().any(|its| its.meets(id));
             self.select.of_level(&all).filter(proves).count()
         });
         tell::failures(&report);
@@ -128,7 +134,13 @@ impl Run {
     fn judge(&self, cases: &[Named], port: &Port, hello: &Hello, folder: &Folder) -> Vec<Verdict> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.jobs.map_or(2 * processors, usize::from);
-        let judge = Judge { port, hello, folder: folder.path(), keeps_all: self.keep.is_some() };
+        let judge = Judge {
+            port,
+            hello,
+            folder: folder.path(),
+            keeps_all: self.keep.is_some(),
+            fails_fast: self.fail_fast,
+        };
         let progress = tell::progress(cases.len());
         let mut failed = 0;
         let verdicts = judge.judge(cases, jobs, |verdict| {

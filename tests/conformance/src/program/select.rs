@@ -12,7 +12,7 @@ use crate::report::Selection;
 #[derive(Debug, clap::Args)]
 pub(super) struct Select {
     /// Judge by a part of the contract: core (S, L1 to L10, L13, A, T), crash (C, D, L11, L12 too)
-    /// or full (R too). A case is run if all its rules are of that part.
+    /// or full (R too). A case is run if all its promises are of that part.
     #[arg(long, value_name = "LEVEL", default_value = "full", hide_possible_values = true)]
     level: Level,
 
@@ -42,7 +42,7 @@ impl Select {
     /// Of all, those of the level.
     pub(super) fn of_level<'a>(&self, all: &'a [Named]) -> impl Iterator<Item = &'a Named> {
         let level = self.level;
-        all.iter().filter(move |named| Level::of_all(&named.case.rules) <= level)
+        all.iter().filter(move |named| Level::of_all(&named.case.promises) <= level)
     }
 
     /// Those that are selected.
@@ -54,14 +54,14 @@ impl Select {
         }
         let promises = contract::promises();
         if let Some(unknown) =
-            self.rules.iter().find(|id| promises.iter().all(|promise| promise.id != **id))
+            self.rules.iter().find(|id| promises.iter().all(|promise| !promise.id.is_of(**id)))
         {
             let version = contract::version();
             return Err(Stop::usage(format!("contract {version} has no {unknown}")));
         }
         let is_selected = |named: &&Named| {
-            let ids = &named.case.rules;
-            let of_rule = |rule: &Id| ids.iter().any(|id| id.is_of(*rule));
+            let ids = &named.case.promises;
+            let of_rule = |rule: &Id| ids.iter().any(|id| id.meets(*rule));
             (self.cases.is_empty() || self.cases.contains(&named.name))
                 && (self.rules.is_empty() || self.rules.iter().any(of_rule))
         };
@@ -73,6 +73,11 @@ impl Select {
     }
 
     pub(super) fn told(&self) -> Selection {
-        Selection { level: self.level, rules: self.rules.clone(), cases: self.cases.clone() }
+        Selection {
+            level: self.level,
+            rules: self.rules.clone(),
+            cases: self.cases.clone(),
+            is_cut_short: false,
+        }
     }
 }

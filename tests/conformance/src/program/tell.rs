@@ -80,7 +80,7 @@ pub(super) fn summary(report: &Report) {
     println!("{}: {} cases: {counts}", report.port_name(), report.cases.len());
     if report.is_whole() {
         let (kept, of) = (report.kept(), report.promises.len());
-        println!("{kept} of {of} rules and promises of {} are kept", report.contract_name());
+        println!("{kept} of {of} promises of {} are kept", report.contract_name());
     }
 }
 

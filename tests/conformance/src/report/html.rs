@@ -41,7 +41,7 @@ fn summary(report: &Report) -> Markup {
     html! {
         @if report.is_whole() {
             "Keeps " strong { (report.kept()) " of " (report.promises.len()) }
-            " rules and promises of overlay-pool's " (report.contract_name()) ", by all "
+            " promises of overlay-pool's " (report.contract_name()) ", by all "
             (report.cases.len()) " cases of suite " (report.suite) "."
         } @else {
             "Judged by " (report.cases.len()) " cases of suite " (report.suite)

@@ -1,12 +1,11 @@
-//! The report as `JUnit` has it: a suite for each section of the contract, a test for each case.
+//! The report as `JUnit` has it: a suite for each section of the contract, and a test for each case
+//! of each promise.
 
 use std::time::Duration;
 
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 
-use super::{CaseReport, Report, Word};
-use crate::contract;
-use crate::id;
+use super::{CaseReport, PromiseReport, Report, Word};
 
 /// An XML document.
 ///
@@ -19,47 +18,40 @@ pub(crate) fn junit(report: &Report) -> Result<String, quick_junit::SerializeErr
         report.port_name(),
         report.contract
     ));
-    let promises = contract::promises();
-    let section = |case: &CaseReport| {
-        let first = case.promises.first();
-        let found = promises.iter().find(|promise| Some(&promise.id) == first);
-        found.map_or("Contract", |promise| promise.section)
-    };
-    let mut sections: Vec<&str> = Vec::new();
-    for promise in &promises {
-        if !sections.contains(&promise.section) {
-            sections.push(promise.section);
+    for promises in report.promises.chunk_by(|one, next| one.section == next.section) {
+        let mut suite = TestSuite::new(promises[0].section);
+        for promise in promises {
+            let cases = report.cases.iter().filter(|case| promise.cases.contains(&case.name));
+            suite.add_test_cases(cases.map(|case| test_case(promise, case)));
         }
-    }
-    sections.push("Contract");
-    for name in sections {
-        let mut suite = TestSuite::new(name);
-        suite.add_test_cases(
-            report.cases.iter().filter(|case| section(case) == name).map(test_case),
-        );
-        if !suite.test_cases.is_empty() {
-            document.add_test_suite(suite);
-        }
+        document.add_test_suite(suite);
     }
     document.to_string()
 }
 
-fn test_case(case: &CaseReport) -> TestCase {
-    let mut status = match case.verdict {
+fn test_case(promise: &PromiseReport, case: &CaseReport) -> TestCase {
+    let (verdict, reason) = case.verdict_on(promise.id);
+    let mut status = match verdict {
         Word::Pass => TestCaseStatus::success(),
         Word::Skip | Word::Disabled => TestCaseStatus::skipped(),
         Word::Fail => TestCaseStatus::non_success(NonSuccessKind::Failure),
     };
-    if let Some(reason) = &case.reason {
-        status.set_message(reason.clone());
+    match (verdict, &case.failure) {
+        (Word::Fail, Some(failure)) => {
+            status.set_type(failure.kind);
+            status.set_message(failure.seen.clone());
+            status.set_description(failure.told(case));
+        }
+        _ => {
+            if let Some(reason) = reason {
+                status.set_message(reason);
+            }
+        }
     }
-    if let (Word::Fail, Some(failure)) = (case.verdict, &case.failure) {
-        status.set_type(failure.kind);
-        status.set_message(failure.seen.clone());
-        status.set_description(failure.told(case));
-    }
-    let mut test = TestCase::new(case.name.clone(), status);
-    test.set_classname(id::told(&case.promises));
-    test.set_time(Duration::try_from_secs_f64(case.seconds).unwrap_or_default());
+    let mut test = TestCase::new(format!("{} {}", promise.id, case.name), status);
+    test.set_classname(promise.id.rule().to_string());
+    // A case that proves several promises runs once.
+    let took = Duration::try_from_secs_f64(case.seconds).unwrap_or_default();
+    test.set_time(took / u32::try_from(case.promises.len()).unwrap_or(1).max(1));
     test
 }

@@ -125,17 +125,20 @@ pub(crate) struct Selection {
     pub(crate) level: Level,
     pub(crate) rules: Vec<Id>,
     pub(crate) cases: Vec<String>,
+    /// A failure ended it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_cut_short: bool,
 }
 
 impl Selection {
     fn has(&self, id: Id) -> bool {
         let rules = &self.rules;
         Level::of(id) <= self.level
-            && (rules.is_empty() || rules.iter().any(|rule| id.is_of(*rule) || rule.is_of(id)))
+            && (rules.is_empty() || rules.iter().any(|rule| id.meets(*rule)))
     }
 }
 
-/// A rule or promise, with the worst verdict of the cases that prove it.
+/// A promise, with the worst verdict of the cases that prove it.
 #[derive(Debug, Serialize)]
 pub(crate) struct PromiseReport {
     pub(crate) id: Id,
@@ -210,7 +213,7 @@ impl CaseReport {
         Self {
             name: verdict.named.name.clone(),
             about: case.about.clone(),
-            promises: case.rules.clone(),
+            promises: case.promises.clone(),
             verdict: word,
             reason,
             failure,
@@ -237,7 +240,7 @@ impl FailureReport {
 }
 
 impl Report {
-    /// `proves` gives the number of cases that there are of a rule or promise.
+    /// `proves` gives the number of cases that there are of a promise.
     pub(crate) fn new(
         port: &Port,
         hello: &Hello,
@@ -251,7 +254,7 @@ impl Report {
             *counts.entry(case.verdict).or_default() += 1;
         }
         let is_told = |id: Id| {
-            let is_broken = cases.iter().any(|case| case.broken().is_some_and(|its| its.is_of(id)));
+            let is_broken = cases.iter().any(|case| case.broken() == Some(id));
             selection.has(id) || is_broken
         };
         let selected = contract::promises().into_iter().filter(|promise| is_told(promise.id));
@@ -276,7 +279,8 @@ impl Report {
 
     /// Whether all cases of a level were selected: only then a passed promise is kept.
     pub(crate) fn is_whole(&self) -> bool {
-        self.selection.rules.is_empty() && self.selection.cases.is_empty()
+        let Selection { rules, cases, is_cut_short, .. } = &self.selection;
+        rules.is_empty() && cases.is_empty() && !is_cut_short
     }
 
     /// The contract, with its version and the level.
@@ -287,7 +291,7 @@ impl Report {
         }
     }
 
-    /// How many of the rules and promises are kept.
+    /// How many of the promises are kept.
     pub(crate) fn kept(&self) -> usize {
         self.promises.iter().filter(|promise| promise.verdict == Word::Pass).count()
     }
@@ -328,18 +332,17 @@ impl CaseReport {
         self.failure.as_ref().filter(|_| self.verdict == Word::Fail)?.promise
     }
 
-    /// Whether it proves this rule or promise, or has seen it broken.
+    /// Whether it proves this promise, or has seen it broken.
     fn speaks_of(&self, id: Id) -> bool {
-        self.promises.iter().any(|its| its.is_of(id))
-            || self.broken().is_some_and(|broken| broken.is_of(id))
+        self.promises.iter().any(|its| its.meets(id)) || self.broken() == Some(id)
     }
 
-    /// What it says of a rule or promise: if another one was broken, nothing.
+    /// What it says of a promise: if another one was broken, nothing.
     fn verdict_on(&self, id: Id) -> (Word, Option<String>) {
         let Self { name, reason, .. } = self;
         match (self.verdict, self.broken()) {
             (Word::Pass, _) => (Word::Pass, None),
-            (Word::Fail, Some(broken)) if !broken.is_of(id) && !id.is_of(broken) => {
+            (Word::Fail, Some(broken)) if !broken.meets(id) => {
                 (Word::Skip, Some(format!("{name} didn't come to this, it fails for {broken}")))
             }
             (Word::Fail, _) => (Word::Fail, Some(format!("{name} fails"))),

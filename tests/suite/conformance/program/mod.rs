@@ -14,12 +14,12 @@ use crate::harness::prelude::*;
 /// Cases that a shim without a pool can be judged by.
 const HALF: &str = r#"
 about = "A shelf holds half."
-rules = ["S1"]
+promises = ["S1.1"]
 steps = [{ do = "new", max_concurrent_vms = 4, pool_size = 2 }]
 "#;
 const ALL: &str = r#"
 about = "A shelf holds all."
-rules = ["S1", "S2"]
+promises = ["S1.1", "S2.1"]
 steps = [
   { do = "new", max_concurrent_vms = 0, pool_size = 0 },
   { do = "new", max_concurrent_vms = 4, pool_size = 4 },
@@ -27,17 +27,17 @@ steps = [
 "#;
 const COUNTED: &str = r#"
 about = "What failed is counted."
-rules = ["A7", "T2"]
+promises = ["A7.1", "T2.3"]
 steps = [{ do = "stats", ready = {}, failed = 0 }]
 "#;
 const COUNTERS: &str = r#"
 about = "There are counters."
-rules = ["T2"]
+promises = ["T2.3"]
 steps = [{ do = "stats", ready = {}, failed = 0 }]
 "#;
 const LARGER: &str = r#"
 about = "An overlay may be larger."
-rules = ["A9"]
+promises = ["A9.2"]
 steps = [{ do = "acquire", target = "vm.qcow2", virtual_size_mib = 32, error = ["bad-base"] }]
 "#;
 
@@ -91,10 +91,10 @@ fn a_port_that_passes(scratch: Scratch) {
 fn a_port_that_fails(scratch: Scratch) {
     let cases = cases(&scratch, &[("half", HALF), ("all", ALL)]);
     let words = [
-        "FAIL all [S1, S2]",
+        "FAIL all [S1.1, S2.1]",
         "expected A shelf holds all.",
         "step     2, { do = \"new\", max_concurrent_vms = 4, pool_size = 4 }",
-        "seen     broken: S1: the size is 2, not 4",
+        "seen     broken: S1.1: the size is 2, not 4",
         "2 cases: 1 passed, 1 failed",
     ];
     let (status, said) = told(run(&scratch, "", &cases));
@@ -121,7 +121,7 @@ fn what_a_port_leaves_out_is_skipped(scratch: Scratch) {
 #[apply(test)]
 fn a_counter_that_is_missing_is_told_once(scratch: Scratch) {
     let cases = cases(&scratch, &[("counted", COUNTED), ("counters", COUNTERS)]);
-    let words = ["FAIL counters [T2]", "there is no failed, which is 0", "1 passed, 1 failed"];
+    let words = ["FAIL counters [T2.3]", "there is no failed, which is 0", "1 passed, 1 failed"];
     expect(run(&scratch, "countless", &cases), 1, &words);
 }
 
@@ -145,7 +145,8 @@ fn a_disabled_case(
 }
 
 #[rstest]
-#[case::rule(&["--rule", "A99"], 2, "contract 0.9.0 has no A99")]
+#[case::rule(&["--rule", "A99"], 2, "has no A99")]
+#[case::promise(&["--rule", "A5.99"], 2, "has no A5.99")]
 #[case::no_id(&["--rule", "a5"], 2, "isn't an id of the contract")]
 #[case::case_(&["--case", "none"], 2, "none is no case; --list shows them")]
 #[case::nothing_left(&["--rule", "R1"], 2, "no case is left")]
@@ -220,7 +221,7 @@ fn what_the_machine_lacks(scratch: Scratch) {
 fn cases_have_folders_and_processes_of_their_own(scratch: Scratch) {
     let case = |base: &str| {
         format!(
-            "about = 'Processes.'\nrules = ['L11']\nsteps = [\n\
+            "about = 'Processes.'\npromises = ['L11.3']\nsteps = [\n\
              {{ do = 'write', path = '{base}', text = '' }},\n\
              {{ do = 'start', bases = ['{base}'] }},\n\
              {{ do = 'stop' }},\n]\n"
@@ -231,7 +232,7 @@ fn cases_have_folders_and_processes_of_their_own(scratch: Scratch) {
     command.args(["--jobs", "2", "--keep", "kept"]);
     let (status, said) = told(command);
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("L11: processes are left after stop: "), "{said}");
+    assert!(said.contains("L11.3: processes are left after stop: "), "{said}");
     assert!(said.contains("(tail)") && said.contains("1 passed, 1 failed"), "{said}");
     for name in ["one", "two"] {
         let folder = scratch.join("kept").join(name);
@@ -260,9 +261,14 @@ fn cases_are_selected(scratch: Scratch) {
     let core = listed(&["--level", "core"]);
     let crash = listed(&["--level", "crash"]);
     assert!(core.len() < crash.len() && crash.len() < all.len(), "each level has more");
-    let of = |line: &String| line.split_once('[').expect("its rules").1.to_owned();
-    assert!(core.iter().map(of).all(|rules| !rules.contains('R') || !rules.contains("R1")));
+    let of = |line: &String| line.split_once('[').expect("its promises").1.to_owned();
+    assert!(
+        core.iter().map(of).all(|promises| !promises.contains('R') || !promises.contains("R1"))
+    );
+    let promise = listed(&["--rule", "A5.3"]);
+    assert!(promise.iter().all(|line| of(line).contains("A5.3")), "{promise:?}");
     let a5 = listed(&["--rule", "A5"]);
+    assert!(!promise.is_empty() && promise.len() < a5.len(), "{promise:?}");
     assert!(a5.len() > 2 && a5.iter().all(|line| of(line).contains("A5")), "{a5:?}");
     assert_eq!(listed(&["--case", "a5-busy"]).len(), 1);
 }
@@ -296,9 +302,9 @@ fn the_report_as_json(scratch: Scratch) {
     }
     insta::assert_json_snapshot!("report", report);
     let xml = std::fs::read_to_string(scratch.join("report.xml")).expect("a report");
-    assert!(xml.contains("<testsuite name=\"Size\" tests=\"2\" skipped=\"0\""), "{xml}");
+    assert!(xml.contains("<testsuite name=\"Size\" tests=\"3\" skipped=\"1\""), "{xml}");
     assert!(xml.contains("<failure message=\"the size is 2, not 4\" type=\"broken\">"), "{xml}");
-    assert!(xml.contains("<skipped message=\"the port leaves out virtual-size: "), "{xml}");
+    assert!(xml.contains("<skipped message=\"larger: the port leaves out virtual-size: "), "{xml}");
 }
 
 /// One command takes everything along that a port is judged by, and a port can be judged by that.

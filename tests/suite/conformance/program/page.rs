@@ -31,5 +31,5 @@ fn a_page_shows_and_filters_verdicts(scratch: Scratch) {
     let dom = String::from_utf8_lossy(&output.stdout);
     let title = dom.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
     let (title, _) = title.expect("a title");
-    assert_eq!(title, "S1:block S2:none A9:none true", "{dom}");
+    assert_eq!(title, "S1.1:block S2.1:none A9.2:none true", "{dom}");
 }

@@ -1,0 +1,141 @@
+//! When shelves are filled again.
+
+use std::mem::MaybeUninit;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+use serde_json::json;
+
+use super::answers::{told, told_error};
+use super::case::Format;
+use super::world::{World, broken, unfit};
+use crate::shim::Checked;
+
+/// The default of `restock_interval`.
+const DEFAULT: Duration = Duration::from_millis(500);
+/// How much oftener one of two ways has to be the quicker one, to be it.
+const LEAD: i32 = 4;
+/// More files than that aren't opened in a period by one who tries ever seldomer, whatever the machine
+/// has to do beside.
+const MANY: usize = 60;
+/// After so many comparisons without a lead neither is.
+const ROUNDS: usize = 60;
+
+impl World<'_> {
+    /// Acquires one overlay after the other, each when the shelf is full again.
+    pub(super) fn acquire_steadily(
+        &mut self,
+        count: usize,
+        base: &str,
+        target: &str,
+        not_sooner_than: Duration,
+    ) -> Checked {
+        for number in 0..count {
+            let took = self.refill(base, target, number)?;
+            if took < not_sooner_than {
+                broken!("R1.1: the shelf was full again after {took:?}, not {not_sooner_than:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// How long it takes from an acquire until the shelf is full again.
+    fn refill(&mut self, base: &str, target: &str, number: usize) -> Checked<Duration> {
+        let (size, shelf) = (self.size(), self.folder.join(base).canonicalize().map_err(unfit)?);
+        let begun = Instant::now();
+        let (id, target) = self.begin(base, target, number)?;
+        match self.answer(id)? {
+            Ok(acquired) if acquired["source"] == "pooled" => {
+                self.check_acquired(&acquired, base, &target)?;
+            }
+            other => broken!("A2.1: the answer of a full shelf is {}", told(&other)),
+        }
+        let acquired = Instant::now();
+        while self.stats()?.ready(&shelf) != size {
+            if acquired.elapsed() > self.port.patience {
+                broken!("R1.2: the shelf isn't filled again");
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Compares an interval of 0 with the default: whatever else takes time, takes it in both.
+    pub(super) fn compare_intervals(&mut self, base: &str, target: &str) -> Checked {
+        let mut lead = 0;
+        for round in 0..ROUNDS {
+            let at_once = self.refill_at(Duration::ZERO, base, target, 2 * round)?;
+            let later = self.refill_at(DEFAULT, base, target, 2 * round + 1)?;
+            lead += if at_once + DEFAULT / 2 < later { 1 } else { -1 };
+            if lead == LEAD {
+                return Ok(());
+            }
+            if lead == -LEAD {
+                break;
+            }
+        }
+        broken!(
+            "R2.1: shelves aren't filled sooner by an interval of 0 than by one of {DEFAULT:?}"
+        );
+    }
+
+    /// How long a refill takes in a new pool of this interval.
+    fn refill_at(
+        &mut self,
+        interval: Duration,
+        base: &str,
+        target: &str,
+        number: usize,
+    ) -> Checked<Duration> {
+        self.restock_interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        self.new_pool(self.max_concurrent_vms)?;
+        let bases = [self.base(base, Format::Qcow2, false)];
+        if let Err(error) = self.ask("start", json!({ "bases": bases }))? {
+            broken!("L6.1: {}", told_error(&error));
+        }
+        let took = self.refill(base, target, number)?;
+        self.stop()?;
+        Ok(took)
+    }
+
+    /// Counts how often files are opened in the pool directory, in two periods that follow each
+    /// other, from when the first is opened: in the second it is seldom.
+    pub(super) fn expect_longer_pauses(&mut self, period: Duration) -> Checked {
+        let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(unfit)?;
+        inotify::add_watch(&watch, self.file("{pool}")?, WatchFlags::OPEN).map_err(unfit)?;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&watch, &mut buffer);
+        let mut opened = || -> Checked<usize> {
+            let mut count = 0;
+            loop {
+                match events.next() {
+                    Ok(event) if event.events().contains(ReadFlags::ISDIR) => {}
+                    Ok(_) => count += 1,
+                    Err(Errno::AGAIN) => return Ok(count),
+                    Err(error) => return Err(unfit(error)),
+                }
+            }
+        };
+        let mut count_for = |period: Duration, at_least_one: bool| -> Checked<usize> {
+            let (mut count, mut end) = (0, Instant::now() + period);
+            while Instant::now() < end {
+                let more = opened()?;
+                if at_least_one && count == 0 && more > 0 {
+                    end = Instant::now() + period;
+                }
+                count += more;
+                sleep(Duration::from_millis(10));
+            }
+            Ok(count)
+        };
+        let first = count_for(period, true)?;
+        let second = count_for(period, false)?;
+        // It may also have looked for space, and tried nothing.
+        if second * 3 > first * 2 || second > MANY {
+            broken!("R3.1: {first} files were opened in {period:?}, and then {second}");
+        }
+        Ok(())
+    }
+}
