@@ -178,8 +178,7 @@ impl Vms {
         language: Language,
     ) -> Result<[Vec<Duration>; 2], Error> {
         let mut server =
-            Server::start(&ground.folder(&format!("server-{language}"))?, settings, language)
-                .await?;
+            Server::start(&ground.folder(&format!("server-{language}"))?, settings, language)?;
         let (mut runs, mut lines) = (Vec::new(), Vec::new());
         for _ in 0..self.count {
             server.ready().await?;
