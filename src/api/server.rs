@@ -280,11 +280,16 @@ impl Answers {
         let peer = self.peer;
         let request_timeout = self.patience(request.uri().path());
         let outcome = Outcome::default();
-        let caller = Caller { peer, channel: self.channel.clone(), outcome: outcome.clone() };
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(caller);
+        let (channel, decides) = (self.channel.clone(), outcome.clone());
         let mut answer = pin!(async {
-            let _place = self.places.acquire().await;
+            let place = Arc::new(Arc::clone(&self.places).acquire_owned().await.ok());
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Caller {
+                peer,
+                channel,
+                outcome: decides,
+                _place: place,
+            });
             self.router.clone().oneshot(request).await
         });
         let answer = match timeout(request_timeout, &mut answer).await {

@@ -63,7 +63,7 @@ pub(super) fn vm_settings() -> Result<VmSettings, Failure> {
 }
 
 /// A path that the environment names.
-fn variable(name: &str) -> Option<PathBuf> {
+pub(super) fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 

@@ -111,11 +111,10 @@ async fn hand_over(
             None => stock.shelves.take_new(&base, size)?,
         },
     };
+    let moved = ready.map(|(slot, entry)| move_ready(stock, slot, entry, &spot));
+    // Before, its place on the shelf counts as taken.
     stock.request();
-    let pooled = match ready {
-        Some((slot, entry)) => move_ready(stock, slot, entry, &spot)?,
-        None => false,
-    };
+    let pooled = moved.transpose()?.unwrap_or(false);
     let source = if pooled { Source::Pooled } else { make_at(stock, &overlay, &spot).await? };
     Ok(Acquired { source, base: overlay.backing().to_owned(), target: spot.into_path() })
 }

@@ -1,15 +1,18 @@
 //! Who asks, and which comes first: what was asked for, or the time-out.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::connection::Channel;
+use super::connection::{Channel, Listening};
 use super::peers::Peer;
 use super::turns::Turns;
 use crate::api::wire::Problem;
@@ -20,6 +23,8 @@ pub(super) struct Caller {
     pub(super) peer: Peer,
     pub(super) channel: Channel,
     pub(super) outcome: Outcome,
+    /// Its place among the requests that are in progress.
+    pub(super) _place: Arc<Option<OwnedSemaphorePermit>>,
 }
 
 /// Whether a request is done or is answered with a time-out: whoever is first decides.
@@ -33,10 +38,36 @@ impl Outcome {
     }
 }
 
+/// What was done for a caller. Dropped before it was taken, it is undone, at a turn.
+struct Done<T: Send + 'static, U: FnOnce(T) + Send + 'static> {
+    turns: Turns,
+    made: Option<(Caller, Listening, T, U)>,
+}
+
+impl<T: Send + 'static, U: FnOnce(T) + Send + 'static> Done<T, U> {
+    fn take(mut self) -> Option<T> {
+        self.made.take().map(|(_, _, value, _)| value)
+    }
+}
+
+impl<T: Send + 'static, U: FnOnce(T) + Send + 'static> Drop for Done<T, U> {
+    fn drop(&mut self) {
+        let Some((caller, _, value, undo)) = self.made.take() else { return };
+        let undone = self.turns.add(caller.peer.uid(), move |_| {
+            undo(value);
+            drop(caller);
+        });
+        if let Err(error) = undone {
+            tracing::error!(%error, "no thread to take back what nobody waits for");
+        }
+    }
+}
+
 impl Caller {
-    /// Has work done that may wait for a disk, when it is this caller's turn. Once nobody waits for
-    /// it any more it isn't begun, and ends when it next waits for anything; done after the
-    /// time-out was answered, it is undone.
+    /// Has work done that may wait for a disk, when it is this caller's turn. Once the client hung up
+    /// it isn't begun, and ends when it next waits for anything; what is done by then is answered.
+    /// Done after the time-out was answered, it is undone. The connection isn't closed before, so
+    /// that a client that sees its end sees what is left.
     ///
     /// # Errors
     ///
@@ -47,32 +78,33 @@ impl Caller {
         work: impl Future<Output = T> + Send + 'static,
         undo: impl FnOnce(T) + Send + 'static,
     ) -> Result<T, Problem> {
-        let Self { peer, outcome, .. } = self;
         let (mut done, result) = oneshot::channel();
-        let runtime = Handle::current();
+        let (runtime, uid, undone_by) = (Handle::current(), self.peer.uid(), turns.clone());
         let until_closed = move |meanwhile| {
-            tracing::debug!(%peer, meanwhile, "turn");
-            if done.is_closed() {
-                return;
-            }
-            let worked = runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    worked = work => Some(worked),
-                    () = done.closed() => None,
-                }
-            });
-            match worked {
-                Some(worked) if outcome.decide() => _ = done.send(worked),
-                Some(worked) => undo(worked),
-                None => {}
+            let caller = self;
+            tracing::debug!(peer = %caller.peer, meanwhile, "turn");
+            let mut work = pin!(work);
+            let worked = runtime.block_on(poll_fn(|cx| {
+                // What is done from here on is answered, and what hung up before has it not done.
+                let listening = caller.channel.listening();
+                let Some(listening) = listening.filter(|_| done.poll_closed(cx).is_pending())
+                else {
+                    return Poll::Ready(None);
+                };
+                work.as_mut().poll(cx).map(|value| Some((listening, value)))
+            }));
+            let Some((listening, value)) = worked else { return };
+            let is_first = caller.outcome.decide();
+            let made = Done { turns: undone_by, made: Some((caller, listening, value, undo)) };
+            if is_first {
+                let _ = done.send(made);
             }
         };
-        turns.add(peer.uid(), until_closed).map_err(|error| {
+        turns.add(uid, until_closed).map_err(|error| {
             let detail = format!("no thread for the request: {error}; try again later");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-threads", detail)
         })?;
-        result.await.map_err(|_| {
+        result.await.ok().and_then(Done::take).ok_or_else(|| {
             let detail = "the request was given up; see the server's log";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail)
         })

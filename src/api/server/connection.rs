@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
@@ -19,6 +19,32 @@ pub(crate) struct Channel {
     stream: Arc<UnixStream>,
     /// Descriptors that go out with the next bytes.
     queue: Arc<Mutex<VecDeque<(OwnedFd, Counted)>>>,
+    end: Arc<Mutex<End>>,
+}
+
+/// When the end of what the client says may be seen, and who waits to see it.
+#[derive(Debug, Default)]
+struct End {
+    seen: bool,
+    holders: usize,
+    waiting: Option<Waker>,
+}
+
+/// For as long as this is there, the end of what the client says isn't seen, so that what is being
+/// done for it is answered.
+#[derive(Debug)]
+pub(super) struct Listening(Arc<Mutex<End>>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        end.holders -= 1;
+        if end.holders == 0
+            && let Some(waiting) = end.waiting.take()
+        {
+            waiting.wake();
+        }
+    }
 }
 
 impl Channel {
@@ -31,6 +57,17 @@ impl Channel {
     /// still listens.
     pub(crate) fn is_hung_up(&self) -> bool {
         descriptors::is_hung_up(&self.stream)
+    }
+
+    /// Has the client taken for one that listens, unless its end was seen.
+    pub(super) fn listening(&self) -> Option<Listening> {
+        let mut end = self.end();
+        end.holders += usize::from(!end.seen);
+        (!end.seen).then(|| Listening(Arc::clone(&self.end)))
+    }
+
+    fn end(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn stream(&self) -> &Arc<UnixStream> {
@@ -48,7 +85,8 @@ pub(crate) struct Connection(Channel);
 
 impl Connection {
     pub(crate) fn new(stream: UnixStream) -> (Self, Channel) {
-        let channel = Channel { stream: Arc::new(stream), queue: Arc::default() };
+        let channel =
+            Channel { stream: Arc::new(stream), queue: Arc::default(), end: Arc::default() };
         (Self(channel.clone()), channel)
     }
 
@@ -95,6 +133,13 @@ impl AsyncRead for Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(count) => {
+                    let mut end = self.0.end();
+                    end.seen |= count == 0 && end.holders == 0;
+                    if count == 0 && !end.seen {
+                        end.waiting = Some(cx.waker().clone());
+                        return Poll::Pending;
+                    }
+                    drop(end);
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
@@ -136,7 +181,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = rustix::net::shutdown(&*self.0.stream, rustix::net::Shutdown::Write);
-        Poll::Ready(done.map_err(Into::into))
+        // It ends when nothing works for it any more.
+        Poll::Ready(Ok(()))
     }
 }

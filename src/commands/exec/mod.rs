@@ -133,10 +133,12 @@ impl Exec {
             || self.disk.is_some()
             || self.accel.is_some()
             || self.keep.is_some()
-            || self.no_resume;
+            || self.no_resume
+            || arguments::variable("OVERLAY_POOL_IMAGES").is_some();
         let usual = VmSettings::default();
         let of_vm = VmSettings {
             dir: usual.dir.clone(),
+            base_images_dir: usual.base_images_dir.clone(),
             execute_timeout: usual.execute_timeout,
             max_output: usual.max_output,
             boot_timeout: usual.boot_timeout,

@@ -47,6 +47,20 @@ async fn r1_r2_never_above_the_size(stage: Stage, #[case] creator: CreatorKind) 
     assert!(most_files <= 4, "{most_files} files: the shelf, and the one that is handed over");
 }
 
+/// On another thread a restock may look at the shelf while its last overlay is on the way.
+#[apply(test)]
+async fn r1_a_place_that_becomes_free_is_filled(stage: Stage) {
+    let config =
+        PoolConfig { restock_interval: Duration::ZERO, ..config(CreatorKind::Native, &stage, 4) };
+    let pool = started(config, &stage.base).await;
+    for number in 0..500 {
+        let target = stage.join(format!("vm-{number}.qcow2"));
+        pool.acquire(&stage.base, &target).await.expect("an overlay");
+        eventually_ready(&pool, 2).await;
+        std::fs::remove_file(target).expect("it is there");
+    }
+}
+
 /// One ready overlay that is gone has the pool look at the others.
 #[apply(test)]
 async fn a5_what_vanished_is_found_at_the_next_restock(stage: Stage) {

@@ -118,6 +118,7 @@ fn a_generator_makes_a_python_client_of_the_document(scratch: Scratch) {
     let mut generate = Command::new(&generator);
     generate.args(["generate", "--meta", "none", "--fail-on-warning", "--path"]);
     generate.arg(fixture("openapi.json")).arg("--output-path").arg(scratch.join("generated"));
+    generate.arg("--config").arg(fixture("clients/openapi-python-client.yml"));
     succeed(generate.env("PATH", path));
     ask_twice(&scratch, || {
         let mut command = python(&scratch);
