@@ -5,7 +5,7 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanCount;
-use overlay_pool::api::{BaseState, Client, ClientError};
+use overlay_pool::api::{BaseState, Client, ClientError, Stats};
 use serde::Serialize;
 
 use crate::commands::text;
@@ -19,24 +19,9 @@ pub(super) struct Look {
     not_ready: Option<String>,
     bases: Vec<BaseState>,
     #[serde(flatten)]
-    counters: Counters,
+    stats: Stats,
     #[serde(skip)]
     at: Instant,
-}
-
-/// What was counted since the server started.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Counters {
-    pooled: u64,
-    on_demand: u64,
-    failed: u64,
-    discarded: u64,
-}
-
-impl Counters {
-    fn array(self) -> [u64; 4] {
-        [self.pooled, self.on_demand, self.failed, self.discarded]
-    }
 }
 
 impl Look {
@@ -46,12 +31,7 @@ impl Look {
             time: UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64(),
             not_ready: client.not_ready().await?,
             bases: client.bases().await?,
-            counters: Counters {
-                pooled: stats.pooled,
-                on_demand: stats.on_demand,
-                failed: stats.failed,
-                discarded: stats.discarded,
-            },
+            stats,
             at: Instant::now(),
         })
     }
@@ -71,7 +51,7 @@ impl Look {
     fn rates(&self, last: &Self) -> Option<[f64; 4]> {
         let seconds = self.at.duration_since(last.at).as_secs_f64();
         let mut rates = [0.0; 4];
-        let counts = self.counters.array().into_iter().zip(last.counters.array());
+        let counts = counts(&self.stats).into_iter().zip(counts(&last.stats));
         for (rate, (now, before)) in rates.iter_mut().zip(counts) {
             let grown = u32::try_from(now.checked_sub(before)?).unwrap_or(u32::MAX);
             *rate = f64::from(grown) / seconds;
@@ -94,10 +74,10 @@ struct Shown<'a> {
 
 impl Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Look { not_ready, bases, counters, .. } = self.look;
+        let Look { not_ready, bases, stats, .. } = self.look;
         let mut table = plain(["", "pooled", "on demand", "failed", "discarded"]);
         let row = |name: &str, cells: [String; 4]| [name.to_owned()].into_iter().chain(cells);
-        table.add_row(row("since start", counters.array().map(|n| HumanCount(n).to_string())));
+        table.add_row(row("since start", counts(stats).map(|n| HumanCount(n).to_string())));
         if let Some(last) = self.last {
             let rates = self.look.rates(last);
             let shown = rates.map(|rates| rates.map(|rate| format!("{rate:.1}")));
@@ -131,6 +111,11 @@ impl Display for Shown<'_> {
         }
         refused.into_iter().try_for_each(|why| writeln!(f, "refused: {}", text::escaped(why)))
     }
+}
+
+/// In the order of the columns.
+fn counts(stats: &Stats) -> [u64; 4] {
+    [stats.pooled, stats.on_demand, stats.failed, stats.discarded]
 }
 
 /// A table whose first column is of names and whose others are of numbers.

@@ -37,11 +37,28 @@ pub fn hang(folder: &Path, point: &str, time: Duration) -> Result<(), String> {
     let pid = text.trim().parse().ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| format!("{file} holds no PID: {text}"))?;
     kill_process(pid, Signal::STOP).map_err(|error| format!("bindfs: {error}"))?;
+    // The signal is sent by then, but a thread may still be at work.
+    while !is_stopped(pid).map_err(|error| format!("bindfs: {error}"))? {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     std::thread::spawn(move || {
         std::thread::sleep(time);
         let _ = kill_process(pid, Signal::CONT); // it ends with the process under test
     });
     Ok(())
+}
+
+/// Whether each thread of a process stands still.
+fn is_stopped(pid: Pid) -> std::io::Result<bool> {
+    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+    for task in std::fs::read_dir(tasks)? {
+        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+        // The state comes after the name, which stands in brackets.
+        if !stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What bindfs says of itself, where it can be mounted.
