@@ -31,7 +31,7 @@ impl Peer {
     }
 
     /// A process of a user's.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "vm"))]
     pub(super) fn of_user(uid: u32) -> Self {
         Self { uid, gid: uid, pid: Some(1) }
     }

@@ -7,6 +7,7 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+#[cfg(feature = "vm")]
 use prometheus_client::metrics::gauge::ConstGauge;
 
 pub(super) fn counter(

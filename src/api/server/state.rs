@@ -62,11 +62,9 @@ impl All {
     }
 
     /// Whether VMs can be asked for, if there shall be any.
+    #[cfg(feature = "vm")]
     pub(super) fn has_its_vms(&self) -> bool {
-        #[cfg(feature = "vm")]
-        return self.vms.get().is_none_or(|vms| vms.is_started());
-        #[cfg(not(feature = "vm"))]
-        true
+        self.vms.get().is_none_or(|vms| vms.is_started())
     }
 
     /// Takes no more clients from now on.

@@ -65,6 +65,7 @@ pub(super) async fn ready(State(shared): State<Shared>, caller: Caller) -> Resul
     let pool = Arc::clone(&shared.pool);
     let detail = match caller.look(&shared.turns, move || Restocking::of(&pool)).await? {
         _ if shared.is_ending() => "the server is ending",
+        #[cfg(feature = "vm")]
         _ if !shared.has_its_vms() => "its VMs aren't started yet",
         Restocking::On => return Ok(well()),
         // Nothing is made ahead by configuration, or for want of a directory: on demand goes on.
