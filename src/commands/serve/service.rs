@@ -116,9 +116,10 @@ impl Service {
             () = signals.end() => return Ok(()),
             served = &mut *serving => return Err(unserved(served)),
         }
-        let _watchdog = socket.and_then(|socket| Watchdog::start(socket.to_owned()));
         self.warn_of_images();
         manager::ready(&self.status());
+        // It runs beside this, and shall say nothing before.
+        let _watchdog = socket.and_then(|socket| Watchdog::start(socket.to_owned()));
         loop {
             tokio::select! {
                 told = signals.next() => if told == Told::End { return Ok(()) },
