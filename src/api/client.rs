@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::wire::{
     AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, OpenAnswer, OpenRequest,
-    Problem, Removed, Source, Stats,
+    Removed, Source, Stats,
 };
 use crate::image::BaseRef;
 pub use error::ClientError;
@@ -306,14 +306,11 @@ impl Client {
         let answer = tokio::time::timeout(self.timeout, self.deliver(&question))
             .await
             .map_err(|_| ClientError::Timeout { socket: self.socket.clone(), after: self.timeout })?
-            .map_err(|error| self.explained(error))?;
+            .map_err(|failed| failed.at(&self.socket))?;
         if answer.status.is_success() {
             return Ok(answer);
         }
-        Err(match serde_json::from_slice::<Problem>(&answer.body) {
-            Ok(problem) => ClientError::Refused(problem),
-            Err(_) => self.protocol(format!("status {} and no problem details", answer.status)),
-        })
+        Err(ClientError::refused(&self.socket, answer.status, &answer.body))
     }
 
     /// Sends on a kept connection, or, if not a byte of it got through, on a new one.
@@ -350,21 +347,8 @@ impl Client {
         serde_json::from_slice(&answer.body).map_err(|error| self.protocol(error.to_string()))
     }
 
-    fn explained(&self, failed: exchange::Failed) -> ClientError {
-        let socket = self.socket.clone();
-        match failed {
-            exchange::Failed::Connect(source) => ClientError::Connect { socket, source },
-            exchange::Failed::Unsent(source) | exchange::Failed::Lost(source) => {
-                ClientError::Connection { socket, source }
-            }
-            exchange::Failed::TooLong => {
-                self.protocol(format!("an answer of over {} bytes", exchange::LONGEST))
-            }
-        }
-    }
-
     fn protocol(&self, what: String) -> ClientError {
-        ClientError::Protocol { socket: self.socket.clone(), what }
+        ClientError::protocol(&self.socket, what)
     }
 }
 

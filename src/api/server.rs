@@ -284,12 +284,7 @@ impl Answers {
         let mut answer = pin!(async {
             let place = Arc::new(Arc::clone(&self.places).acquire_owned().await.ok());
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Caller {
-                peer,
-                channel,
-                outcome: decides,
-                _place: place,
-            });
+            request.extensions_mut().insert(Caller { peer, channel, outcome: decides, place });
             self.router.clone().oneshot(request).await
         });
         let answer = match timeout(request_timeout, &mut answer).await {

@@ -1,5 +1,7 @@
 //! What goes over the wire as JSON, the same for the server and its clients.
 
+#[cfg(feature = "vm")]
+mod of_vms;
 mod vms;
 
 use std::collections::BTreeMap;

@@ -56,11 +56,11 @@ impl Stock {
         let paused = AtomicBool::new(false);
         let rules = Arc::new(Rules { size, idle: config.shelf_idle, paused, counters });
         remove_leftovers(&config.pool_dir, PREFIX);
-        let wanted = size > 0 && creator.blocks();
+        let directory = if size > 0 { make_directory(&config.pool_dir) } else { None };
+        let wanted = directory.is_some() && creator.blocks();
         let aside = wanted.then(|| Worker::start("overlay-pool-fill")).and_then(|started| {
             started.inspect_err(|error| tracing::warn!(%error, "no thread to fill shelves on")).ok()
         });
-        let directory = if size > 0 { make_directory(&config.pool_dir) } else { None };
         Self {
             shelves: Shelves::new(config.overlay, config.references, Arc::clone(&rules)),
             creator,

@@ -1,8 +1,10 @@
 //! What can go wrong between a client and its server.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use hyper::StatusCode;
 
 use crate::api::wire::Problem;
 
@@ -65,6 +67,19 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What came from a server isn't what it should be.
+    pub(super) fn protocol(socket: &Path, what: String) -> Self {
+        Self::Protocol { socket: socket.to_owned(), what }
+    }
+
+    /// What an answer that is no success says.
+    pub(super) fn refused(socket: &Path, status: StatusCode, body: &[u8]) -> Self {
+        match serde_json::from_slice(body) {
+            Ok(problem) => Self::Refused(problem),
+            Err(_) => Self::protocol(socket, format!("status {status} and no problem details")),
+        }
+    }
+
     /// The name that the server gives the error: the contract's, or one of its own. None where
     /// the server didn't answer.
     #[must_use]

@@ -14,6 +14,7 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use super::error::ClientError;
 use super::receiver::{Receiver, Traffic};
 
 /// The longest answer that is read, in bytes.
@@ -59,6 +60,20 @@ pub(super) enum Failed {
     /// The connection was lost after that.
     Lost(hyper::Error),
     TooLong,
+}
+
+impl Failed {
+    /// What a client says of it.
+    pub(super) fn at(self, socket: &Path) -> ClientError {
+        let socket = socket.to_owned();
+        match self {
+            Self::Connect(source) => ClientError::Connect { socket, source },
+            Self::Unsent(source) | Self::Lost(source) => ClientError::Connection { socket, source },
+            Self::TooLong => {
+                ClientError::protocol(&socket, format!("an answer of over {LONGEST} bytes"))
+            }
+        }
+    }
 }
 
 type Io = http1::Connection<TokioIo<Receiver>, Full<Bytes>>;

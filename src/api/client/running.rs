@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::error::ClientError;
 use super::exchange::{Failed, drive};
 use super::receiver::Receiver;
-use crate::api::wire::{Event, Problem};
+use crate::api::wire::Event;
 
 /// The longest event that is read, in bytes: a file's, in base 64.
 const LONGEST: usize = 64 << 20;
@@ -62,9 +62,8 @@ impl Running {
             .header(header::HOST, "localhost")
             .header(header::CONTENT_TYPE, kind)
             .body(body)
-            .map_err(|error| protocol(socket, format!("the request: {error}")))?;
-        let (response, io) =
-            ask(socket, request).await.map_err(|failed| explained(socket, failed))?;
+            .map_err(|error| ClientError::protocol(socket, format!("the request: {error}")))?;
+        let (response, io) = ask(socket, request).await.map_err(|failed| failed.at(socket))?;
         let status = response.status();
         let mut running = Self {
             socket: socket.to_owned(),
@@ -79,10 +78,7 @@ impl Running {
             return Ok(running);
         }
         while running.line.len() < REFUSAL && running.receive().await? {}
-        Err(match serde_json::from_slice::<Problem>(&running.line) {
-            Ok(problem) => ClientError::Refused(problem),
-            Err(_) => protocol(socket, format!("status {status} and no problem details")),
-        })
+        Err(ClientError::refused(socket, status, &running.line))
     }
 
     /// What happens next; none after the last, which is [`Event::End`] or [`Event::Failed`].
@@ -100,16 +96,22 @@ impl Running {
             }
             self.searched = self.line.len();
             if self.line.len() > LONGEST {
-                return Err(protocol(&self.socket, format!("an event of over {LONGEST} bytes")));
+                return Err(ClientError::protocol(
+                    &self.socket,
+                    format!("an event of over {LONGEST} bytes"),
+                ));
             }
             if !self.receive().await? {
-                return Err(protocol(&self.socket, "the program's end never came".to_owned()));
+                return Err(ClientError::protocol(
+                    &self.socket,
+                    "the program's end never came".to_owned(),
+                ));
             }
         };
         let line: Vec<u8> = self.line.drain(..length).collect();
         self.searched = 0;
         let event = serde_json::from_slice(&line)
-            .map_err(|error| protocol(&self.socket, format!("an event: {error}")))?;
+            .map_err(|error| ClientError::protocol(&self.socket, format!("an event: {error}")))?;
         self.over = matches!(event, Event::End { .. } | Event::Failed { .. });
         Ok(Some(event))
     }
@@ -181,17 +183,4 @@ fn form(
     });
     let body = stream::iter([Bytes::from(head)]).chain(input).chain(stream::iter([end]));
     (format!("multipart/form-data; boundary={boundary}"), boxed(body))
-}
-
-fn explained(socket: &Path, failed: Failed) -> ClientError {
-    let socket = socket.to_owned();
-    match failed {
-        Failed::Connect(source) => ClientError::Connect { socket, source },
-        Failed::Unsent(source) | Failed::Lost(source) => ClientError::Connection { socket, source },
-        Failed::TooLong => protocol(&socket, "too long an answer".to_owned()),
-    }
-}
-
-fn protocol(socket: &Path, what: String) -> ClientError {
-    ClientError::Protocol { socket: socket.to_owned(), what }
 }

@@ -24,7 +24,8 @@ pub(super) struct Caller {
     pub(super) channel: Channel,
     pub(super) outcome: Outcome,
     /// Its place among the requests that are in progress.
-    pub(super) _place: Arc<Option<OwnedSemaphorePermit>>,
+    #[expect(dead_code, reason = "it is held")]
+    pub(super) place: Arc<Option<OwnedSemaphorePermit>>,
 }
 
 /// Whether a request is done or is answered with a time-out: whoever is first decides.

@@ -82,15 +82,11 @@ impl State {
     }
 
     fn told(&self, base: &Path, is_same: bool) {
-        let (base, change) =
-            (base.display(), if is_same { "may have changed" } else { "replaced" });
-        if is_same {
-            self.maybe.inc()
-        } else {
-            self.replaced.inc()
-        };
+        let (change, count) =
+            if is_same { ("may have changed", &self.maybe) } else { ("replaced", &self.replaced) };
+        count.inc();
         tracing::warn!(
-            %base, change,
+            base = %base.display(), change,
             "the base image changed under overlays that were handed over: their guests' disks may \
              be damaged; give a new image a new name"
         );

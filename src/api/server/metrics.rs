@@ -52,7 +52,7 @@ use super::bases::states;
 use super::caller::Caller;
 use super::refusals::Looking;
 use super::restocking::{Restocking, Space};
-use super::series::{counter, counters, gauges};
+use super::series::{counter, counters, gauge, gauges};
 use super::state::Shared;
 use super::traffic::Traffic;
 use crate::api::wire::{BaseState, Problem};
@@ -199,8 +199,7 @@ impl Scrape {
         )?)?;
         let Some(inodes) = space.inodes_free else { return Ok(()) };
         let help = "How many more files the filesystem of the pool directory takes.";
-        let encoder = encoder.encode_descriptor("free_inodes", help, None, MetricType::Gauge)?;
-        ConstGauge::new(inodes).encode(encoder)
+        gauge(encoder, "free_inodes", help, inodes)
     }
 
     fn traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -7,7 +7,6 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-#[cfg(feature = "vm")]
 use prometheus_client::metrics::gauge::ConstGauge;
 
 pub(super) fn counter(
@@ -46,7 +45,6 @@ pub(super) fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
     Ok(())
 }
 
-#[cfg(feature = "vm")]
 pub(super) fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use overlay_pool::api::{EndReason, Event, PhaseSeconds, Source, VmStart};
-use overlay_pool::vm::{End, Language, Outcome, Phases, Start, Stream, Vm};
+use overlay_pool::vm::{End, Language, Outcome, Stream, Vm};
 use serde_json::{Value, json};
 
 use crate::commands::exit::Exit;
@@ -21,21 +21,11 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn of(vm: &Vm) -> Self {
-        let Phases { overlay, spawn, boot, renew } = vm.phases();
         Self {
             vm: vm.id().to_owned(),
-            start: vm.start().map(|start| match start {
-                Start::Booted => VmStart::Booted,
-                Start::Resumed => VmStart::Resumed,
-                Start::Warm => VmStart::Warm,
-            }),
+            start: vm.start().map(VmStart::from),
             disk: vm.disk_source().map(Source::from),
-            seconds: PhaseSeconds {
-                overlay: overlay.as_secs_f64(),
-                spawn: spawn.as_secs_f64(),
-                boot: boot.as_secs_f64(),
-                renew: renew.as_secs_f64(),
-            },
+            seconds: vm.phases().into(),
         }
     }
 }

@@ -2,9 +2,7 @@
 
 use std::io;
 
-use overlay_pool::api::{
-    self, Client, ClientError, Event, Problem, ProgramLimits, RunRequest, Running,
-};
+use overlay_pool::api::{Client, ClientError, Event, Problem, ProgramLimits, RunRequest, Running};
 use overlay_pool::vm::{End, Language, Outcome, Stream, VmSettings};
 
 use super::done::{Facts, Outputs, outcome, unwritten};
@@ -34,12 +32,7 @@ pub(super) async fn begin(
         },
         ..RunRequest::default()
     };
-    let language = match language {
-        Language::Python => api::Language::Python,
-        Language::Javascript => api::Language::Javascript,
-        Language::Raw => api::Language::Raw,
-    };
-    let request = request.of(language);
+    let request = request.of(language.into());
     let running = if job.reads {
         client.execute_with(&request, Stdin::new()?).await
     } else {

@@ -80,7 +80,7 @@ fn look(dir: &Path, as_json: bool) -> Result<Answer, Failure> {
     }
     if as_json {
         let facts = json!({
-            "directory": dir, "recipe": manifest.recipe, "arch": manifest.arch, "files": files,
+            "directory": text::path_json(dir), "recipe": manifest.recipe, "arch": manifest.arch, "files": files,
         });
         return Ok(Answer::json(facts, answer.failures));
     }

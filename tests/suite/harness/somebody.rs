@@ -3,12 +3,35 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::http::Client;
 use super::requirements::SOMEBODY;
+use super::server::{self, Server};
+
+/// A group that isn't in use.
+pub(crate) const FRIENDS: u32 = 64321;
+
+/// A server of one small base image for the friends too, and the directory of its socket, which it
+/// makes for them; `more` adds to its command.
+#[track_caller]
+pub(crate) fn served_to_friends(
+    scratch: &Path,
+    more: impl FnOnce(&mut Command),
+) -> (Server, PathBuf) {
+    server::one_base(scratch);
+    let run = scratch.join("run");
+    let mut command = Server::command(scratch);
+    command.args(server::one_base_args(scratch));
+    command.args(["--socket-group", &FRIENDS.to_string()]);
+    more(&mut command);
+    let mut server = Server::launch_at(scratch, run.join("pool.sock"), &mut command);
+    server.await_ready();
+    (server, run)
+}
 
 /// Asks as another user with these groups, through an open directory, in which the socket is
 /// `pool.sock`: only the socket's own mode is in the way. It takes root.

@@ -13,8 +13,8 @@ use super::fleet::Vms;
 use super::lease::Lease;
 use super::request::Input;
 use super::sessions::Turn;
-use crate::api::wire::{EndReason, Event, PhaseSeconds, Problem, VmStart};
-use crate::vm::{End, Outcome, Phases, Program, Start, Stream as Output, Vm, VmError};
+use crate::api::wire::{EndReason, Event, Problem, VmStart};
+use crate::vm::{End, Outcome, Program, Stream as Output, Vm, VmError};
 
 /// What stands in the head of such an answer.
 pub(super) const NDJSON: &str = "application/x-ndjson";
@@ -145,27 +145,17 @@ fn failed(error: &VmError) -> Event {
 }
 
 fn begun(vm: &Vm) -> Event {
-    let Phases { overlay, spawn, boot, renew } = vm.phases();
     Event::Begun {
         vm: vm.id().to_owned(),
         start: start(vm),
         disk: vm.disk_source().unwrap_or(crate::Source::OnDemand).into(),
-        seconds: PhaseSeconds {
-            overlay: overlay.as_secs_f64(),
-            spawn: spawn.as_secs_f64(),
-            boot: boot.as_secs_f64(),
-            renew: renew.as_secs_f64(),
-        },
+        seconds: vm.phases().into(),
     }
 }
 
 /// How a VM came to life that has.
 pub(super) fn start(vm: &Vm) -> VmStart {
-    match vm.start() {
-        Some(Start::Warm) => VmStart::Warm,
-        Some(Start::Resumed) => VmStart::Resumed,
-        Some(Start::Booted) | None => VmStart::Booted,
-    }
+    vm.start().map_or(VmStart::Booted, VmStart::from)
 }
 
 fn ended(outcome: &Outcome) -> Event {

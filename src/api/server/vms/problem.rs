@@ -3,8 +3,8 @@
 use axum::http::StatusCode;
 
 use super::tenants::TooMany;
-use crate::api::wire::{Language, Problem};
-use crate::vm::{self, GuestError, VmError};
+use crate::api::wire::Problem;
+use crate::vm::{GuestError, VmError};
 
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
@@ -45,25 +45,5 @@ impl From<&VmError> for Problem {
             error => error.to_string(),
         };
         Self::new(status, name, detail)
-    }
-}
-
-impl From<Language> for vm::Language {
-    fn from(language: Language) -> Self {
-        match language {
-            Language::Python => Self::Python,
-            Language::Javascript => Self::Javascript,
-            Language::Raw => Self::Raw,
-        }
-    }
-}
-
-impl From<vm::Language> for Language {
-    fn from(language: vm::Language) -> Self {
-        match language {
-            vm::Language::Python => Self::Python,
-            vm::Language::Javascript => Self::Javascript,
-            vm::Language::Raw => Self::Raw,
-        }
     }
 }

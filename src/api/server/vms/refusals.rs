@@ -17,7 +17,7 @@ const NO_IMAGE: Refusal = Refusal {
     description: "The server runs no VMs, or none of this language.",
     error: "no-image",
     detail: "no base image of raw in /var/lib/vms/images: build the guest images with \
-             fixtures/provision.sh, or name their directory with OVERLAY_POOL_IMAGES",
+             overlay-pool images build, or name their directory with OVERLAY_POOL_IMAGES",
     ..NO_VMS
 };
 const UNKNOWN: Refusal = Refusal {

@@ -3,21 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::harness::prelude::*;
-use crate::harness::server::{self, Server};
-use crate::harness::somebody::as_somebody;
-
-const FRIENDS: u32 = 64321;
+use crate::harness::server;
+use crate::harness::somebody::{FRIENDS, as_somebody, served_to_friends};
 
 #[apply(test)]
 #[needs(Root)]
 fn the_group_may_not_administrate(scratch: Scratch) {
-    server::one_base(&scratch);
-    let run = scratch.join("run");
-    let mut command = Server::command(&scratch);
-    command.args(server::one_base_args(&scratch));
-    command.args(["--socket-group", &FRIENDS.to_string()]);
-    let mut server = Server::launch_at(&scratch, run.join("pool.sock"), &mut command);
-    server.await_ready();
+    let (mut server, run) = served_to_friends(&scratch, |_| {});
     let (base, target) = (server::base(&scratch), server::vms(&scratch).join("vm"));
     let refused = as_somebody(&run, &[FRIENDS], move |client| {
         let mut asked = Vec::new();

@@ -13,9 +13,8 @@ use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::requirements::SOMEBODY;
 use crate::harness::server::{self, Server};
-use crate::harness::somebody::connections_of_somebody;
+use crate::harness::somebody::{FRIENDS, connections_of_somebody, served_to_friends};
 
-const FRIENDS: u32 = 64321;
 const CONNECTIONS: usize = 64;
 /// How many requests the flood has on each connection, one after the other.
 const PIPELINED: usize = 50;
@@ -27,14 +26,9 @@ const PATIENT: usize = 20;
 /// A server for a group, with one thread that reads and answers: it begins with the requests in the
 /// order in which they were sent.
 fn served(scratch: &Path, more: &[&str]) -> (Server, PathBuf) {
-    server::one_base(scratch);
-    let run = scratch.join("run");
-    let mut command = Server::command(scratch);
-    command.args(server::one_base_args(scratch)).args(more);
-    command.args(["--socket-group", &FRIENDS.to_string()]).env("TOKIO_WORKER_THREADS", "1");
-    let mut server = Server::launch_at(scratch, run.join("pool.sock"), &mut command);
-    server.await_ready();
-    (server, run)
+    served_to_friends(scratch, |command| {
+        command.args(more).env("TOKIO_WORKER_THREADS", "1");
+    })
 }
 
 /// An acquire at a target of this name, with more lines in its head.

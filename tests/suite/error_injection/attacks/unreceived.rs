@@ -7,9 +7,8 @@ use serde_json::json;
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
-use crate::harness::somebody::as_somebody;
+use crate::harness::somebody::{FRIENDS, as_somebody, served_to_friends};
 
-const FRIENDS: u32 = 64321;
 /// More than a user may have that it didn't receive.
 const OPENS: usize = 80;
 
@@ -42,13 +41,7 @@ fn refused(server: &Server) -> u64 {
 #[needs(Root)]
 #[case::and_has_it_closed("connection: close\r\n")]
 fn others_open_files_while_one_receives_none(scratch: Scratch, #[case] end: &'static str) {
-    server::one_base(&scratch);
-    let run = scratch.join("run");
-    let mut command = Server::command(&scratch);
-    command.args(server::one_base_args(&scratch));
-    command.args(["--socket-group", &FRIENDS.to_string()]);
-    let mut server = Server::launch_at(&scratch, run.join("pool.sock"), &mut command);
-    server.await_ready();
+    let (mut server, run) = served_to_friends(&scratch, |_| {});
     let mut client = hostile(&mut server, &scratch, end);
     let base = server::base(&scratch);
     let open = move |client: &mut Client| client.post("/v1/open", &json!({ "base": base }));

@@ -7,11 +7,10 @@ use std::path::Path;
 
 use crate::harness::prelude::*;
 use crate::harness::requirements::SOMEBODY;
-use crate::harness::server::{self, Server};
-use crate::harness::somebody::as_somebody;
+use crate::harness::server::Server;
+use crate::harness::somebody::{FRIENDS, as_somebody, served_to_friends};
 
 const NEEDS: &[Need] = &[Need::Root];
-const FRIENDS: u32 = 64321;
 
 /// What another user gets at `/livez`.
 fn as_other(directory: &Path, groups: &'static [u32]) -> io::Result<u16> {
@@ -37,14 +36,7 @@ fn they_are_refused(scratch: Scratch) {
 
 #[apply(test)]
 fn those_of_the_group_are_let_in(scratch: Scratch) {
-    server::one_base(&scratch);
-    let run = scratch.join("run");
-    let mut command = Server::command(&scratch);
-    command.args(server::one_base_args(&scratch));
-    command.args(["--socket-group", &FRIENDS.to_string()]);
-    // The directory is made for them too.
-    let mut server = Server::launch_at(&scratch, run.join("pool.sock"), &mut command);
-    server.await_ready();
+    let (server, run) = served_to_friends(&scratch, |_| {});
     let mode = |path: &Path| std::fs::metadata(path).expect("a file").permissions().mode() & 0o7777;
     assert_eq!((mode(&run), mode(server.socket())), (0o750, 0o660));
     assert_eq!(as_other(&run, &[FRIENDS]).expect("an answer"), 200);
