@@ -3,9 +3,11 @@
 
 mod bare;
 pub(crate) mod client;
+mod crowd;
 mod load;
 mod process;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,15 +53,25 @@ pub(super) struct Serve {
     rounds: usize,
     #[command(flatten)]
     bare: bare::Arguments,
+    #[command(flatten)]
+    crowd: crowd::Crowd,
 }
 
 impl Serve {
     /// If it is to be the server that only answers, is that; else measures.
     pub(super) fn run(self) -> Result<usize, Error> {
-        match self.bare.bare.clone() {
-            Some(socket) => Ok(Runtime::new()?.block_on(self.bare.serve(&socket)).map(|()| 0)?),
-            None => super::run(self),
+        if self.crowd.spin {
+            loop {
+                std::hint::spin_loop();
+            }
         }
+        if let Some(socket) = self.bare.bare.clone() {
+            return Ok(Runtime::new()?.block_on(self.bare.serve(&socket)).map(|()| 0)?);
+        }
+        if let Some(socket) = self.crowd.crowd.clone() {
+            return Ok(Runtime::new()?.block_on(self.crowd.ask(&socket)).map(|()| 0)?);
+        }
+        super::run(self)
     }
 }
 
@@ -85,6 +97,9 @@ impl Bench for Serve {
         ("larger_per_s", "  acquires/s", None),
         ("larger_on_demand_p50_us", "  on demand p50, µs", None),
         ("larger_on_demand_p99_us", "  on demand p99, µs", None),
+        ("crowd_p99_us", "one client beside another's crowd, p99, µs", None),
+        ("spinners_p99_us", "  beside spinning processes, p99, µs", None),
+        ("crowd_p99_by_spinners", "  the one ÷ the other", Some(("serve", '≤', 1.5))),
         ("memory_start_mib", "memory with a full pool, MiB", None),
         ("memory_early_mib", "memory after round 1, MiB", None),
         ("memory_end_mib", "memory at the end, MiB", None),
@@ -151,26 +166,23 @@ impl Bench for Serve {
             }
         }
         ground.progress("on demand");
-        let size = ground.overlay.virtual_size() + (1 << 20);
+        let plain = &ground.overlay;
+        let size = plain.virtual_size() + (1 << 20);
+        let larger = Overlay::new(plain.backing(), plain.format(), size, plain.profile())?;
         for _ in 0..rounds {
             served.round(Pace::Free, each.div_ceil(PLAIN_TO_LARGER), Some(size)).await?;
             called.round(Pace::Free, each.div_ceil(PLAIN_TO_LARGER), Some(size)).await?;
         }
         let Resident { now: end, most } = server.resident()?;
 
+        ground.progress("beside a crowd");
+        let asks = each.div_ceil(PLAIN_TO_PACED) / 4 + 1;
+        let crowd =
+            crowd::measure(&mut server, &ground.base, &server_targets, rounds, asks).await?;
+
         ground.progress("checking");
-        let overlay = &ground.overlay;
-        let larger = Overlay::new(overlay.backing(), overlay.format(), size, overlay.profile())?;
-        let mut sound = 0;
-        for (kept, expected) in [
-            (&served.kept, overlay),
-            (&called.kept, overlay),
-            (&served.kept_larger, &larger),
-            (&called.kept_larger, &larger),
-        ] {
-            ground::check(kept, expected, true, ground.qemu)?;
-            sound += kept.len();
-        }
+        let sound = check([&served.kept, &called.kept], &ground.overlay, ground.qemu)?
+            + check([&served.kept_larger, &called.kept_larger], &larger, ground.qemu)?;
         ground.progress("removing");
         drop((served.clients, watch));
         server.stop().await?;
@@ -183,6 +195,7 @@ impl Bench for Serve {
         in_process.set("ready", float(ready));
         serve.set("ready", float(ready));
         compare(&mut serve, &in_process, &columns["bare"]);
+        serve.0.extend(crowd.0);
         for (when, bytes) in [("start", start), ("early", early), ("end", end), ("most", most)] {
             serve.set(format!("memory_{when}_mib"), bytes / 1_048_576.0);
         }
@@ -200,6 +213,14 @@ impl Bench for Serve {
             unless: not_judged(&ground, rounds),
         })
     }
+}
+
+/// Looks at what each side kept; says how many overlays that were.
+fn check(kept: [&Vec<PathBuf>; 2], expected: &Overlay, qemu: bool) -> Result<usize, Error> {
+    for kept in kept {
+        ground::check(kept, expected, true, qemu)?;
+    }
+    Ok(kept.map(Vec::len).iter().sum())
 }
 
 /// A bare server, and its clients.

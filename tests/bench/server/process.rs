@@ -82,6 +82,10 @@ impl Server {
         }
     }
 
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub(super) fn resident(&self) -> Result<Resident, Error> {
         Ok(resident(&self.proc())?)
     }
