@@ -26,9 +26,9 @@ const PIPELINED: usize = 50;
 /// Debian's `nobody`, and that of others.
 const SOMEBODY: u32 = 65534;
 
-/// What it is told on the command line.
+/// What else this program can be, if it is told so on the command line.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct Crowd {
+pub(super) struct Roles {
     /// Be a crowd of clients of this server.
     #[arg(long, hide = true, value_name = "SOCKET", requires_all = ["crowd_base", "crowd_targets"])]
     pub(super) crowd: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub(super) struct Crowd {
     pub(super) spin: bool,
 }
 
-impl Crowd {
+impl Roles {
     /// Asks until it is killed.
     pub(super) async fn ask(self, socket: &Path) -> io::Result<()> {
         let Self { crowd_base: base, crowd_format: format, crowd_targets: targets, .. } = self;

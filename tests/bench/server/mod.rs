@@ -54,13 +54,13 @@ pub(super) struct Serve {
     #[command(flatten)]
     bare: bare::Arguments,
     #[command(flatten)]
-    crowd: crowd::Crowd,
+    roles: crowd::Roles,
 }
 
 impl Serve {
     /// If it is to be the server that only answers, is that; else measures.
     pub(super) fn run(self) -> Result<usize, Error> {
-        if self.crowd.spin {
+        if self.roles.spin {
             loop {
                 std::hint::spin_loop();
             }
@@ -68,8 +68,8 @@ impl Serve {
         if let Some(socket) = self.bare.bare.clone() {
             return Ok(Runtime::new()?.block_on(self.bare.serve(&socket)).map(|()| 0)?);
         }
-        if let Some(socket) = self.crowd.crowd.clone() {
-            return Ok(Runtime::new()?.block_on(self.crowd.ask(&socket)).map(|()| 0)?);
+        if let Some(socket) = self.roles.crowd.clone() {
+            return Ok(Runtime::new()?.block_on(self.roles.ask(&socket)).map(|()| 0)?);
         }
         super::run(self)
     }
