@@ -2,6 +2,7 @@
 
 mod error;
 mod exchange;
+mod leases;
 mod receiver;
 mod running;
 mod vms;

@@ -12,7 +12,7 @@ use super::roots::{RootError, Roots};
 use super::trusted::{self, Distrust, path_of};
 use super::verdicts::Verdicts;
 use super::{open, overlooked};
-use crate::image::{BaseError, BaseImage, BaseRef, References, discover};
+use crate::image::{BaseError, BaseImage, BaseRef, InUse, References, discover, in_use};
 use crate::paths::explained;
 use crate::place::leads_through;
 
@@ -236,6 +236,13 @@ impl Access {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
         Ok(directory)
+    }
+
+    /// Which base images are in use by what lies below the directories of targets, of which `most`
+    /// files and directories are looked at. It waits for disks: call it aside.
+    #[must_use]
+    pub fn in_use(&self, most: usize) -> InUse {
+        in_use(&self.targets.paths().collect::<Vec<_>>(), most)
     }
 
     /// Lets nothing be handed over at this path or below it. Said twice, the first one stays.

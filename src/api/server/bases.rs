@@ -12,7 +12,6 @@ use utoipa::IntoParams;
 use super::access::Access;
 use super::caller::Caller;
 use super::extract::{Administrator, Body, InPath, InQuery};
-use super::leases::Book;
 use super::refusals::{Adding, Changing, Looking, Removing};
 use super::state::Shared;
 use crate::api::wire::{BaseAdded, BaseRequest, BaseState, Problem, Removed};
@@ -56,7 +55,7 @@ pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
     let target = usize::try_from(shared.pool.config().pool_size()).unwrap_or(0);
     let bases = shared.pool.bases().into_iter();
     let refusal = |base: &BaseRef| shared.judged(base).err().map(|error| error.to_string());
-    let leases = shared.leases.read().map(Book::by_base).unwrap_or_default();
+    let leases = shared.leases.read().map(|book| book.by_base()).unwrap_or_default();
     let leases_of = |path: &Path| leases.get(path).copied().unwrap_or(0);
     let of = |state: pool::BaseState| {
         let leases = leases_of(&state.base.path);
