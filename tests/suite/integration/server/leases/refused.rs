@@ -30,7 +30,9 @@ fn what_cannot_be_an_id_is_refused(scratch: Scratch) {
         assert_eq!(server.post("/v1/acquire", &wanted).problem(422), "bad-request", "{id}");
     }
     let mut wanted = request(&scratch, "vm", "vm");
-    wanted["owner"] = wanted["id"].take();
+    let fields = wanted.as_object_mut().expect("fields");
+    let id = fields.remove("id").expect("an id");
+    fields.insert("owner".to_owned(), id);
     let answer = server.post("/v1/acquire", &wanted);
     assert_eq!(answer.problem(422), "bad-request");
     assert!(answer.body.contains("give an id too"), "{answer:?}");
