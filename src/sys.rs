@@ -59,6 +59,47 @@ pub(crate) fn unreceived(socket: impl AsFd) -> io::Result<i32> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes) }
 }
 
+/// The longest handle of a file (`MAX_HANDLE_SZ` in Linux' `exportfs.h`).
+#[cfg(feature = "server")]
+const MAX_HANDLE: usize = 128;
+
+/// Linux' `struct file_handle`.
+#[cfg(feature = "server")]
+#[repr(C)]
+struct Handle {
+    bytes: libc::c_uint,
+    kind: libc::c_int,
+    name: [u8; MAX_HANDLE],
+}
+
+/// What a filesystem calls a file for good, its kind first: no other file there has the same, also
+/// none that is made later. Of what `name` is in a directory, or without a name of `at` itself. A
+/// link isn't followed.
+#[cfg(feature = "server")]
+pub(crate) fn file_handle(at: impl AsFd, name: &std::ffi::CStr) -> io::Result<Vec<u8>> {
+    let most = libc::c_uint::try_from(MAX_HANDLE).unwrap_or(0);
+    let mut found = Handle { bytes: most, kind: 0, name: [0; MAX_HANDLE] };
+    let (at, mut mount): (_, libc::c_int) = (at.as_fd(), 0);
+    let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
+    // SAFETY: the descriptor is open and the name ends with a zero; the call writes one int, and no
+    // more to the handle than `bytes` says, which is what there is.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            at.as_raw_fd(),
+            name.as_ptr(),
+            &raw mut found,
+            &raw mut mount,
+            flags,
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let length = usize::try_from(found.bytes).unwrap_or(MAX_HANDLE).min(MAX_HANDLE);
+    Ok([&found.kind.to_ne_bytes()[..], &found.name[..length]].concat())
+}
+
 /// Has the kernel refuse the child to write past `bytes` of any file, with an error and no signal.
 #[cfg(feature = "vm")]
 pub(crate) fn limit_files(command: &mut Command, bytes: u64) {

@@ -2,6 +2,7 @@
 
 mod error;
 mod exchange;
+mod leases;
 mod receiver;
 mod running;
 mod vms;
@@ -153,7 +154,7 @@ impl Client {
     ) -> Result<AcquireAnswer, ClientError> {
         let BaseRef { path, format } = base;
         let (base, target) = (absolute(&path)?, absolute(target)?);
-        let request = AcquireRequest { base, format, target, virtual_size };
+        let request = AcquireRequest { base, format, target, virtual_size, id: None, owner: None };
         self.ask(Method::POST, "/v1/acquire", &request).await
     }
 

@@ -22,6 +22,6 @@ pub use server::VmLimits;
 pub use server::{Access, AccessError, Limits, PREFIX, Server, look_again, openapi};
 pub use wire::{
     AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, Data, EndReason, Event,
-    ExecuteRequest, Language, OpenAnswer, OpenRequest, PhaseSeconds, Problem, ProgramLimits,
-    Removed, RunRequest, Source, Stats, VmInfo, VmRequest, VmStart,
+    ExecuteRequest, Label, LabelError, Language, Lease, OpenAnswer, OpenRequest, PhaseSeconds,
+    Problem, ProgramLimits, Removed, RunRequest, Source, Stats, VmInfo, VmRequest, VmStart,
 };

@@ -8,6 +8,7 @@ mod caller;
 mod connection;
 mod extract;
 mod held;
+mod leases;
 mod metrics;
 mod open;
 mod openapi;
@@ -15,6 +16,7 @@ mod overlooked;
 mod peers;
 mod problem;
 mod refusals;
+mod refused;
 mod restocking;
 mod roots;
 mod series;
@@ -30,6 +32,7 @@ mod vms;
 
 use std::convert::Infallible;
 use std::io;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +131,15 @@ impl Server {
         Self { shared: Arc::new(All::new(pool, access)), limits }
     }
 
+    /// Keeps what it has to know of disks that are acquired with an id in a directory of its own,
+    /// which it makes if it is missing; by default `leases` beside the pool's. Given twice, the
+    /// first one stays.
+    #[must_use]
+    pub fn with_leases(self, directory: impl Into<PathBuf>) -> Self {
+        self.shared.leases.keep_in(directory.into());
+        self
+    }
+
     /// Has clients run code in VMs too, which the caller starts and stops.
     #[cfg(feature = "vm")]
     #[must_use]
@@ -151,6 +163,7 @@ impl Server {
         end: impl Future<Output = ()>,
     ) -> impl Future<Output = io::Result<()>> {
         open::OpenFiles::sweep(&self.shared.pool);
+        self.shared.access.keep_out(&self.shared.leases.place());
         // Now, so that what it keeps in reserve is there before its caller opens anything more.
         let acceptor = Acceptor::new(listener);
         self.attend(acceptor, end)
@@ -165,6 +178,7 @@ impl Server {
         let mut clients = JoinSet::new();
         let mut end = std::pin::pin!(end);
         let mut look = interval(LOOK);
+        clients.spawn(leases::look_after(Arc::clone(&self.shared)));
         loop {
             let stream = tokio::select! {
                 () = &mut end => break,

@@ -1,5 +1,6 @@
 //! What goes over the wire as JSON, the same for the server and its clients.
 
+mod leases;
 #[cfg(feature = "vm")]
 mod of_vms;
 mod vms;
@@ -16,6 +17,7 @@ use utoipa::ToSchema;
 use crate::image::{BaseRef, Format};
 use crate::{paths, pool};
 
+pub use leases::{Label, LabelError, Lease};
 pub use vms::{
     Data, EndReason, Event, ExecuteRequest, Language, PhaseSeconds, ProgramLimits, RunRequest,
     VmInfo, VmRequest, VmStart,
@@ -71,6 +73,22 @@ pub struct AcquireRequest {
         schema(minimum = 0, maximum = 4_503_599_627_370_496_i64, example = 10_737_418_240_u64,)
     )]
     pub virtual_size: Option<u64>,
+    /// What the caller calls the disk. The same request with the same id gives the same answer, and
+    /// `DELETE /v1/disks/{id}` removes the disk. 1 to 128 ASCII letters, digits and any of `-._:@`,
+    /// of which the first is a letter or a digit.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(
+        value_type = String, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
+        example = "vm-17",
+    ))]
+    pub id: Option<Label>,
+    /// A label by which disks with an id are listed and removed together; written as an id.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(
+        value_type = String, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
+        example = "ci",
+    ))]
+    pub owner: Option<Label>,
 }
 
 /// What was handed over.
@@ -168,11 +186,11 @@ pub struct BaseAdded {
     pub path: PathBuf,
 }
 
-/// How many ready overlays were given up.
+/// How many overlays were given up, or disks removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(ToSchema))]
 pub struct Removed {
-    /// The number of overlays.
+    /// Their number.
     #[cfg_attr(feature = "server", schema(example = 5))]
     pub removed: u64,
 }
@@ -203,6 +221,9 @@ pub struct BaseState {
     pub pending: usize,
     /// How many shall be ready.
     pub target: usize,
+    /// How many disks of it were acquired with an id and are still there.
+    #[serde(default)]
+    pub leases: usize,
 }
 
 #[cfg(feature = "server")]
@@ -227,6 +248,7 @@ impl BaseState {
             stale,
             pending: state.pending,
             target,
+            leases: 0,
         }
     }
 }
@@ -305,6 +327,11 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::E
     let error =
         || D::Error::custom(format_args!("{number} isn't a whole number from 0 to 2^64 - 1"));
     whole.map(Some).ok_or_else(error)
+}
+
+/// What isn't there, or is something; never nothing.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Label>, D::Error> {
+    Label::deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]

@@ -342,7 +342,7 @@ fn open(path: &Path) -> Result<File, BaseError> {
     })
 }
 
-fn read(file: &File, path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
+pub(super) fn read(file: &File, path: &Path) -> Result<(Vec<u8>, Metadata), BaseError> {
     let failed = |source| BaseError::Io { path: path.to_owned(), source };
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {

@@ -1,12 +1,13 @@
 //! What a disk image is: base images, the qcow2 header, and the bytes of an empty overlay.
 //!
-//! Nothing here does I/O beyond bounded reads of a base image.
+//! Nothing here does I/O beyond bounded reads, of a base image or of the images below a directory.
 
 mod base;
 mod cut_off;
 mod discover;
 mod header;
 mod header_error;
+mod in_use;
 mod kind;
 mod layout;
 mod overlay;
@@ -16,5 +17,6 @@ pub use base::{Base, BaseError, BaseImage, BaseRef, Identity, References, read_s
 pub use discover::{discover, overlooked};
 pub use header::{Bitmaps, CompressionType, Extensions, Header, READ_LIMIT};
 pub use header_error::HeaderError;
+pub use in_use::{InUse, in_use};
 pub use kind::Kind;
 pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};

@@ -150,7 +150,7 @@ impl Drop for Directory {
     }
 }
 
-fn same(one: &Stat, other: &Stat) -> bool {
+pub(super) fn same(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 

@@ -12,6 +12,8 @@ use rustix::process::getegid;
 use super::directory::Directory;
 use super::rename::{rename_new, why_apart};
 use super::target::Spot;
+#[cfg(feature = "server")]
+use super::target::Target;
 
 /// An overlay in an owned directory, finished or being made. Dropped, it is removed.
 #[derive(Debug)]
@@ -22,6 +24,23 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// A name at which nothing is yet, and a target that leads there.
+    #[cfg(feature = "server")]
+    pub(crate) fn reserve(directory: &Arc<Directory>) -> io::Result<(Self, Target)> {
+        let number = directory.next_number();
+        let entry = Self { directory: Arc::clone(directory), number, moved: false };
+        let at = directory.fd().try_clone()?;
+        let target = Target::within(at, directory.path().join(entry.name()));
+        Ok((entry, target))
+    }
+
+    /// Opens the file for reading and writing.
+    #[cfg(feature = "server")]
+    pub(crate) fn open(&self) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(self.directory.fd(), self.name(), flags, Mode::empty())?.into())
+    }
+
     /// Makes an empty file, exclusively and readable for its owner alone.
     pub(crate) fn create(directory: &Arc<Directory>) -> io::Result<(Self, File)> {
         let number = directory.next_number();

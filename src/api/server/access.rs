@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, OFlags, statat};
 
@@ -12,7 +12,7 @@ use super::roots::{RootError, Roots};
 use super::trusted::{self, Distrust};
 use super::verdicts::Verdicts;
 use super::{open, overlooked};
-use crate::image::{BaseError, BaseImage, BaseRef, References, discover};
+use crate::image::{BaseError, BaseImage, BaseRef, InUse, References, discover, in_use};
 use crate::paths::explained;
 use crate::place::leads_through;
 
@@ -132,6 +132,8 @@ pub struct Access {
     known: RwLock<HashSet<PathBuf>>,
     notes: RwLock<Vec<String>>,
     verdicts: Verdicts,
+    /// What the server keeps for itself.
+    own: OnceLock<PathBuf>,
 }
 
 impl Access {
@@ -159,7 +161,8 @@ impl Access {
         };
         let named = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
         let (known, notes) = (RwLock::default(), RwLock::default());
-        let access = Self { targets, images, named, known, notes, verdicts: Verdicts::default() };
+        let (verdicts, own) = (Verdicts::default(), OnceLock::new());
+        let access = Self { targets, images, named, known, notes, verdicts, own };
         access.look();
         Ok(access)
     }
@@ -231,7 +234,27 @@ impl Access {
             let why = "what is in this directory is removed with its owner; choose another";
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
+        if self.own.get().is_some_and(|own| is_in(own, &real, name)) && is_free() {
+            let why = "this directory is the server's own; choose another";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
+        }
         Ok((directory, real))
+    }
+
+    /// Which base images are in use by what lies below the directories of targets, of which `most`
+    /// files and directories are looked at. It waits for disks: call it aside.
+    #[must_use]
+    pub fn in_use(&self, most: usize) -> InUse {
+        in_use(&self.targets.paths().collect::<Vec<_>>(), most)
+    }
+
+    /// Lets nothing be handed over at this path or below it. Said twice, the first one stays.
+    pub(super) fn keep_out(&self, own: &Path) {
+        let resolved = own
+            .canonicalize()
+            .ok()
+            .or_else(|| Some(own.parent()?.canonicalize().ok()?.join(own.file_name()?)));
+        let _ = self.own.set(resolved.unwrap_or_else(|| own.to_owned()));
     }
 
     /// Opens a base image and judges it.
@@ -272,4 +295,10 @@ impl Access {
     fn knows(&self, path: &Path) -> bool {
         self.known.read().unwrap_or_else(PoisonError::into_inner).contains(path)
     }
+}
+
+/// Whether a name in a directory is this path, or is below it.
+fn is_in(own: &Path, directory: &Path, name: &[u8]) -> bool {
+    let is_own = own.file_name().is_some_and(|own| own.as_encoded_bytes() == name);
+    directory.starts_with(own) || is_own && own.parent() == Some(directory)
 }

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,17 +13,22 @@ use rustix::fs::{AtFlags, unlinkat};
 use super::access::{AccessError, TARGET};
 use super::caller::Caller;
 use super::extract::Body;
+use super::leases;
 use super::refusals::{Acquiring, Opening};
+use super::refused::{expect_listening, failed, refused};
 use super::state::Shared;
-use crate::api::wire::{AcquireAnswer, AcquireRequest, OpenAnswer, OpenRequest, Problem};
+use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, OpenAnswer, OpenRequest, Problem};
 use crate::error::Error;
-use crate::image::{BaseError, BaseRef};
+use crate::image::BaseRef;
 use crate::place::{Spot, Target};
 
 /// Hands one overlay over at a path.
 ///
 /// The target appears complete or not at all, and nothing is ever overwritten. A request whose
 /// connection is closed before its answer hands nothing over, or has succeeded.
+///
+/// With an `id` the same request can be sent again: it gives the same answer, also after a restart of
+/// the server, for as long as the disk is there. The id is its user's: another user's is another.
 #[utoipa::path(
     post,
     path = "/v1/acquire",
@@ -40,6 +44,9 @@ pub(super) async fn acquire(
     caller: Caller,
     Body(request): Body<AcquireRequest>,
 ) -> Result<Json<AcquireAnswer>, Problem> {
+    if let Some(id) = leased(&request)? {
+        return leases::acquire(&shared, caller, id, request).await;
+    }
     let (pool, asks) = (Arc::clone(&shared), caller.clone());
     let work = async move { hand_over(&pool, &asks, request).await };
     let undo = |done: Result<(AcquireAnswer, OwnedFd), Problem>| {
@@ -52,13 +59,22 @@ pub(super) async fn acquire(
     Ok(Json(answer))
 }
 
+/// The id that a disk is to have, if it is to have one.
+fn leased(request: &AcquireRequest) -> Result<Option<Label>, Problem> {
+    if request.id.is_none() && request.owner.is_some() {
+        let detail = "owner: only a disk with an id can have one; give an id too";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-request", detail));
+    }
+    Ok(request.id.clone())
+}
+
 /// Also gives the target's directory, wherever it is by then.
 async fn hand_over(
     shared: &Shared,
     caller: &Caller,
     request: AcquireRequest,
 ) -> Result<(AcquireAnswer, OwnedFd), Problem> {
-    let AcquireRequest { base, format, target, virtual_size } = request;
+    let AcquireRequest { base, format, target, virtual_size, .. } = request;
     let since = Instant::now();
     let opened = shared.access.target(&target).and_then(|(directory, real)| {
         let again = directory.try_clone();
@@ -97,41 +113,6 @@ async fn hand_over(
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     };
     Ok((answer, directory))
-}
-
-/// Nothing is handed over to a client that hung up, perhaps before its request was read.
-fn expect_listening(caller: &Caller) -> Result<(), Problem> {
-    if caller.channel.is_hung_up() {
-        return Err(Problem::bad_request("the client has hung up"));
-    }
-    Ok(())
-}
-
-/// A path that can't be resolved fails as in the pool, and counts; to refuse one that isn't allowed
-/// is up to the server alone.
-fn refused(shared: &Shared, base: &Path, error: AccessError) -> Problem {
-    let error = match error {
-        AccessError::Io { what: TARGET, path, source } => {
-            Error::Target { base: base.to_owned(), target: path, source }
-        }
-        AccessError::Io { path, source, .. } => BaseError::Io { path, source }.into(),
-        AccessError::Base(error) => error.into(),
-        denied => return denied.into(),
-    };
-    failed(shared, error)
-}
-
-/// An acquire that didn't come as far as the pool.
-fn failed(shared: &Shared, error: Error) -> Problem {
-    match error {
-        error if shared.pool.is_started() => {
-            shared.traffic.acquire_failures.inc();
-            error.into()
-        }
-        in_the_way @ Error::AlreadyExists { .. } => in_the_way.into(),
-        // Which comes before all that is wrong with a path (rule L1).
-        _ => Error::NotStarted.into(),
-    }
 }
 
 /// Hands one overlay over as an open descriptor.
@@ -180,6 +161,11 @@ async fn open_one(
     };
     expect_listening(caller)?;
     let opened = shared.open_files.acquire(&shared.pool, base, virtual_size).await?;
+    let file = opened.entry.open().map_err(|source| Error::Target {
+        base: opened.base.clone(),
+        target: shared.pool.config().pool_dir.clone(),
+        source,
+    })?;
     let took = since.elapsed();
     shared.traffic.handed_over(opened.source, took);
     shared.held.note(&opened.base, &shared.turns);
@@ -189,5 +175,5 @@ async fn open_one(
         base: opened.base,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     };
-    Ok((answer, opened.file))
+    Ok((answer, file))
 }

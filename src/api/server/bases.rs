@@ -1,6 +1,6 @@
 //! `/v1/bases`, `/v1/drain`, `/v1/rescan`: what is kept ready.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use super::state::Shared;
 use crate::api::wire::{BaseAdded, BaseRequest, BaseState, Problem, Removed};
 use crate::error::Error;
 use crate::image::{BaseRef, Format};
-use crate::pool::OverlayPool;
+use crate::pool::{self, OverlayPool};
 
 /// What tells two base images of one path apart.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
@@ -55,7 +55,13 @@ pub(super) fn states(shared: &Shared) -> Vec<BaseState> {
     let target = usize::try_from(shared.pool.config().pool_size()).unwrap_or(0);
     let bases = shared.pool.bases().into_iter();
     let refusal = |base: &BaseRef| shared.judged(base).err().map(|error| error.to_string());
-    bases.map(|state| BaseState::of(state, target, refusal)).collect()
+    let leases = shared.leases.read().map(|book| book.by_base()).unwrap_or_default();
+    let leases_of = |path: &Path| leases.get(path).copied().unwrap_or(0);
+    let of = |state: pool::BaseState| {
+        let leases = leases_of(&state.base.path);
+        BaseState { leases, ..BaseState::of(state, target, refusal) }
+    };
+    bases.map(of).collect()
 }
 
 /// Keeps overlays of a base image ready from now on. For root and the server's own user.

@@ -12,6 +12,7 @@
 //! | `overlay_pool_acquire_duration_seconds` | `source` | histogram: how long handing over took, 1 µs to 16.8 s |
 //! | `overlay_pool_overlays_discarded_total` | | ready overlays that were removed instead of handed over |
 //! | `overlay_pool_held_bases_changed_total` | `change` | base images that changed under overlays that were handed over: `replaced` by another file, size or time of modification, or `maybe` (only the time of change differs) |
+//! | `overlay_pool_disks_leased` | | disks that were acquired with an id |
 //! | `overlay_pool_creations_total` | `creator`, `result` | overlays made, ahead and on demand, and failures to |
 //! | `overlay_pool_restocking` | `state` | 1 for the state that restocking is in: `on`, `off`, `drained`, `low-space` |
 //! | `overlay_pool_free_bytes` | | free space on the pool directory's filesystem |
@@ -161,7 +162,9 @@ impl Scrape {
             "held_bases_changed",
             "Base images that changed under overlays that were handed over.",
             self.0.held.changes().map(|(change, count)| ([("change", change)], count)),
-        )
+        )?;
+        let leased = self.0.leases.read().map_or(0, |book| book.count() as u64);
+        gauge(encoder, "disks_leased", "Disks that were acquired with an id.", leased)
     }
 
     fn creations(&self, encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {

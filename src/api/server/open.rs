@@ -1,34 +1,31 @@
-//! Overlays for clients that have no path in common with the pool: open files without a name.
+//! Overlays that only the server knows yet: to be opened, or to be moved to where they shall be.
 
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
-
 use crate::error::Error;
 use crate::image::Base;
-use crate::place::{Directory, Target, remove_leftovers};
+use crate::place::{Directory, Entry, remove_leftovers};
 use crate::pool::{OverlayPool, Source};
 
 /// What the names of servers' directories begin with.
 pub const PREFIX: &str = "open-";
 
-/// A directory of the server's own, where an overlay has a name only until it is open.
+/// A directory of the server's own, where an overlay has a name only for a moment.
 ///
 /// It lies beside the pool's, so that ready overlays can be moved there; made when it is first
 /// needed, and again if somebody removed it.
 #[derive(Debug, Default)]
 pub(super) struct OpenFiles(Mutex<Option<Arc<Directory>>>);
 
-/// An overlay that is open for reading and writing, and has no name.
+/// An overlay under a name that nobody else knows. Dropped, that name is removed.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct Aside {
     pub(super) source: Source,
     /// The base image's resolved path.
     pub(super) base: PathBuf,
-    pub(super) file: File,
+    pub(super) entry: Entry,
 }
 
 impl OpenFiles {
@@ -37,7 +34,7 @@ impl OpenFiles {
         remove_leftovers(&pool.config().pool_dir, PREFIX);
     }
 
-    /// Acquires an overlay and takes its name away.
+    /// Acquires an overlay, for the server alone.
     ///
     /// # Errors
     ///
@@ -47,31 +44,22 @@ impl OpenFiles {
         pool: &OverlayPool,
         base: impl Into<Base>,
         virtual_size: Option<u64>,
-    ) -> Result<Opened, Error> {
+    ) -> Result<Aside, Error> {
         if !pool.is_started() {
             return Err(Error::NotStarted);
         }
         let base = base.into();
-        let place = &pool.config().pool_dir;
-        let failed = |source: io::Error| Error::Target {
+        let reserved = self.directory(pool).and_then(|directory| Entry::reserve(&directory));
+        let (entry, target) = reserved.map_err(|source| Error::Target {
             base: base.name().path,
-            target: place.clone(),
+            target: pool.config().pool_dir.clone(),
             source,
-        };
-        let directory = self.directory(pool).map_err(failed)?;
-        let name = format!("{}.qcow2", directory.next_number());
-        let at = directory.fd().try_clone().map_err(failed)?;
-        let target = Target::within(at, directory.path().join(&name));
+        })?;
         let acquired = match virtual_size {
-            Some(size) => pool.acquire_sized(base.clone(), target, size).await?,
-            None => pool.acquire(base.clone(), target).await?,
+            Some(size) => pool.acquire_sized(base, target, size).await?,
+            None => pool.acquire(base, target).await?,
         };
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = openat(directory.fd(), &name, flags, Mode::empty());
-        // Nobody else knows it.
-        let _ = unlinkat(directory.fd(), &name, AtFlags::empty());
-        let file = opened.map_err(|errno| failed(errno.into()))?.into();
-        Ok(Opened { source: acquired.source, base: acquired.base, file })
+        Ok(Aside { source: acquired.source, base: acquired.base, entry })
     }
 
     fn directory(&self, pool: &OverlayPool) -> io::Result<Arc<Directory>> {

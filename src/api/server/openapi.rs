@@ -3,13 +3,14 @@
 use std::sync::LazyLock;
 
 use axum::{Json, Router};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::leases;
 use super::refusals::Looking;
 use super::state::Shared;
 #[cfg(feature = "vm")]
@@ -54,6 +55,7 @@ fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Head::openapi())
         .routes(routes!(acquire::acquire))
         .routes(routes!(acquire::open))
+        .merge(leases::routes())
         .routes(routes!(bases::list, bases::add))
         .routes(routes!(bases::remove))
         .routes(routes!(bases::drain))
@@ -95,5 +97,9 @@ pub(super) fn router() -> Router<Shared> {
 #[must_use]
 pub fn openapi() -> Value {
     let document = all_routes().into_openapi();
-    serde_json::to_value(document).unwrap_or_default()
+    let mut document = serde_json::to_value(document).unwrap_or_default();
+    // What utoipa has no word for: whoever gives one gives the other too.
+    document["components"]["schemas"]["AcquireRequest"]["dependentRequired"] =
+        json!({ "owner": ["id"] });
+    document
 }

@@ -56,6 +56,9 @@ fn title(error: &str) -> &'static str {
         "not-ready" => "The server isn't ready",
         "no-vms" => "The server runs no VMs",
         "no-image" => "The server has no VMs of this language",
+        "id-taken" => "The id is another disk's",
+        "no-leases" => "The server can't keep disks with an id",
+        "unknown-disk" => "There is no such disk",
         "unknown-vm" => "There is no such VM",
         "vm-busy" => "The VM runs another program",
         "vm-failed" => "The VM failed",
@@ -123,7 +126,7 @@ impl From<AccessError> for Problem {
 }
 
 /// The status for what the system said of a path that a client named.
-fn of_system(error: &io::Error) -> StatusCode {
+pub(super) fn of_system(error: &io::Error) -> StatusCode {
     match error.kind() {
         _ if is_missing(error) => StatusCode::NOT_FOUND,
         _ if is_exhausted(error) => StatusCode::SERVICE_UNAVAILABLE,

@@ -23,7 +23,7 @@ pub(super) const BAD_REQUEST: Refusal = Refusal {
     error: "bad-request",
     detail: "target disk.qcow2: give an absolute path",
 };
-const FORBIDDEN: Refusal = Refusal {
+pub(super) const FORBIDDEN: Refusal = Refusal {
     status: StatusCode::FORBIDDEN,
     description: "The server doesn't allow this path, others may write where the base image is, or \
                   the system denies it.",
@@ -50,7 +50,8 @@ const UNKNOWN_BASE: Refusal = Refusal {
 };
 const EXISTS: Refusal = Refusal {
     status: StatusCode::CONFLICT,
-    description: "Something is at the target already; it is left as it was.",
+    description: "Something is at the target already, which is left as it was; or the id is another \
+                  disk's (`id-taken`).",
     error: "already-exists",
     detail: "target /var/lib/vms/run/17/disk.qcow2 already exists",
 };
@@ -94,7 +95,7 @@ pub(super) const TIMED_OUT: Refusal = Refusal {
     error: "timed-out",
     detail: "no answer within 30s; nothing was handed over",
 };
-const NO_SPACE: Refusal = Refusal {
+pub(super) const NO_SPACE: Refusal = Refusal {
     status: StatusCode::INSUFFICIENT_STORAGE,
     description: "There is no room for the overlay.",
     error: "create-failed",

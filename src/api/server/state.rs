@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::access::{Access, AccessError};
 use super::held::Held;
+use super::leases::Leases;
 use super::open::OpenFiles;
 use super::traffic::Traffic;
 use super::turns::Turns;
@@ -25,6 +26,7 @@ pub(super) struct All {
     pub(super) traffic: Traffic,
     pub(super) held: Held,
     pub(super) open_files: OpenFiles,
+    pub(super) leases: Leases,
     pub(super) unreceived: Unreceived,
     pub(super) turns: Turns,
     /// Those that clients may use, if there are any.
@@ -35,9 +37,11 @@ pub(super) struct All {
 
 impl All {
     pub(super) fn new(pool: Arc<OverlayPool>, access: Arc<Access>) -> Self {
+        let leases = Leases::new(&pool.config().pool_dir);
         Self {
             pool,
             access,
+            leases,
             traffic: Traffic::default(),
             held: Held::default(),
             open_files: OpenFiles::default(),

@@ -37,6 +37,10 @@ pub(super) struct Options {
     /// Where the pool makes its directory, instead of `OVERLAY_POOL_DIR` or the user's own place.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Where the server keeps what it has to know of disks that are acquired with an id. By default
+    /// `leases` in --dir.
+    #[arg(long, value_name = "DIR")]
+    leases: Option<PathBuf>,
     /// How many VMs run at once: half as many overlays of each base image are kept ready. By
     /// default 10.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -156,6 +160,7 @@ pub(super) struct Settings {
     /// Where targets may lie; none if that is the pool's own place.
     pub(super) targets: Vec<PathBuf>,
     pub(super) images: Option<PathBuf>,
+    pub(super) leases: Option<PathBuf>,
     pub(super) bases: Vec<BaseRef>,
     pub(super) socket: PathBuf,
     pub(super) socket_group: Option<String>,
@@ -174,6 +179,7 @@ impl Options {
             raw_base: list(self.raw_base, file.raw_base),
             targets: list(self.targets, file.targets),
             dir: self.dir.or(file.dir),
+            leases: self.leases.or(file.leases),
             max_vms: self.max_vms.or(file.max_vms),
             socket: self.socket.or(file.socket),
             socket_group: self.socket_group.or(file.socket_group),
@@ -242,6 +248,7 @@ impl Options {
             limits,
             targets: self.targets,
             images: self.images,
+            leases: self.leases,
             bases,
             socket: arguments::socket(self.socket)?,
             socket_group: self.socket_group,

@@ -30,6 +30,7 @@ pub(super) struct Service {
     limits: Limits,
     /// Where targets may lie, but for the pool's own place.
     targets: Vec<PathBuf>,
+    leases: Option<PathBuf>,
     vms: Option<(Arc<VmManager>, VmLimits)>,
 }
 
@@ -40,7 +41,7 @@ impl Service {
             let advice = "run it on Linux 5.6 or later, in a sandbox (seccomp) that allows openat2";
             return Err(Failure::new(Exit::Failed, cause, advice));
         }
-        let Settings { pool, limits, mut targets, images, bases, vms, .. } = settings;
+        let Settings { pool, limits, mut targets, images, leases, bases, vms, .. } = settings;
         if targets.is_empty() {
             make_place(&pool.pool_dir)?;
             targets.push(pool.pool_dir.clone());
@@ -50,7 +51,7 @@ impl Service {
         targets.retain(|targets| *targets != pool.pool_dir);
         let pool = Arc::new(OverlayPool::new(pool)?);
         let vms = vms.map(|(settings, limits)| (Arc::new(VmManager::new(settings)), limits));
-        Ok(Self { pool, access: Arc::new(access), limits, targets, vms })
+        Ok(Self { pool, access: Arc::new(access), limits, targets, leases, vms })
     }
 
     /// Serves until it is told to end, or the server fails.
@@ -70,6 +71,9 @@ impl Service {
         let end = Arc::new(Notify::new());
         let ended = Arc::clone(&end);
         let mut server = Server::new(pool, access, self.limits);
+        if let Some(leases) = &self.leases {
+            server = server.with_leases(leases);
+        }
         if let Some((manager, limits)) = &self.vms {
             server = server.with_vms(Arc::clone(manager), *limits);
         }

@@ -8,6 +8,7 @@ mod creators;
 mod descriptors;
 mod endurance;
 mod ground;
+mod leases;
 mod life;
 mod memory;
 mod open_files;

@@ -1,15 +1,13 @@
 //! Rules A2 and R3 on a disk that takes its time: strace has each write to a file wait.
 
 use std::io::ErrorKind;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::cli;
 use crate::harness::faults::fuse;
+use crate::harness::faults::strace::{Attached, is_wholly_traced};
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
@@ -20,37 +18,6 @@ use crate::harness::server::{self, Server};
 const BURST: usize = 8;
 /// Longer than a test takes.
 const HANG: Duration = Duration::from_secs(60);
-
-/// strace on every thread of a process, until it is dropped.
-struct Slow(Child);
-
-impl Slow {
-    /// Has each write wait; what was done stands in `log`.
-    fn begin(pid: Pid, log: &Path) -> Self {
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=5s"]);
-        command.arg("-o").arg(log).args(["-p", &pid.as_raw_nonzero().to_string()]);
-        Self(command.stdin(Stdio::null()).spawn().expect("strace starts"))
-    }
-}
-
-impl Drop for Slow {
-    fn drop(&mut self) {
-        // It lets go of what it traces.
-        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
-
-/// Whether strace is on every thread.
-fn is_traced(pid: Pid) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
-    let is_traced = |task: std::fs::DirEntry| {
-        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-    };
-    tasks.expect("its threads").flatten().all(is_traced)
-}
 
 #[apply(test)]
 #[needs(Strace, Root)]
@@ -64,8 +31,8 @@ fn a2_r3_ready_overlays_are_handed_over_while_others_are_made(scratch: Scratch) 
     server.await_that("it listens", |server| Client::connect(server.socket()).is_ok());
     server.await_ready_overlays(20);
     let log = scratch.join("strace.log");
-    let slow = Slow::begin(server.pid(), &log);
-    server.await_that("it is traced", |server| is_traced(server.pid()));
+    let slow = Attached::to(server.pid(), &log, "pwrite64", "delay_enter=5s");
+    server.await_that("it is traced", |server| is_wholly_traced(server.pid()));
 
     let acquire = |server: &Server, number: usize| {
         let target = server::vms(&scratch).join(format!("vm-{number}"));

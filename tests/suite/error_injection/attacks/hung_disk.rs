@@ -59,6 +59,13 @@ fn hang(server: &Server, scratch: &Path) -> Vec<Client> {
     clients
 }
 
+/// The filesystem that hung answers again.
+fn go_on(scratch: &Path) {
+    let pid = std::fs::read_to_string(scratch.join("slow.pid")).expect("its PID");
+    let pid = Pid::from_raw(pid.trim().parse().expect("a PID")).expect("a PID");
+    kill_process(pid, Signal::CONT).expect("it goes on");
+}
+
 fn expect_answers(server: &Server, scratch: &Path, name: &str) {
     for path in ["/livez", "/readyz", "/v1/stats", "/v1/bases", "/metrics"] {
         assert_eq!(server.get(path).status, 200, "{path}");
@@ -90,9 +97,7 @@ fn what_timed_out_is_taken_back(scratch: Scratch) {
         let answer = client.answer().expect("an answer");
         assert_eq!(answer.problem(504), "timed-out");
     }
-    let pid = std::fs::read_to_string(scratch.join("slow.pid")).expect("its PID");
-    let pid = Pid::from_raw(pid.trim().parse().expect("a PID")).expect("a PID");
-    kill_process(pid, Signal::CONT).expect("it goes on");
+    go_on(&scratch);
     server.await_that("all is taken back", |server| {
         server.log().matches("taken back").count() == CLIENTS
     });

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::shim::until;
 
@@ -176,6 +176,40 @@ fn works(pid: Pid, task: i32) -> bool {
 fn is_traced(pid: Pid, task: i32) -> bool {
     let status = read(pid, task, "status");
     status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+}
+
+/// How long strace may take to end.
+const LET_GO: Duration = Duration::from_secs(5);
+
+/// strace on every thread of a process that isn't its child, which takes root; until it is dropped.
+pub(crate) struct Attached(Child);
+
+impl Attached {
+    /// Has something happen at each of these calls, or at some of them (`error=EIO:when=1`, counted
+    /// by thread); what was done stands in `log`.
+    pub(crate) fn to(pid: Pid, log: &Path, calls: &str, what: &str) -> Self {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-y", "-qq", "-e", &format!("trace={calls}")]);
+        command.args(["-e", &format!("inject={calls}:{what}")]);
+        command.arg("-o").arg(log).args(["-p", &pid.as_raw_nonzero().to_string()]);
+        Self(command.stdin(Stdio::null()).spawn().expect("strace starts"))
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // It lets go of what it traces; of what is dying it may never.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        if !until(LET_GO, || self.0.try_wait().is_ok_and(|ended| ended.is_some())) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// Whether strace is on every thread.
+pub(crate) fn is_wholly_traced(pid: Pid) -> bool {
+    tasks(pid).all(|task| is_traced(pid, task))
 }
 
 /// What strace says of itself, where it can be attached to what it is the parent of.

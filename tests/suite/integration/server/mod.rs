@@ -7,6 +7,7 @@ mod examples;
 mod held;
 mod images;
 mod killed_clients;
+mod leases;
 mod lifecycle;
 mod limits;
 mod manager;

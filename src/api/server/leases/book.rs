@@ -1,0 +1,116 @@
+//! All records: in memory, and each in a file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::claims::{Claims, Key};
+use super::error::LeaseError;
+use super::record::{Record, name};
+use crate::api::server::access::Access;
+use crate::place::Store;
+
+/// The records of one server.
+#[derive(Debug)]
+pub(in crate::api::server) struct Book {
+    store: Store,
+    kept: Mutex<BTreeMap<Key, Arc<Record>>>,
+}
+
+impl Book {
+    /// Reads all records. A file that is none stays, with a warning.
+    pub(super) fn open(place: &Path) -> Result<Self, LeaseError> {
+        let failed = |source| LeaseError::io(place, source);
+        let store = Store::open(place).map_err(failed)?;
+        let mut kept = BTreeMap::new();
+        for name in store.names().map_err(failed)? {
+            match read(&store, &name) {
+                Ok(record) => _ = kept.insert(record.key(), Arc::new(record)),
+                Err(error) => {
+                    let file = store.path().join(&name);
+                    tracing::warn!(file = %file.display(), %error, "no record of a disk; remove it");
+                }
+            }
+        }
+        tracing::debug!(place = %place.display(), count = kept.len(), "leases");
+        Ok(Self { store, kept: Mutex::new(kept) })
+    }
+
+    pub(super) fn find(&self, key: &Key) -> Option<Arc<Record>> {
+        self.kept().get(key).cloned()
+    }
+
+    /// All that are chosen, by user and id.
+    pub(super) fn list(&self, chosen: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
+        self.kept().values().filter(|record| chosen(record)).cloned().collect()
+    }
+
+    pub(in crate::api::server) fn count(&self) -> usize {
+        self.kept().len()
+    }
+
+    /// How many disks there are of each base image, by its resolved path.
+    pub(in crate::api::server) fn by_base(&self) -> HashMap<PathBuf, usize> {
+        let mut counts = HashMap::new();
+        for record in self.kept().values() {
+            *counts.entry(record.answer.base.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Writes a record, before there is such a disk.
+    pub(super) fn write(&self, record: &Record) -> Result<(), LeaseError> {
+        let bytes = serde_json::to_vec(record).map_err(io::Error::from);
+        let written = bytes.and_then(|bytes| self.store.write(&record.name(), &bytes));
+        written.map_err(|source| LeaseError::io(self.store.path(), source))
+    }
+
+    /// From now on there is this disk.
+    pub(super) fn keep(&self, record: Arc<Record>) {
+        self.kept().insert(record.key(), record);
+    }
+
+    /// Forgets a record, when there is no such disk.
+    pub(super) fn forget(&self, record: &Record) -> Result<(), LeaseError> {
+        let removed = self.store.remove(&record.name());
+        removed.map_err(|source| LeaseError::io(self.store.path(), source))?;
+        self.kept().remove(&record.key());
+        Ok(())
+    }
+
+    /// Removes what was written of a disk that there never was.
+    pub(super) fn erase(&self, key: &Key) -> io::Result<()> {
+        self.store.remove(&name(key))
+    }
+
+    /// Forgets those whose disks are gone, but for those that something is being done with.
+    pub(super) fn look(&self, claims: &Claims, access: &Access) {
+        for record in self.list(|_| true) {
+            let Some(claim) = claims.try_claim(record.key()) else { continue };
+            // Meanwhile it may have been removed, and another made.
+            let Some(record) = self.find(claim.key()) else { continue };
+            let target = record.answer.target.display();
+            match record.is_there(access) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let forgotten = self.forget(&record);
+                    tracing::info!(%target, ?forgotten, "the disk is gone, and its lease");
+                }
+                Err(error) => tracing::warn!(%error, "whether the disk is there isn't known"),
+            }
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Record>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read(store: &Store, name: &str) -> io::Result<Record> {
+    let record: Record = serde_json::from_slice(&store.read(name)?)?;
+    if record.name() != name {
+        return Err(io::Error::other("it is another one's"));
+    }
+    Ok(record)
+}

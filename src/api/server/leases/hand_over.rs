@@ -1,0 +1,203 @@
+//! `POST /v1/acquire` with an id: the same request again gives the same answer.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::http::StatusCode;
+use rustix::io::Errno;
+
+use super::book::Book;
+use super::claims::{Claim, Key};
+use super::record::Record;
+use crate::api::server::caller::Caller;
+use crate::api::server::open::Aside;
+use crate::api::server::refused::{expect_listening, failed, refused};
+use crate::api::server::state::Shared;
+use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, Problem};
+use crate::error::Error;
+use crate::image::BaseRef;
+use crate::place::{Draft, FileId, Spot, Target};
+use crate::pool::PREFIX;
+
+/// How much of an overlay is copied at once.
+const BLOCK: usize = 64 << 10;
+
+/// A disk that is where it shall be, and its record.
+struct HandedOver {
+    book: Arc<Book>,
+    record: Arc<Record>,
+    /// Where it was put by this request; none if that was done before.
+    put: Option<Spot>,
+    #[expect(dead_code, reason = "it is held")]
+    claim: Claim,
+}
+
+impl HandedOver {
+    /// Undoes what this request did.
+    fn take_back(self) {
+        let Some(spot) = self.put else { return };
+        let removed = self.record.remove_at(&spot);
+        let forgotten = self.book.forget(&self.record);
+        let target = spot.path().display();
+        tracing::warn!(%target, ?removed, ?forgotten, "taken back, its time was over");
+    }
+}
+
+/// Hands one overlay over, or says again what was handed over.
+pub(in crate::api::server) async fn acquire(
+    shared: &Shared,
+    caller: Caller,
+    id: Label,
+    request: AcquireRequest,
+) -> Result<Json<AcquireAnswer>, Problem> {
+    let book = shared.leases.book(&shared.turns).await?;
+    // Before a turn, so that whoever waits for another keeps no thread.
+    let claim = shared.leases.claims.claim(Key { uid: caller.peer.uid(), id }).await;
+    let (all, asks) = (Arc::clone(shared), caller.clone());
+    let work = async move { hand_over(&all, &asks, book, claim, request).await };
+    let undo = |done: Result<HandedOver, Problem>| _ = done.map(HandedOver::take_back);
+    let done = caller.take_turn(&shared.turns, work, undo).await??;
+    Ok(Json(done.record.answer.clone()))
+}
+
+async fn hand_over(
+    shared: &Shared,
+    caller: &Caller,
+    book: Arc<Book>,
+    claim: Claim,
+    request: AcquireRequest,
+) -> Result<HandedOver, Problem> {
+    if let Some(record) = book.find(claim.key()) {
+        if record.is_there(&shared.access)? {
+            if record.request != request {
+                return Err(taken(&record));
+            }
+            return Ok(HandedOver { book, record, put: None, claim });
+        }
+        book.forget(&record)?;
+    }
+    let since = Instant::now();
+    let AcquireRequest { base, format, target, virtual_size, .. } = &request;
+    let (directory, real) =
+        shared.access.target(target).map_err(|error| refused(shared, base, error))?;
+    let bad_target =
+        |(target, source)| failed(shared, Error::Target { base: base.clone(), target, source });
+    let target =
+        Target::found_at(real, directory, target.clone()).absolute().map_err(bad_target)?;
+    let spot = target.open().map_err(bad_target)?;
+    if spot.exists() {
+        return Err(failed(shared, Error::AlreadyExists { target: spot.into_path() }));
+    }
+    if spot.leads_through(PREFIX) {
+        let why = "its directory is named as those are that are removed with their pool; choose \
+                   another";
+        let source = io::Error::new(io::ErrorKind::InvalidInput, why);
+        return Err(bad_target((spot.into_path(), source)));
+    }
+    let image = shared.judged(&BaseRef { path: base.clone(), format: *format });
+    let image = image.map_err(|error| refused(shared, base, error))?;
+    expect_listening(caller)?;
+    let aside = shared.open_files.acquire(&shared.pool, image, *virtual_size).await?;
+    let took = since.elapsed();
+    let source = aside.source;
+    let Key { uid, id } = claim.key().clone();
+    let answer = AcquireAnswer {
+        source: source.into(),
+        base: aside.base.clone(),
+        target: spot.path().to_owned(),
+        took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+    };
+    let base = request.base.clone();
+    let record = |file| Record {
+        uid,
+        id: id.clone(),
+        request: request.clone(),
+        answer: answer.clone(),
+        file,
+        aside: format!(".{:032x}.removed", rand::random::<u128>()),
+    };
+    let record = put(&book, aside, &spot, record).map_err(|error| {
+        // Nothing leads to it, so it is written over if this fails.
+        let _ = book.erase(claim.key());
+        let target = spot.path().to_owned();
+        match error {
+            NotPut::Record(error) => {
+                shared.traffic.acquire_failures.inc();
+                error.into()
+            }
+            NotPut::Disk(source) if source.kind() == io::ErrorKind::AlreadyExists => {
+                failed(shared, Error::AlreadyExists { target })
+            }
+            NotPut::Disk(source) => failed(shared, Error::Target { base, target, source }),
+        }
+    })?;
+    let record = Arc::new(record);
+    book.keep(Arc::clone(&record));
+    shared.traffic.handed_over(source, took);
+    shared.held.note(&record.answer.base, &shared.turns);
+    tracing::debug!(peer = %caller.peer, target = %spot.path().display(), ?source, ?took, "acquire with an id");
+    Ok(HandedOver { book, record, put: Some(spot), claim })
+}
+
+/// Why a disk isn't where it shall be.
+enum NotPut {
+    Record(super::error::LeaseError),
+    Disk(io::Error),
+}
+
+/// Writes a record of an overlay and moves it to its target. If it can't be moved there, a copy is
+/// made there.
+fn put(
+    book: &Book,
+    aside: Aside,
+    spot: &Spot,
+    record: impl Fn(FileId) -> Record,
+) -> Result<Record, NotPut> {
+    let overlay = aside.entry.open().map_err(NotPut::Disk)?;
+    let written = |file: &File| {
+        let record = record(FileId::of(file).map_err(NotPut::Disk)?);
+        book.write(&record).map_err(NotPut::Record)?;
+        Ok(record)
+    };
+    let recorded = written(&overlay)?;
+    match aside.entry.move_to(spot) {
+        Ok(()) => return Ok(recorded),
+        Err((_, Errno::XDEV)) => {}
+        Err((_, errno)) => return Err(NotPut::Disk(errno.into())),
+    }
+    let draft = Draft::begin(spot).map_err(NotPut::Disk)?;
+    copy(&overlay, draft.file()).map_err(NotPut::Disk)?;
+    let recorded = written(draft.file())?;
+    draft.finish().map_err(NotPut::Disk)?;
+    Ok(recorded)
+}
+
+/// Copies a file, holes as holes.
+fn copy(from: &File, to: &File) -> io::Result<()> {
+    let mut block = vec![0; BLOCK];
+    let mut at = 0;
+    loop {
+        let count = from.read_at(&mut block, at)?;
+        if count == 0 {
+            return to.set_len(at);
+        }
+        if block[..count].iter().any(|byte| *byte != 0) {
+            to.write_all_at(&block[..count], at)?;
+        }
+        at += count as u64;
+    }
+}
+
+fn taken(record: &Record) -> Problem {
+    let detail = format!(
+        "id {}: it is the disk's at {}, which was asked for otherwise; choose another id, or remove \
+         that disk first",
+        record.id,
+        record.answer.target.display()
+    );
+    Problem::new(StatusCode::CONFLICT, "id-taken", detail)
+}

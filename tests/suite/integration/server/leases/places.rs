@@ -1,0 +1,129 @@
+//! Where disks with an id are, and what the server keeps of them.
+
+use std::os::unix::fs::{MetadataExt, symlink};
+
+use serde_json::json;
+
+use super::{delete, ids, killed_and_started_again, records, request, target_of};
+use crate::harness::pool_process::is_whole;
+use crate::harness::prelude::*;
+use crate::harness::qemu;
+use crate::harness::server::{self, Server};
+use crate::integration::server::{names, start};
+
+/// If nothing can be moved there, the disk is a copy of a ready one.
+#[apply(test)]
+#[needs(SecondFilesystem, QemuImg)]
+fn a_disk_on_another_filesystem(scratch: Scratch, #[from(scratch_in_memory)] elsewhere: Scratch) {
+    server::one_base(&scratch);
+    let mut args = server::one_base_args(&scratch);
+    args.extend(["--targets".to_owned(), elsewhere.to_str().expect("a plain path").to_owned()]);
+    let server = Server::start(&scratch, args);
+    let base = server::base(&scratch);
+    for (name, size) in [("plain", None), ("larger", Some(8_u64 << 40))] {
+        let target = elsewhere.join(name);
+        let wanted = json!({ "base": base, "target": target, "id": name, "virtual_size": size });
+        let first = server.post("/v1/acquire", &wanted);
+        assert_eq!(first.status, 200, "{first:?}");
+        assert!(is_whole(&std::fs::read(&target).expect("a disk"), &base, size), "{name}");
+        assert_eq!(std::fs::metadata(&target).expect("a disk").mode() & 0o7777, 0o600);
+        qemu::check(&target);
+        assert_eq!(server.post("/v1/acquire", &wanted).json(), first.json());
+        assert_eq!(delete(&server, &format!("/v1/disks/{name}")).status, 204);
+        assert!(!target.exists());
+    }
+    assert_eq!((names(&elsewhere), records(&scratch)), (vec![], vec![]));
+    server.stop();
+}
+
+/// Two servers may have one place, but each keeps its own leases.
+#[apply(test)]
+fn another_server_s_leases_are_left(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    let wanted = request(&scratch, "vm", "vm");
+    assert_eq!(server.post("/v1/acquire", &wanted).status, 200);
+    let other = |more: &[&str]| {
+        let mut command = Server::command(&scratch);
+        command.args(server::one_base_args(&scratch)).args(more);
+        let mut other = Server::launch_at(&scratch, scratch.join("other.sock"), &mut command);
+        other.await_ready();
+        other
+    };
+    let second = other(&[]);
+    let refused = second.post("/v1/acquire", &wanted);
+    assert_eq!(refused.problem(503), "no-leases");
+    assert!(refused.body.contains("--leases"), "{refused:?}");
+    assert_eq!(delete(&second, "/v1/disks/vm").problem(503), "no-leases");
+    assert_eq!(second.acquire(&server::base(&scratch), &target_of(&scratch, "2")).status, 200);
+    second.stop();
+
+    let third = other(&["--leases", scratch.join("own/leases").to_str().expect("a plain path")]);
+    assert_eq!(third.post("/v1/acquire", &wanted).problem(409), "already-exists");
+    assert_eq!(third.post("/v1/acquire", &request(&scratch, "vm", "3")).status, 200);
+    assert_eq!((ids(&third, ""), ids(&server, "")), (vec!["vm".to_owned()], vec!["vm".to_owned()]));
+    third.stop();
+    assert_eq!(delete(&server, "/v1/disks/vm").status, 204);
+    assert_eq!(names(&server::vms(&scratch)), ["2", "3"]);
+    server.stop();
+}
+
+/// Nobody has the server take a disk of theirs for what it keeps of disks.
+#[apply(test)]
+fn no_disk_among_the_leases(scratch: Scratch) {
+    server::one_base(&scratch);
+    let mut args = server::one_base_args(&scratch);
+    args.truncate(args.len() - 2); // targets may lie in the pool's place
+    let server = Server::start(&scratch, args);
+    let (base, leases) = (server::base(&scratch), scratch.join("pool/leases"));
+    assert_eq!(server.acquire(&base, &leases).problem(422), "bad-target");
+    let wanted = json!({ "base": base, "target": scratch.join("pool/vm"), "id": "vm" });
+    assert_eq!(server.post("/v1/acquire", &wanted).status, 200);
+    symlink("leases", scratch.join("pool/link")).expect("a link");
+    for target in [leases.join("0-vm2"), scratch.join("pool/link/0-vm2")] {
+        assert_eq!(server.acquire(&base, &target).problem(422), "bad-target");
+    }
+    assert_eq!(records(&scratch).len(), 1);
+    server.stop();
+}
+
+/// A disk that the server couldn't find again isn't handed over.
+#[apply(test)]
+fn no_disk_without_its_record(scratch: Scratch) {
+    let server = start(&scratch, &[]);
+    let wanted = request(&scratch, "vm", "vm");
+    std::fs::write(scratch.join("pool/leases"), "in the way").expect("a file");
+    let refused = server.post("/v1/acquire", &wanted);
+    assert_eq!(refused.problem(500), "no-leases");
+    assert!(refused.body.contains("/pool/leases"), "{refused:?}");
+    std::fs::remove_file(scratch.join("pool/leases")).expect("removed");
+    assert_eq!(server.post("/v1/acquire", &wanted).status, 200);
+    // What is no record is left, and what was one is gone.
+    std::fs::remove_dir_all(scratch.join("pool/leases")).expect("removed");
+    let refused = server.post("/v1/acquire", &request(&scratch, "vm-2", "vm-2"));
+    assert_eq!(refused.problem(500), "no-leases");
+    assert_eq!(names(&server::vms(&scratch)), ["vm"]);
+    server.stop();
+}
+
+/// What the server can't read in its directory is named, and disturbs nothing.
+#[apply(test)]
+fn a_file_that_is_no_record_is_named(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    assert_eq!(server.post("/v1/acquire", &request(&scratch, "vm", "vm")).status, 200);
+    let leases = scratch.join("pool/leases");
+    let record = leases.join(&records(&scratch)[0]);
+    std::fs::copy(&record, leases.join("1-other")).expect("a copy");
+    std::fs::write(leases.join("2-cut"), &std::fs::read(&record).expect("it")[..20])
+        .expect("a file");
+    std::fs::write(leases.join("3-empty"), "").expect("a file");
+    std::fs::create_dir(leases.join("4-folder")).expect("a folder");
+    let mut server = killed_and_started_again(server, &scratch);
+    assert_eq!(ids(&server, ""), ["vm"]);
+    for name in ["1-other", "2-cut", "3-empty", "4-folder"] {
+        let path = leases.join(name);
+        server
+            .await_that("it is named", |server| server.log().contains(path.to_str().expect("it")));
+        assert!(path.exists());
+    }
+    server.stop();
+}
