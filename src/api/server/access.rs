@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock};
 use rustix::fs::{AtFlags, OFlags, statat};
 
 use super::roots::{RootError, Roots};
-use super::trusted::{self, Distrust, path_of};
+use super::trusted::{self, Distrust};
 use super::verdicts::Verdicts;
 use super::{open, overlooked};
 use crate::image::{BaseError, BaseImage, BaseRef, References, discover};
@@ -107,6 +107,10 @@ impl AccessError {
         let path = path.to_owned();
         match distrust {
             Distrust::Directory(directory) => Self::Untrusted { path, directory },
+            Distrust::Replaced => {
+                let why = "it was replaced each time it was looked at; try again";
+                Self::Io { what: BASE, path, source: io::Error::other(why) }
+            }
             Distrust::Io(source) => Self::Io { what: BASE, path, source },
         }
     }
@@ -173,7 +177,7 @@ impl Access {
                 tracing::warn!(%error, "base image not kept ready");
                 false
             }
-            Ok(_) | Err(Distrust::Io(_)) => true,
+            Ok(_) | Err(Distrust::Io(_) | Distrust::Replaced) => true,
         };
         self.look().into_iter().filter(is_trusted).collect()
     }
@@ -203,12 +207,12 @@ impl Access {
         self.knows(&base.path) || self.images.open_below(&base.path, OFlags::empty()).is_ok()
     }
 
-    /// Opens the directory that a target is in.
+    /// Opens the directory that a target is in; gives its resolved path too.
     ///
     /// # Errors
     ///
     /// All that an [`AccessError`] can be.
-    pub fn target(&self, path: &Path) -> Result<OwnedFd, AccessError> {
+    pub(super) fn target(&self, path: &Path) -> Result<(OwnedFd, PathBuf), AccessError> {
         let failed = |source| AccessError::io(TARGET, path, source);
         // `file_name` doesn't see a last `/` or `/.`, after which comes no file's name.
         let bytes = path.as_os_str().as_encoded_bytes();
@@ -217,18 +221,17 @@ impl Access {
             (Some(directory), Some(name)) if named => (directory, name.as_encoded_bytes()),
             _ => return Err(AccessError::NoName { what: TARGET, path: path.to_owned() }),
         };
-        let (_, directory) = self
+        let (directory, real) = self
             .targets
-            .open_below(directory, OFlags::DIRECTORY)
+            .directory(directory)
             .map_err(|error| AccessError::of(TARGET, path, &self.targets, error))?;
         // One that exists is refused for that (rule A1).
         let is_free = || statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
-        let real = path_of(&directory).map_err(failed)?;
         if SWEPT.iter().any(|prefix| leads_through(&real, prefix)) && is_free() {
             let why = "what is in this directory is removed with its owner; choose another";
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
-        Ok(directory)
+        Ok((directory, real))
     }
 
     /// Opens a base image and judges it.
@@ -247,8 +250,12 @@ impl Access {
             self.verdicts.remember(base.clone(), &image);
             return Ok(image);
         }
-        let found = match self.images.open_below(&base.path, OFlags::empty()) {
-            Ok((root, file)) => trusted::below(&root, file).map_err(distrust)?,
+        let below = || match self.images.open_below(&base.path, OFlags::empty()) {
+            Ok((root, file)) => trusted::below(&root, file).map(Ok),
+            Err(error) => Ok(Err(error)),
+        };
+        let found = match trusted::settled(below).map_err(distrust)? {
+            Ok(found) => found,
             Err(error) => {
                 let linked = matches!(error, RootError::Outside) && self.images.hold(&base.path);
                 let refused = AccessError::of(BASE, &base.path, &self.images, error);

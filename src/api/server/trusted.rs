@@ -6,14 +6,15 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::roots::{Held, identity};
+use super::roots::{ATTEMPTS, Held, identity};
+use crate::paths::of_open;
 use crate::place::{MAX_LINKS, is_anothers, is_shared, others_may_change};
 
 /// A file that is open (`O_PATH`), and the resolved path at which it is found.
@@ -28,6 +29,8 @@ pub(super) struct Found {
 pub(super) enum Distrust {
     /// Others may change what this directory's names lead to.
     Directory(PathBuf),
+    /// The name led to another file meanwhile.
+    Replaced,
     Io(io::Error),
 }
 
@@ -37,18 +40,29 @@ impl From<Errno> for Distrust {
     }
 }
 
+/// Looks again as long as what is looked at is replaced meanwhile: it is the old file or the new one.
+pub(super) fn settled<T>(look: impl Fn() -> Result<T, Distrust>) -> Result<T, Distrust> {
+    let mut attempts = 1;
+    loop {
+        match look() {
+            Err(Distrust::Replaced) if attempts < ATTEMPTS => attempts += 1,
+            looked => return looked,
+        }
+    }
+}
+
 /// Says where a file is that was opened below a root.
 pub(super) fn below(root: &Held, file: OwnedFd) -> Result<Found, Distrust> {
     let opened = fstat(&file)?;
     // A directory is refused for what it is.
     if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
-        return Ok(Found { path: path_of(&file).map_err(Distrust::Io)?, file: file.into() });
+        return Ok(Found { path: of_open(&file)?, file: file.into() });
     }
-    let [top, path] = [&root.fd, &file].map(path_of);
-    let (top, path) = (top.map_err(Distrust::Io)?, path.map_err(Distrust::Io)?);
-    let rest = path.strip_prefix(&top).map_err(|_| replaced())?;
+    let [top, path] = [&root.fd, &file].map(of_open);
+    let (top, path) = (top?, path?);
+    let rest = path.strip_prefix(&top).map_err(|_| Distrust::Replaced)?;
     let (folders, name) = (rest.parent().unwrap_or(Path::new("")), rest.file_name());
-    let name = name.ok_or_else(replaced)?;
+    let name = name.ok_or(Distrust::Replaced)?;
 
     let mut at = openat(&root.fd, ".", DIRECTORY, Mode::empty())?;
     let mut walked = top;
@@ -64,6 +78,10 @@ pub(super) fn below(root: &Held, file: OwnedFd) -> Result<Found, Distrust> {
 
 /// Opens what an administrator's path leads to, link by link.
 pub(super) fn named(path: &Path) -> Result<Found, Distrust> {
+    settled(|| follow(path))
+}
+
+fn follow(path: &Path) -> Result<Found, Distrust> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -75,7 +93,7 @@ pub(super) fn named(path: &Path) -> Result<Found, Distrust> {
         let file =
             openat(&at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let opened = fstat(&file)?;
-        let real = path_of(&at).map_err(Distrust::Io)?;
+        let real = of_open(&at)?;
         expect_trusted(&at, &real)?;
         expect_same(&at, &real, name, &opened)?;
         if FileType::from_raw_mode(opened.st_mode) != FileType::Symlink {
@@ -106,20 +124,9 @@ fn expect_same(at: &OwnedFd, path: &Path, name: &OsStr, opened: &Stat) -> Result
     if is_shared(&fstat(at)?) && is_anothers(opened) {
         return Err(Distrust::Directory(path.to_owned()));
     }
-    let found = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if identity(&found) == identity(opened) { Ok(()) } else { Err(replaced()) }
-}
-
-fn replaced() -> Distrust {
-    Distrust::Io(io::Error::other("it was replaced while it was looked at; try again"))
-}
-
-/// Where an open file is.
-pub(super) fn path_of(file: impl AsFd) -> io::Result<PathBuf> {
-    std::fs::read_link(link_to(file))
-}
-
-/// A path at which an open file can be opened again, whatever its name is now.
-pub(super) fn link_to(file: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
+    match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) if identity(&found) == identity(opened) => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => Err(Distrust::Replaced),
+        Err(errno) => Err(errno.into()),
+    }
 }
