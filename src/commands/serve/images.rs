@@ -1,11 +1,11 @@
 //! The base images of registries that a server keeps: it pulls them, and looks whether their tags
 //! have moved.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -41,6 +41,8 @@ pub(super) struct Images {
     pub(super) limit: Option<u64>,
     /// How a pull is asked for, but for the image.
     pub(super) options: Vec<OsString>,
+    /// What the pool was last given by each name.
+    pub(super) served: Mutex<BTreeMap<PathBuf, Digest>>,
 }
 
 /// Looks after the images from time to time. Dropped, it ends.
@@ -71,6 +73,10 @@ impl Images {
         self.told.iter().map(base)
     }
 
+    fn served(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Digest>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes in the store where disks may lie that refer to its images.
     pub(super) fn note(&self, directory: &Path) -> Result<(), Failure> {
         Ok(self.store.note_disks(directory)?)
@@ -92,6 +98,9 @@ impl Images {
             }
         });
         pulls.await;
+        let names = self.told.iter().map(|image| (self.store.name(image), self.store.find(image)));
+        let found = names.filter_map(|(name, digest)| Some((name, digest?))).collect();
+        *self.served() = found;
     }
 
     /// Begins to look after them, at once and then from time to time.
@@ -135,21 +144,26 @@ impl Images {
     ) -> Result<(), Failure> {
         let _holding = self.store.hold().await?;
         let new = self.fetch(image).await?;
-        let old = self.store.find(image);
-        if old != Some(new) {
-            let base = BaseRef { path: self.store.image(&new), format: image.format };
-            let path = pool.add_base(base)?;
+        let path = self.store.image(&new);
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.clone());
+        // Its name may lead there by now: another server follows it too.
+        if pool.bases().iter().all(|kept| kept.base.path != resolved) {
+            let path = pool.add_base(BaseRef { path, format: image.format })?;
             filled(pool, &path).await;
         }
         // Touched where it leads there already.
-        self.store.link(image, &new)?;
+        let name = self.store.link(image, &new)?;
+        let (old, is_kept) = {
+            let mut served = self.served();
+            let old = served.insert(name, new);
+            (old, served.values().any(|kept| Some(*kept) == old))
+        };
         if old == Some(new) {
             return Ok(());
         }
         tracing::info!(%image, digest = %new, "the image is another one now");
         let (pool, access) = (Arc::clone(pool), Arc::clone(access));
-        let old =
-            old.filter(|old| self.told.iter().all(|told| self.store.find(told) != Some(*old)));
+        let old = old.filter(|_| !is_kept);
         let old = old.map(|old| BaseRef { path: self.store.image(&old), format: image.format });
         let looked = spawn_blocking(move || {
             look_again(&pool, &access)?;

@@ -312,6 +312,8 @@ impl Options {
     /// What is to be had of registries, if anything is.
     #[cfg(feature = "images")]
     fn registry(&mut self) -> Result<Option<super::images::Images>, Failure> {
+        use std::sync::Mutex;
+
         use overlay_pool::images::{ImageRef, Store};
 
         let qcow2 = self.image.iter().map(|text| text.parse::<ImageRef>());
@@ -328,7 +330,14 @@ impl Options {
         }
         let store = Store::open(self.image_store.take().unwrap_or_else(arguments::store))?;
         let (refresh, limit) = (self.image_refresh, self.image_limit);
-        Ok(Some(super::images::Images { store, told, refresh, limit, options }))
+        Ok(Some(super::images::Images {
+            store,
+            told,
+            refresh,
+            limit,
+            options,
+            served: Mutex::default(),
+        }))
     }
 
     /// What the VMs are told, if there shall be any.
