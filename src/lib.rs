@@ -12,6 +12,7 @@
 //!   client, with `server` the server.
 //! - `vm`: VMs on pooled overlays that run code, and whether KVM can really run a guest (feature
 //!   `vm`).
+//! - `images`: base images of OCI registries, by digest (feature `images`).
 //!
 //! - `guides`: how to get something done, from a first pool to a service and its operation.
 //!
@@ -35,6 +36,8 @@ pub mod creator;
 #[cfg(any(doc, doctest))]
 pub mod guides;
 pub mod image;
+#[cfg(feature = "images")]
+pub mod images;
 /// For the crate's own binary, and no part of the interface.
 #[doc(hidden)]
 pub mod paths;

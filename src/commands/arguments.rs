@@ -56,6 +56,30 @@ pub(super) fn pool_dir() -> PathBuf {
     state.join("overlay-pool")
 }
 
+/// Where base images of registries are kept by default: `OVERLAY_POOL_STORE` if it is set, or else
+/// beside the pools.
+#[cfg(feature = "images")]
+pub(super) fn store() -> PathBuf {
+    variable("OVERLAY_POOL_STORE").unwrap_or_else(|| pool_dir().join("base-images"))
+}
+
+/// Takes a registry and its mirror.
+#[cfg(feature = "images")]
+pub(super) fn mirror(text: &str) -> Result<(String, String), MirrorError> {
+    match text.split_once('=') {
+        Some((registry, mirror)) if !registry.is_empty() && !mirror.is_empty() => {
+            Ok((registry.to_owned(), mirror.to_owned()))
+        }
+        _ => Err(MirrorError),
+    }
+}
+
+/// Why a mirror isn't one.
+#[cfg(feature = "images")]
+#[derive(Debug, thiserror::Error)]
+#[error("write a registry and its mirror, as in ghcr.io=mirror.example.com")]
+pub(super) struct MirrorError;
+
 /// What VMs are told by the environment, with this user's place for what it doesn't name.
 pub(super) fn vm_settings() -> Result<VmSettings, Failure> {
     VmSettings::from_env_in(pool_dir())

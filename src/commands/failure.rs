@@ -144,7 +144,7 @@ pub(super) fn pool_dir(error: &PlaceError) -> &'static str {
     }
 }
 
-fn base(error: &BaseError) -> (Exit, &'static str) {
+pub(super) fn base(error: &BaseError) -> (Exit, &'static str) {
     match error {
         BaseError::Io { source, .. } => (Exit::BadImage, system(source)),
         BaseError::NotAFile { .. } => (Exit::BadImage, "name a regular file"),

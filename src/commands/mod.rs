@@ -64,6 +64,7 @@ Environment, with what holds where a variable isn't set:
                        overlay-pool in XDG_STATE_HOME or ~/.local/state
   OVERLAY_POOL_SOCKET  where the server listens: for root /run/overlay-pool/pool.sock, else
                        overlay-pool.sock in XDG_RUNTIME_DIR
+  OVERLAY_POOL_STORE   where images of registries are kept: base-images in OVERLAY_POOL_DIR
   OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`: nothing, for serve
                        `overlay_pool=info`
   NO_COLOR, CLICOLOR, CLICOLOR_FORCE  whether help and log have colours: on a terminal

@@ -5,6 +5,7 @@
 //! - [`sandbox`]: code of strangers in VMs.
 //! - [`ci_runner`]: a fresh disk for each job of a runner.
 //! - [`service`]: systemd and NixOS.
+//! - [`registries`]: base images from OCI registries.
 //! - [`operating`]: metrics, alerts, sizing, space, upgrades, and what to do after each error.
 //! - [`trust`]: what is trusted, and why.
 //!
@@ -25,6 +26,9 @@ pub mod ci_runner {}
 
 #[doc = include_str!("service.md")]
 pub mod service {}
+
+#[doc = include_str!("registries.md")]
+pub mod registries {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}

@@ -1,7 +1,17 @@
-//! `images`: the guest images.
+//! `images`: the guest images, and base images of registries.
 
 mod build;
+#[cfg(feature = "images")]
+mod ls;
+#[cfg(feature = "images")]
+mod prune;
+#[cfg(feature = "images")]
+mod pull;
+#[cfg(feature = "images")]
+mod push;
 mod recipe;
+#[cfg(feature = "images")]
+mod registries;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -40,12 +50,28 @@ pub(super) struct Images {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Build(build::Build),
+    #[cfg(feature = "images")]
+    Pull(pull::Pull),
+    #[cfg(feature = "images")]
+    Ls(ls::Ls),
+    #[cfg(feature = "images")]
+    Prune(prune::Prune),
+    #[cfg(feature = "images")]
+    Push(push::Push),
 }
 
 impl Images {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         match self.command {
             Some(Command::Build(build)) => build.run(),
+            #[cfg(feature = "images")]
+            Some(Command::Pull(pull)) => pull.run(),
+            #[cfg(feature = "images")]
+            Some(Command::Ls(ls)) => ls.run(),
+            #[cfg(feature = "images")]
+            Some(Command::Prune(prune)) => prune.run(),
+            #[cfg(feature = "images")]
+            Some(Command::Push(push)) => push.run(),
             None => {
                 let dir = match self.dir {
                     Some(dir) => dir,

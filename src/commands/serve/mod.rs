@@ -1,6 +1,8 @@
 //! `serve`: the pool for other programs on this host.
 
 mod config_file;
+#[cfg(feature = "images")]
+mod images;
 mod manager;
 mod options;
 mod service;

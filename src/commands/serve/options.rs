@@ -128,9 +128,44 @@ pub(super) struct Options {
     #[arg(long, value_parser = arguments::accelerator(), help_heading = VMS)]
     #[serde(deserialize_with = "accelerator")]
     accel: Option<Accelerator>,
+    /// An image of a registry to keep ready, as in ghcr.io/acme/python:3.13; can be given again. It is
+    /// pulled at the start, and clients name it by its name in --image-store.
+    #[cfg(feature = "images")]
+    #[arg(long, value_name = "IMAGE", help_heading = IMAGES)]
+    image: Vec<String>,
+    /// A raw one; can be given again.
+    #[cfg(feature = "images")]
+    #[arg(long, value_name = "IMAGE", help_heading = IMAGES)]
+    raw_image: Vec<String>,
+    /// After how long is looked whether tags have moved. By default on SIGHUP alone.
+    #[cfg(feature = "images")]
+    #[arg(long, value_name = "TIME", value_parser = arguments::period, help_heading = IMAGES)]
+    #[serde(deserialize_with = "period")]
+    image_refresh: Option<Duration>,
+    /// How much images may take: over it, those that nothing uses go, by their last use. By default
+    /// only those go whose tags have moved.
+    #[cfg(feature = "images")]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::size, help_heading = IMAGES)]
+    #[serde(deserialize_with = "size")]
+    image_limit: Option<u64>,
+    /// Where they are kept, instead of `OVERLAY_POOL_STORE`, or base-images in `OVERLAY_POOL_DIR` or
+    /// in the user's own place for pools.
+    #[cfg(feature = "images")]
+    #[arg(long, value_name = "DIR", help_heading = IMAGES)]
+    image_store: Option<PathBuf>,
+    /// Ask this mirror first, as `images pull` does; can be given again.
+    #[cfg(feature = "images")]
+    #[arg(long, value_name = "REGISTRY=MIRROR", help_heading = IMAGES)]
+    image_mirror: Vec<String>,
+    /// Ask this registry by HTTP, as `images pull` does; can be given again.
+    #[cfg(feature = "images")]
+    #[arg(long, value_name = "REGISTRY", help_heading = IMAGES)]
+    image_plain_http: Vec<String>,
 }
 
 const VMS: &str = "Options for VMs";
+#[cfg(feature = "images")]
+const IMAGES: &str = "Options for images of registries";
 
 fn accelerator<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Accelerator>, D::Error> {
     let text = String::deserialize(value)?;
@@ -165,6 +200,8 @@ pub(super) struct Settings {
     pub(super) socket: PathBuf,
     pub(super) socket_group: Option<String>,
     pub(super) vms: Option<(VmSettings, VmLimits)>,
+    #[cfg(feature = "images")]
+    pub(super) registry: Option<super::images::Images>,
 }
 
 impl Options {
@@ -205,14 +242,35 @@ impl Options {
             max_upload: self.max_upload.or(file.max_upload),
             guest_images: self.guest_images.or(file.guest_images),
             accel: self.accel.or(file.accel),
+            #[cfg(feature = "images")]
+            image: list(self.image, file.image),
+            #[cfg(feature = "images")]
+            raw_image: list(self.raw_image, file.raw_image),
+            #[cfg(feature = "images")]
+            image_refresh: self.image_refresh.or(file.image_refresh),
+            #[cfg(feature = "images")]
+            image_limit: self.image_limit.or(file.image_limit),
+            #[cfg(feature = "images")]
+            image_store: self.image_store.or(file.image_store),
+            #[cfg(feature = "images")]
+            image_mirror: list(self.image_mirror, file.image_mirror),
+            #[cfg(feature = "images")]
+            image_plain_http: list(self.image_plain_http, file.image_plain_http),
         }
     }
 
     /// What they come to, with the defaults of what isn't given.
     pub(super) fn settings(mut self) -> Result<Settings, Failure> {
         let vms = self.vms()?;
+        #[cfg(feature = "images")]
+        let registry = self.registry()?;
         let raw = self.raw_base.into_iter().map(BaseRef::raw);
         let bases: Vec<_> = self.base.into_iter().map(BaseRef::qcow2).chain(raw).collect();
+        #[cfg(feature = "images")]
+        let bases: Vec<_> = bases
+            .into_iter()
+            .chain(registry.iter().flat_map(super::images::Images::bases))
+            .collect();
         if self.images.is_none() && bases.is_empty() && vms.is_none() {
             let advice = "name their directory with --images, or one with --base";
             return Err(Failure::new(Exit::Usage, "no base images", advice));
@@ -253,7 +311,40 @@ impl Options {
             socket: arguments::socket(self.socket)?,
             socket_group: self.socket_group,
             vms,
+            #[cfg(feature = "images")]
+            registry,
         })
+    }
+
+    /// What is to be had of registries, if anything is.
+    #[cfg(feature = "images")]
+    fn registry(&mut self) -> Result<Option<super::images::Images>, Failure> {
+        use std::sync::Mutex;
+
+        use overlay_pool::images::{ImageRef, Store};
+
+        let qcow2 = self.image.iter().map(|text| text.parse::<ImageRef>());
+        let raw = self.raw_image.iter().map(|text| text.parse().map(ImageRef::raw));
+        let told: Vec<_> = qcow2.chain(raw).collect::<Result<_, _>>()?;
+        if told.is_empty() {
+            return Ok(None);
+        }
+        let mut options = Vec::new();
+        let mirrors = self.image_mirror.iter().map(|mirror| ("--mirror", mirror));
+        let plain = self.image_plain_http.iter().map(|registry| ("--plain-http", registry));
+        for (option, value) in mirrors.chain(plain) {
+            options.extend([option.into(), value.into()]);
+        }
+        let store = Store::open(self.image_store.take().unwrap_or_else(arguments::store))?;
+        let (refresh, limit) = (self.image_refresh, self.image_limit);
+        Ok(Some(super::images::Images {
+            store,
+            told,
+            refresh,
+            limit,
+            options,
+            served: Mutex::default(),
+        }))
     }
 
     /// What the VMs are told, if there shall be any.

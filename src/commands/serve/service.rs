@@ -32,6 +32,8 @@ pub(super) struct Service {
     targets: Vec<PathBuf>,
     leases: Option<PathBuf>,
     vms: Option<(Arc<VmManager>, VmLimits)>,
+    #[cfg(feature = "images")]
+    registry: Option<Arc<super::images::Images>>,
 }
 
 impl Service {
@@ -41,17 +43,40 @@ impl Service {
             let advice = "run it on Linux 5.6 or later, in a sandbox (seccomp) that allows openat2";
             return Err(Failure::new(Exit::Failed, cause, advice));
         }
+        #[cfg(feature = "images")]
+        let registry = settings.registry.map(Arc::new);
         let Settings { pool, limits, mut targets, images, leases, bases, vms, .. } = settings;
         if targets.is_empty() {
             make_place(&pool.pool_dir)?;
             targets.push(pool.pool_dir.clone());
         }
         let images: Vec<_> = images.into_iter().collect();
+        #[cfg(feature = "images")]
+        let images = match &registry {
+            None => images,
+            Some(registry) => {
+                registry.note(&pool.pool_dir)?;
+                for directory in &targets {
+                    registry.note(directory)?;
+                }
+                let store = registry.store.path().to_owned();
+                images.into_iter().chain([store]).collect()
+            }
+        };
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
         targets.retain(|targets| *targets != pool.pool_dir);
         let pool = Arc::new(OverlayPool::new(pool)?);
         let vms = vms.map(|(settings, limits)| (Arc::new(VmManager::new(settings)), limits));
-        Ok(Self { pool, access: Arc::new(access), limits, targets, leases, vms })
+        Ok(Self {
+            pool,
+            access: Arc::new(access),
+            limits,
+            targets,
+            leases,
+            vms,
+            #[cfg(feature = "images")]
+            registry,
+        })
     }
 
     /// Serves until it is told to end, or the server fails.
@@ -110,6 +135,15 @@ impl Service {
             () = self.try_targets() => {}
             () = signals.end() => return Ok(()),
         }
+        // None shall be missing at the start.
+        #[cfg(feature = "images")]
+        if let Some(images) = &self.registry {
+            tokio::select! {
+                () = images.pull_missing() => {}
+                () = signals.end() => return Ok(()),
+                served = &mut *serving => return Err(unserved(served)),
+            }
+        }
         tokio::select! {
             started = self.pool.start(Some(self.access.bases())) => started?,
             () = signals.end() => return Ok(()),
@@ -124,6 +158,11 @@ impl Service {
         manager::ready(&self.status());
         // It runs beside this, and shall say nothing before.
         let _watchdog = socket.and_then(|socket| Watchdog::start(socket.to_owned()));
+        #[cfg(feature = "images")]
+        let keeper = self
+            .registry
+            .as_ref()
+            .map(|images| images.keep(Arc::clone(&self.pool), Arc::clone(&self.access)));
         loop {
             tokio::select! {
                 told = signals.next() => if told == Told::End { return Ok(()) },
@@ -141,6 +180,10 @@ impl Service {
                 () = signals.end() => return Ok(()),
             }
             self.warn_of_images();
+            #[cfg(feature = "images")]
+            if let Some(keeper) = &keeper {
+                keeper.look();
+            }
             manager::ready(&self.status());
         }
     }

@@ -15,7 +15,7 @@ use overlay_pool::vm::{Manifest, VmSettings, kvm};
 use overlay_pool_conformance::{host, isolation};
 
 use super::faults::{clock, memory, strace};
-use super::{node, python, vms};
+use super::{node, python, registry, vms};
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +80,8 @@ pub(crate) enum Need {
     OpenapiTypescript,
     /// `promtool`, which checks what Prometheus is told.
     Promtool,
+    /// A program with the feature `images`, and `docker-registry`.
+    Registry,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -111,7 +113,7 @@ const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 30] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -142,6 +144,7 @@ impl Need {
         Self::OpenapiPythonClient,
         Self::OpenapiTypescript,
         Self::Promtool,
+        Self::Registry,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -176,6 +179,7 @@ impl Need {
             Self::OpenapiPythonClient => "openapi-python-client",
             Self::OpenapiTypescript => "openapi-typescript",
             Self::Promtool => "promtool",
+            Self::Registry => "registry",
         }
     }
 
@@ -220,6 +224,12 @@ impl Need {
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
             Self::Promtool => {
                 version(&promtool().display().to_string(), "it by fixtures/provision.sh")
+            }
+            Self::Registry if !cfg!(feature = "images") => {
+                Err("built without the feature images; add --features images".to_owned())
+            }
+            Self::Registry => {
+                version(&registry::program().display().to_string(), "it by fixtures/provision.sh")
             }
         })
     }

@@ -9,6 +9,7 @@ mod bytes;
 mod cli;
 mod daemon;
 mod guides;
+mod images;
 mod in_use;
 mod lifecycle;
 mod model;

@@ -1,0 +1,8 @@
+//! Base images of registries, with a real one.
+
+mod broken_off;
+mod hostile;
+mod kept;
+mod killed;
+mod pull;
+mod serve;
