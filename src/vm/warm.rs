@@ -135,11 +135,19 @@ impl Warm {
 
     /// Gives all members up.
     pub(super) fn clear(&self) {
+        drop(self.take_all());
+    }
+
+    /// Like [`clear`](Self::clear), and waits for their end.
+    pub(super) async fn end(&self) {
+        for member in self.take_all() {
+            member.alive.qemu.kill().await;
+        }
+    }
+
+    fn take_all(&self) -> Vec<Member> {
         let mut shelves = self.shelves();
-        let members: Vec<_> =
-            shelves.values_mut().map(|shelf| std::mem::take(&mut shelf.members)).collect();
-        drop(shelves);
-        drop(members);
+        shelves.values_mut().flat_map(|shelf| std::mem::take(&mut shelf.members)).collect()
     }
 
     pub(super) fn stats(&self, language: Language) -> WarmStats {
