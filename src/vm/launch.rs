@@ -49,13 +49,13 @@ impl Launch {
         let (qemu, stream) = start.await.map_err(|error| autopsy.stillborn(error, *patience))?;
         let spawn = begin.elapsed();
         let mut guest = Guest::new(stream);
-        match guest.begun(deadline).await {
+        match self.unless_full(&qemu, guest.begun(deadline)).await? {
             Ok(()) => {}
             Err(GuestError::Silent(_)) => return Err(autopsy.too_late(&qemu, *patience).await),
             Err(error) => return Err(autopsy.examine(&qemu, error).await),
         }
         let boot = begin.elapsed().saturating_sub(spawn);
-        match self.renew(&mut guest, deadline).await {
+        match self.unless_full(&qemu, self.renew(&mut guest, deadline)).await? {
             Ok(renew) => {
                 let phases = Phases { overlay: Duration::ZERO, spawn, boot, renew };
                 Ok(Launched { qemu, guest, phases })
@@ -102,12 +102,25 @@ impl Launch {
         }
         let boot = begin.elapsed().saturating_sub(spawn);
         let mut guest = Guest::new(stream);
-        match self.renew(&mut guest, deadline).await {
+        // A state is no worse for it that the host has no room.
+        match self.unless_full(&qemu, self.renew(&mut guest, deadline)).await? {
             Ok(renew) => {
                 let phases = Phases { overlay: Duration::ZERO, spawn, boot, renew };
                 Ok(Some(Launched { qemu, guest, phases }))
             }
             Err(error) => unusable(&error),
+        }
+    }
+
+    /// Waits for the guest, unless the host has no room for what it writes: it stands still then.
+    async fn unless_full<T>(
+        &self,
+        qemu: &Qemu,
+        asked: impl Future<Output = T>,
+    ) -> Result<T, VmError> {
+        tokio::select! {
+            answer = asked => Ok(answer),
+            () = qemu.no_space() => Err(self.autopsy.no_space(self.disk.parent())),
         }
     }
 

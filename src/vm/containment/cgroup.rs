@@ -33,7 +33,6 @@ pub(super) struct Limits {
 pub(in crate::vm) struct Cgroup {
     directory: Option<Directory>,
     path: PathBuf,
-    memory_mib: u64,
 }
 
 impl Cgroup {
@@ -41,7 +40,7 @@ impl Cgroup {
         let directory = Directory::create(parent.path(), PREFIX)?;
         let path = directory.path().to_owned();
         let Limits { memory_mib, processors, threads } = *limits;
-        let cgroup = Self { directory: Some(directory), path, memory_mib };
+        let cgroup = Self { directory: Some(directory), path };
         if parent.has(MEMORY) {
             cgroup.set("memory.max", &(memory_mib << 20).to_string())?;
             match cgroup.set("memory.swap.max", "0") {
@@ -51,7 +50,8 @@ impl Cgroup {
             }
         }
         if parent.has(PROCESSORS) {
-            cgroup.set("cpu.max", &format!("{} {PERIOD}", processors * PERIOD))?;
+            // One more for QEMU's own work, which a busy guest would wait for.
+            cgroup.set("cpu.max", &format!("{} {PERIOD}", (processors + 1) * PERIOD))?;
         }
         if parent.has(PROCESSES) {
             cgroup.set("pids.max", &threads.to_string())?;
@@ -73,7 +73,9 @@ impl Cgroup {
     pub(in crate::vm) fn ran_out_of_memory(&self) -> Option<u64> {
         let events = fs::read_to_string(self.path.join("memory.events")).ok()?;
         let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
-        (kills != "0").then_some(self.memory_mib)
+        let limit = fs::read_to_string(self.path.join("memory.max")).ok()?;
+        let bytes: u64 = limit.trim().parse().ok()?;
+        (kills != "0").then_some(bytes >> 20)
     }
 }
 

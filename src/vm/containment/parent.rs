@@ -24,6 +24,8 @@ const MARKS: [&str; 2] = ["user.delegate", "trusted.delegate"];
 const DELEGATE: &str = "start the server by systemd with Delegate=cpu memory pids, or in a cgroup of \
                         its own that it may change";
 
+const VERSION_2: &str = "boot the host with cgroups of version 2 alone, and not with version 1";
+
 /// Where cgroups of VMs can be made.
 #[derive(Debug)]
 pub(super) struct Parent {
@@ -58,13 +60,17 @@ impl Parent {
         let unusable = Unusable::for_want_of_delegation;
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let own = own_cgroup(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
-        let own = own.ok_or_else(|| unusable("no cgroup of version 2 is mounted".to_owned()))?;
+        let own = own.ok_or_else(|| Unusable {
+            reason: "not limited: no cgroup of version 2 is mounted".to_owned(),
+            advice: VERSION_2,
+        })?;
         let moved = own.file_name().is_some_and(|name| name == OWN);
         let path = if moved { own.parent().unwrap_or(&own).to_owned() } else { own };
         let shown = path.display();
         let controllers = listed(&path.join("cgroup.controllers"));
         if controllers.is_empty() {
-            return Err(unusable(format!("{shown} has no controller for it")));
+            let reason = format!("not limited: {shown} has no controller for it");
+            return Err(Unusable { reason, advice: VERSION_2 });
         }
         // Of all cgroups the first alone has no type.
         let is_root = !path.join("cgroup.type").exists();

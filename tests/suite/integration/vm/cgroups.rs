@@ -52,7 +52,7 @@ async fn a_vm_is_limited(scratch: Scratch) {
         let memory: u64 = read(&vm, "memory.max").parse().expect("a number");
         // The guest's 128 MiB, and what QEMU needs.
         assert!((128 << 20..=1 << 30).contains(&memory), "{memory}");
-        assert_eq!(read(&vm, "cpu.max"), "100000 100000");
+        assert_eq!(read(&vm, "cpu.max"), "200000 100000");
         assert_eq!(read(&vm, "pids.max"), "129");
         let files = vm.read_dir().expect("a cgroup").flatten();
         let swaps = files.filter(|file| file.file_name() == "memory.swap.max").count() > 0;
@@ -96,7 +96,7 @@ async fn a_vm_that_needs_more_memory_than_it_may_have(scratch: Scratch) {
         (&json!("failed"), &json!("vm-failed"))
     );
     let detail = last["problem"]["detail"].as_str().expect("a detail");
-    let why = "QEMU needed more memory than the";
+    let why = "QEMU needed more memory than the 4 MiB that its cgroup allows";
     assert!(detail.contains("SIGKILL") && detail.contains(why), "{detail}");
     eventually("its cgroup is gone", || cgroup.vms().is_empty()).await;
     assert_eq!(execute(&server, &python("print('well')")).printed(), "well\n");

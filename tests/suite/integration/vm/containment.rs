@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use overlay_pool::vm::{Language, Measure, Start, VmError, VmManager, VmSettings, containment};
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 
 use crate::harness::cli::{overlay_pool, run};
 use crate::harness::prelude::*;
@@ -209,13 +209,13 @@ async fn what_is_not_in_force_is_said(scratch: Scratch) {
     }
 }
 
-/// By the command line, the file of options and the environment.
+/// By the command line, the file of options and the environment. They die with it all the same.
 #[apply(test)]
 #[needs(Root)]
 #[case::option(&["--vm-user", NOBODY], "")]
 #[case::file(&["--config", "serve.toml"], "")]
 #[case::variable(&[], NOBODY)]
-fn a_server_runs_them_as_a_user(scratch: Scratch, #[case] args: &[&str], #[case] user: &str) {
+async fn a_server_runs_them_as_a_user(scratch: Scratch, #[case] args: &[&str], #[case] user: &str) {
     fs::write(scratch.join("serve.toml"), format!("vm-user = '{NOBODY}'")).expect("a file");
     let mut command = vm_server::command(&scratch, 2);
     command.args(args).args(["--language", "python=1"]).env("OVERLAY_POOL_VM_USER", user);
@@ -230,5 +230,8 @@ fn a_server_runs_them_as_a_user(scratch: Scratch, #[case] args: &[&str], #[case]
         assert_eq!(uid, SOMEBODY);
     }
     assert!(server.log().contains("QEMU runs as nobody"), "{}", server.log());
-    server.stop();
+    server.signal(Signal::KILL);
+    drop(server);
+    let is_there = |pid: &i32| Path::new(&format!("/proc/{pid}/exe")).exists();
+    eventually("its QEMU is gone", || !qemus.keys().any(is_there)).await;
 }

@@ -1,6 +1,6 @@
 //! A server that is killed under load, again and again, over one folder.
 //!
-//! `OVERLAY_POOL_KILLS` sets how often (10 by default; the weekly run takes 100),
+//! `OVERLAY_POOL_KILLS` sets how often (10 by default; CI takes 100),
 //! `OVERLAY_POOL_SEED` the moments.
 
 use std::collections::BTreeSet;
