@@ -193,9 +193,8 @@ pub(super) fn own(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
 /// mounted there stays.
 pub(super) fn remove(parent: &OwnedFd, name: &str, fd: &OwnedFd) -> Result<(), Errno> {
     // A cgroup's files can't be removed, and go with it.
-    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-        removed => return removed,
+    if unlinkat(parent, name, AtFlags::REMOVEDIR).is_ok() {
+        return Ok(());
     }
     empty(fd)?;
     unlinkat(parent, name, AtFlags::REMOVEDIR)

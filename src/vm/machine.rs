@@ -80,9 +80,9 @@ impl Machine {
             arguments.extend([option.to_owned(), value]);
         };
         add("-accel", self.accelerator());
-        for number in [Some(files.disk), Some(files.base), files.state.map(|(_, devices)| devices)]
-        {
-            number.into_iter().for_each(|fd| add("-add-fd", format!("fd={fd},set={fd}")));
+        let devices = files.state.map(|(_, devices)| devices);
+        for fd in [files.disk, files.base].into_iter().chain(devices) {
+            add("-add-fd", format!("fd={fd},set={fd}"));
         }
         add("-smp", self.cpus.to_string());
         add("-m", self.memory_mib.to_string());

@@ -165,7 +165,9 @@ fn sweep_in(parent: &Path, what: Sweep) -> Vec<Leftover> {
         })
     };
     if what == Sweep::Remove {
-        look(Sweep::Look).iter().for_each(|leftover| end(&leftover.path));
+        for leftover in look(Sweep::Look) {
+            end(&leftover.path);
+        }
     }
     look(what)
 }

@@ -49,7 +49,7 @@ impl Unusable {
         Self { reason, advice: "unset it" }
     }
 
-    fn for_want_of_delegation(reason: String) -> Self {
+    fn for_want_of_delegation(reason: &str) -> Self {
         Self { reason: format!("not limited: {reason}"), advice: DELEGATE }
     }
 }
@@ -75,15 +75,15 @@ impl Parent {
         // Of all cgroups the first alone has no type.
         let is_root = !path.join("cgroup.type").exists();
         if Path::new("/run/systemd/system").exists() && !is_delegated(&path) {
-            return Err(unusable(format!("systemd keeps {shown} to itself")));
+            return Err(unusable(&format!("systemd keeps {shown} to itself")));
         }
         for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
             access(path.join(file), Access::WRITE_OK)
-                .map_err(|errno| unusable(format!("{shown}: {}", io::Error::from(errno))))?;
+                .map_err(|errno| unusable(&format!("{shown}: {}", io::Error::from(errno))))?;
         }
         let inside = !moved && !is_root;
         if inside && !is_alone(&path) {
-            return Err(unusable(format!("other processes are in {shown}")));
+            return Err(unusable(&format!("other processes are in {shown}")));
         }
         Ok(Self { path, inside, controllers })
     }
@@ -110,7 +110,7 @@ impl Parent {
         match entered {
             Ok(controllers) => Ok(Self { path, inside: false, controllers }),
             Err(error) => {
-                Err(Unusable::for_want_of_delegation(format!("{}: {error}", path.display())))
+                Err(Unusable::for_want_of_delegation(&format!("{}: {error}", path.display())))
             }
         }
     }
@@ -126,7 +126,7 @@ impl Parent {
     /// Why it doesn't limit this.
     pub(super) fn lacks(&self, controller: &str) -> Option<Unusable> {
         let reason = || format!("{} has no controller {controller}", self.path.display());
-        (!self.has(controller)).then(|| Unusable::for_want_of_delegation(reason()))
+        (!self.has(controller)).then(|| Unusable::for_want_of_delegation(&reason()))
     }
 }
 
