@@ -74,7 +74,8 @@ async fn a_server_killed_under_load(scratch: Scratch) {
         assert_eq!(cgroups, Vec::<PathBuf>::new(), "round {round}");
     }
     println!("{answered} answers, {left_over} directories left over");
-    assert!(answered > 0 && left_over > 0, "{answered} answers, {left_over} directories");
+    // On a slow machine each may have been killed before its first answer.
+    assert!(left_over > 0, "no server was killed before it had tidied up");
 }
 
 fn start(scratch: &Path, cgroup: Option<&Delegated>) -> Server {
