@@ -16,9 +16,11 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 #[cfg(feature = "vm")]
 use rustix::io::{FdFlags, fcntl_setfd};
+#[cfg(feature = "vm")]
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 #[cfg(feature = "vm")]
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tokio::process::Command;
 
 /// Has the kernel kill the child when the thread that starts it ends.
@@ -35,18 +37,29 @@ fn ask_for_death(parent: Pid) -> io::Result<()> {
     if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
-/// Has the child keep `descriptors` open, under the numbers they have here.
+/// Has the child keep `descriptors` open, under the numbers they have here, and of others the
+/// standard streams alone.
 #[cfg(feature = "vm")]
 pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) {
     let keep = move || -> io::Result<()> {
+        close_others_on_exec();
         for descriptor in &descriptors {
             fcntl_setfd(descriptor, FdFlags::empty())?;
         }
         Ok(())
     };
-    // SAFETY: the closure makes one system call for each descriptor and neither allocates nor
-    // takes a lock, so it may run in the child between fork and exec.
+    // SAFETY: the closure makes one system call for each descriptor and one for all others, and
+    // neither allocates nor takes a lock, so it may run in the child between fork and exec.
     unsafe { command.pre_exec(keep) };
+}
+
+/// What this process was given by whoever started it may be open to its children.
+#[cfg(feature = "vm")]
+fn close_others_on_exec() {
+    let (first, last): (libc::c_uint, libc::c_uint) = (3, libc::c_uint::MAX);
+    // Linux before 5.11 can't, and leaves them as they are.
+    // SAFETY: it changes flags of descriptors and touches no memory.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// How much of what was sent over a socket its other side hasn't received: 0 if it has all.
@@ -115,6 +128,50 @@ pub(crate) fn limit_files(command: &mut Command, bytes: u64) {
         command.pre_exec(limit);
         command.pre_exec(ignore_file_size_signal);
     }
+}
+
+/// Has the kernel refuse the child more than so many descriptors, and to leave its memory on a disk
+/// when it crashes.
+#[cfg(feature = "vm")]
+pub(crate) fn limit_descriptors(command: &mut Command, count: u64) {
+    let most = getrlimit(Resource::Nofile).maximum.map_or(count, |most| most.min(count));
+    let limit = move || -> io::Result<()> {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) })?;
+        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+        Ok(())
+    };
+    // SAFETY: the closure makes two system calls and neither allocates nor takes a lock, so it may
+    // run in the child between fork and exec.
+    unsafe { command.pre_exec(limit) };
+}
+
+/// Has the child be in a cgroup, whose `cgroup.procs` this is.
+#[cfg(feature = "vm")]
+pub(crate) fn enter(command: &mut Command, processes: OwnedFd) {
+    let enter = move || -> io::Result<()> {
+        rustix::io::write(&processes, b"0")?;
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call and neither allocates nor takes a lock, so it may
+    // run in the child between fork and exec.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Has the child be another user's, without any of this one's rights. What needs them is to be
+/// asked for before.
+#[cfg(feature = "vm")]
+pub(crate) fn change_user(command: &mut Command, uid: u32, gid: u32, groups: &[u32]) {
+    let groups: Vec<_> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let change = move || -> io::Result<()> {
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        Ok(())
+    };
+    // SAFETY: the closure makes three system calls, which speak of the child's only thread, and
+    // neither allocates nor takes a lock, so it may run in the child between fork and exec.
+    unsafe { command.pre_exec(change) };
 }
 
 #[cfg(feature = "vm")]

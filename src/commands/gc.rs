@@ -15,7 +15,7 @@ use super::{Answer, text};
 
 const EXAMPLES: &str = "\
 Only directories that a pool, a server or a VM made, and whose owner is dead, are removed, and
-states of VMs that were half saved: a live owner holds a lock. Each does the same for its kind when
+states of VMs that were half saved, and cgroups of VMs: a live owner holds a lock. Each does the same for its kind when
 it starts.
 
 Examples:
@@ -40,7 +40,7 @@ fn not_removed(error: PlaceError) -> Failure {
     Failure::new(Exit::Failed, error, "remove it by hand")
 }
 
-/// What dead owners of any kind left: pools, servers, VMs and states of VMs.
+/// What dead owners of any kind left: pools, servers, VMs, states of VMs and their cgroups.
 pub(super) fn leftovers(dir: &Path, what: Sweep) -> Result<Vec<Leftover>, PlaceError> {
     let mut all = Vec::new();
     for prefix in [overlay_pool::PREFIX, api::PREFIX, vm::PREFIX] {
@@ -50,6 +50,7 @@ pub(super) fn leftovers(dir: &Path, what: Sweep) -> Result<Vec<Leftover>, PlaceE
     let settings = VmSettings::from_env_in(dir.to_owned()).unwrap_or_default();
     let states = VmSettings { dir: dir.to_owned(), ..settings }.states();
     all.append(&mut sweep(&states, vm::DRAFT_PREFIX, what)?);
+    all.append(&mut vm::sweep_cgroups(what));
     Ok(all)
 }
 

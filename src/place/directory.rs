@@ -192,6 +192,10 @@ pub(super) fn own(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
 /// Removes a directory that is open, with all that is in it. Links aren't followed, and what is
 /// mounted there stays.
 pub(super) fn remove(parent: &OwnedFd, name: &str, fd: &OwnedFd) -> Result<(), Errno> {
+    // A cgroup's files can't be removed, and go with it.
+    if unlinkat(parent, name, AtFlags::REMOVEDIR).is_ok() {
+        return Ok(());
+    }
     empty(fd)?;
     unlinkat(parent, name, AtFlags::REMOVEDIR)
 }

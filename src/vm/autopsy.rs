@@ -1,6 +1,6 @@
 //! What a VM died of.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::console;
@@ -57,6 +57,12 @@ impl Autopsy {
         let (said, log) = (qemu.last_words(), self.keep_console(qemu));
         qemu.kill().await;
         VmError::BootTimeout { vm: self.vm.clone(), after, said, log }
+    }
+
+    /// That the host has no room for what the guest writes to its disk, in this directory.
+    pub(super) fn no_space(&self, directory: Option<&Path>) -> VmError {
+        let directory = directory.unwrap_or(Path::new(".")).to_owned();
+        VmError::NoSpace { vm: self.vm.clone(), directory }
     }
 
     fn keep_console(&self, qemu: &Qemu) -> Option<PathBuf> {

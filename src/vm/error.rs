@@ -65,9 +65,14 @@ pub enum VmError {
         /// What the system said.
         source: io::Error,
     },
-    /// QMP and QEMU's options carry text, and this path isn't.
-    #[error("{}: not valid UTF-8, which QEMU can't be told: rename it", .0.display())]
-    NotUtf8(PathBuf),
+    /// QEMU can't run as the user that the settings name.
+    #[error("user {user} for QEMU: {reason}; name another with --vm-user or OVERLAY_POOL_VM_USER")]
+    User {
+        /// The user's name.
+        user: String,
+        /// Why not.
+        reason: String,
+    },
     /// The pool gave no disk.
     #[error("no disk: {0}")]
     Disk(#[from] crate::Error),

@@ -204,7 +204,9 @@ impl Vm {
     pub async fn put_file(&self, path: &str, mode: u32, bytes: &[u8]) -> Result<(), VmError> {
         let (busy, alive) = self.busy()?;
         let deadline = Instant::now() + self.execute_timeout;
-        let put = alive.guest.lock().await.put(path, mode, bytes, deadline).await;
+        let mut guest = alive.guest.lock().await;
+        let put = self.unless_full(alive, guest.put(path, mode, bytes, deadline)).await?;
+        drop(guest);
         self.judged(alive, put, busy).await
     }
 
@@ -216,7 +218,9 @@ impl Vm {
     pub async fn get_file(&self, path: &str, limit: usize) -> Result<Vec<u8>, VmError> {
         let (busy, alive) = self.busy()?;
         let deadline = Instant::now() + self.execute_timeout;
-        let file = alive.guest.lock().await.get(path, limit, deadline).await;
+        let mut guest = alive.guest.lock().await;
+        let file = self.unless_full(alive, guest.get(path, limit, deadline)).await?;
+        drop(guest);
         self.judged(alive, file, busy).await
     }
 
@@ -229,16 +233,7 @@ impl Vm {
     ) -> Result<(Ran, bool), VmError> {
         let (busy, alive) = self.busy()?;
         let mut guest = alive.guest.lock().await;
-        let ran = tokio::select! {
-            ran = guest.run(run, input, output) => ran,
-            () = alive.qemu.no_space() => {
-                drop(guest);
-                let vm = self.id().to_owned();
-                let directory = self.directory().unwrap_or_default();
-                self.destroy().await;
-                return Err(VmError::NoSpace { vm, directory });
-            }
-        };
+        let ran = self.unless_full(alive, guest.run(run, input, output)).await?;
         if ran.is_ok()
             && let Some(start) = Interpreter::of(self.language).start()
         {
@@ -248,6 +243,22 @@ impl Vm {
         drop(guest);
         let ran = self.judged(alive, ran, busy).await?;
         Ok((ran, alive.qemu.disk_failed()))
+    }
+
+    /// Waits for the guest; if the host has no room for what it writes, the VM is destroyed.
+    async fn unless_full<T>(
+        &self,
+        alive: &Alive,
+        asked: impl Future<Output = T>,
+    ) -> Result<T, VmError> {
+        tokio::select! {
+            answer = asked => Ok(answer),
+            () = alive.qemu.no_space() => {
+                let directory = self.directory();
+                self.destroy().await;
+                Err(self.autopsy.no_space(directory.as_deref()))
+            }
+        }
     }
 
     fn busy(&self) -> Result<(Busy<'_>, &Alive), VmError> {

@@ -22,7 +22,6 @@ impl Machine {
         overlay: OverlayOptions,
         hashes: &Hashes,
     ) -> Result<Value, VmError> {
-        let wiring = Wiring { disk: Path::new("disk"), qmp: 0, guest: 0, console: 0 };
         let content = |what, path: &Path| {
             hashes.of(path).map_err(|source| VmError::File { what, path: path.to_owned(), source })
         };
@@ -30,7 +29,7 @@ impl Machine {
             "version": VERSION,
             "program": env!("CARGO_PKG_VERSION"),
             "qemu": { "version": version, "file": content("QEMU", &which(&self.qemu))? },
-            "arguments": self.arguments(wiring, Beginning::Boot)?,
+            "arguments": self.arguments(Wiring::default(), Beginning::Boot),
             "kernel": content("kernel", &self.kernel)?,
             "initramfs": content("initramfs", &self.initramfs)?,
             "base": content("base image", self.base.path())?,

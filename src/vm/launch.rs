@@ -1,12 +1,14 @@
 //! Bringing a machine to life on a disk: by resuming a saved state, or by booting.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::alive::Phases;
 use super::autopsy::Autopsy;
+use super::containment::Containment;
 use super::error::VmError;
 use super::guest::{Guest, GuestError, Start};
 use super::machine::{Beginning, Machine};
@@ -20,8 +22,7 @@ const RESUMED: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub(super) struct Launch {
     pub(super) disk: PathBuf,
-    /// How many bytes the disk's file may have.
-    pub(super) disk_limit: u64,
+    pub(super) containment: Arc<Containment>,
     /// How long the guest may take to boot.
     pub(super) patience: Duration,
     /// The interpreter that is started as soon as the guest is renewed.
@@ -44,17 +45,17 @@ impl Launch {
         let Self { autopsy, patience, .. } = self;
         let begin = Instant::now();
         let deadline = begin + *patience;
-        let start = Qemu::start(machine, &self.disk, Beginning::Boot, self.disk_limit, deadline);
+        let start = Qemu::start(machine, &self.disk, Beginning::Boot, &self.containment, deadline);
         let (qemu, stream) = start.await.map_err(|error| autopsy.stillborn(error, *patience))?;
         let spawn = begin.elapsed();
         let mut guest = Guest::new(stream);
-        match guest.begun(deadline).await {
+        match self.unless_full(&qemu, guest.begun(deadline)).await? {
             Ok(()) => {}
             Err(GuestError::Silent(_)) => return Err(autopsy.too_late(&qemu, *patience).await),
             Err(error) => return Err(autopsy.examine(&qemu, error).await),
         }
         let boot = begin.elapsed().saturating_sub(spawn);
-        match self.renew(&mut guest, deadline).await {
+        match self.unless_full(&qemu, self.renew(&mut guest, deadline)).await? {
             Ok(renew) => {
                 let phases = Phases { overlay: Duration::ZERO, spawn, boot, renew };
                 Ok(Launched { qemu, guest, phases })
@@ -77,9 +78,9 @@ impl Launch {
             tracing::warn!(state = %state.path().display(), ?cause, "not resumed");
             Ok(None)
         };
-        let ram = state.ram();
-        let beginning = Beginning::Resume(&ram);
-        let start = Qemu::start(machine, &self.disk, beginning, self.disk_limit, deadline);
+        let files = state.files();
+        let beginning = Beginning::Resume(&files);
+        let start = Qemu::start(machine, &self.disk, beginning, &self.containment, deadline);
         let (sound, started) = tokio::join!(sound, start);
         if !sound {
             return unusable(&"it is damaged");
@@ -91,7 +92,7 @@ impl Launch {
         };
         let spawn = begin.elapsed();
         let loaded = async {
-            qemu.load(&state.devices()).await?;
+            qemu.load().await?;
             qemu.go_on().await
         };
         match timeout_at(deadline, loaded).await {
@@ -101,12 +102,25 @@ impl Launch {
         }
         let boot = begin.elapsed().saturating_sub(spawn);
         let mut guest = Guest::new(stream);
-        match self.renew(&mut guest, deadline).await {
+        // A state is no worse for it that the host has no room.
+        match self.unless_full(&qemu, self.renew(&mut guest, deadline)).await? {
             Ok(renew) => {
                 let phases = Phases { overlay: Duration::ZERO, spawn, boot, renew };
                 Ok(Some(Launched { qemu, guest, phases }))
             }
             Err(error) => unusable(&error),
+        }
+    }
+
+    /// Waits for the guest, unless the host has no room for what it writes: it stands still then.
+    async fn unless_full<T>(
+        &self,
+        qemu: &Qemu,
+        asked: impl Future<Output = T>,
+    ) -> Result<T, VmError> {
+        tokio::select! {
+            answer = asked => Ok(answer),
+            () = qemu.no_space() => Err(self.autopsy.no_space(self.disk.parent())),
         }
     }
 
@@ -128,17 +142,18 @@ pub(super) async fn save(
     machine: &Machine,
     disk: &Path,
     draft: &Draft,
+    containment: &Containment,
     patience: Duration,
 ) -> Result<(), QemuError> {
     let deadline = Instant::now() + patience;
-    let ram = draft.ram();
-    let beginning = Beginning::Save(&ram);
-    let (qemu, stream) = Qemu::start(machine, disk, beginning, u64::MAX, deadline).await?;
+    let files = draft.files();
+    let beginning = Beginning::Save(&files);
+    let (qemu, stream) = Qemu::start(machine, disk, beginning, containment, deadline).await?;
     let mut guest = Guest::new(stream);
     if guest.begun(deadline).await.is_err() {
         return Err(QemuError::Timeout);
     }
-    let saved = timeout_at(deadline, qemu.save(&draft.devices())).await;
+    let saved = timeout_at(deadline, qemu.save()).await;
     qemu.kill().await;
     saved.map_err(|_| QemuError::Timeout)?
 }

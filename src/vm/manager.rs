@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::PREFIX;
 use super::alive::Alive;
+use super::containment::Measure;
 use super::error::VmError;
 use super::handle::Vm;
 use super::home::Home;
@@ -245,6 +246,12 @@ impl VmManager {
         self.started().map(|started| started.workshop.pool.stats()).unwrap_or_default()
     }
 
+    /// What contains each VM's QEMU, and what doesn't; nothing while the manager isn't started.
+    #[must_use]
+    pub fn containment(&self) -> Vec<Measure> {
+        self.started().map(|started| started.workshop.containment.measures()).unwrap_or_default()
+    }
+
     /// How the VMs of a language that wait are doing.
     #[must_use]
     pub fn warm_stats(&self, language: Language) -> WarmStats {
@@ -283,7 +290,7 @@ impl VmManager {
         let started = self.started.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(started) = started else { return };
         started.filling.lock().await.shutdown().await;
-        started.warm.clear();
+        started.warm.end().await;
         let vms: Vec<Arc<Vm>> = std::mem::take(&mut *self.vms()).into_values().collect();
         for vm in vms {
             vm.destroy().await;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,10 +15,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::console::Tail;
+use super::containment::{Cgroup, Containment};
 use super::error::VmError;
-use super::machine::{Beginning, Machine, Wiring};
+use super::files::Files;
+use super::machine::{Beginning, Machine, Wiring, in_set};
+use crate::process;
 use crate::qmp::{Qmp, QmpError};
-use crate::{process, sys};
 
 /// How long a process that ends or was killed may take to be gone.
 const END: Duration = Duration::from_secs(5);
@@ -29,7 +31,9 @@ pub(super) struct Qemu {
     qmp: Qmp,
     heard: watch::Receiver<Heard>,
     pid: Option<u32>,
-    child: Mutex<Option<Child>>,
+    /// What QEMU calls the file of a state's devices.
+    state: Option<String>,
+    process: Mutex<Option<Process>>,
     console: Tail,
     stderr: Option<Tail>,
 }
@@ -80,33 +84,34 @@ impl From<QmpError> for QemuError {
 
 impl Qemu {
     /// Starts QEMU on a disk and waits until it listens to us; the other stream is that of the
-    /// guest's supervisor. Of no file it writes more than `limit` bytes.
+    /// guest's supervisor.
     pub(super) async fn start(
         machine: &Machine,
         disk: &Path,
         beginning: Beginning<'_>,
-        limit: u64,
+        containment: &Containment,
         deadline: Instant,
     ) -> Result<(Self, UnixStream), QemuError> {
         let failed = |source| VmError::Spawn { program: machine.qemu.clone(), source };
         let ((qmp, qmp_end), (guest, guest_end), (console, console_end)) =
             (pair().map_err(failed)?, pair().map_err(failed)?, pair().map_err(failed)?);
+        let files = Files::open(machine, disk, beginning)?;
         let wiring = Wiring {
-            disk,
+            files: files.numbers(),
             qmp: qmp_end.as_raw_fd(),
             guest: guest_end.as_raw_fd(),
             console: console_end.as_raw_fd(),
         };
         let mut command = Command::new(&machine.qemu);
-        command.args(machine.arguments(wiring, beginning)?);
+        command.args(machine.arguments(wiring, beginning));
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // Saving writes the RAM too.
-        if !matches!(beginning, Beginning::Save(_)) {
-            sys::limit_files(&mut command, limit);
-        }
-        let ends = vec![qmp_end, guest_end, console_end];
-        let mut child = process::spawn_with(command, ends).await.map_err(failed)?;
+        let cgroup = containment.apply(&mut command, machine, beginning)?;
+        let state = files.numbers().state.map(|(_, devices)| in_set(devices));
+        let mut descriptors = files.into_descriptors();
+        descriptors.extend([qmp_end, guest_end, console_end]);
+        let mut child = process::spawn_with(command, descriptors).await.map_err(failed)?;
         let (pid, stderr) = (child.id(), child.stderr.take().map(Tail::of));
+        let mut process = Process { child, cgroup };
         let console = Tail::of(console);
         let (hears, heard) = watch::channel(Heard::default());
         let hear = move |event: &str, data: &Value| {
@@ -114,11 +119,11 @@ impl Qemu {
         };
         match timeout_at(deadline, Qmp::connect_with(qmp, hear)).await {
             Ok(Ok(qmp)) => {
-                let child = Mutex::new(Some(child));
-                Ok((Self { qmp, heard, pid, child, console, stderr }, guest))
+                let process = Mutex::new(Some(process));
+                Ok((Self { qmp, heard, pid, state, process, console, stderr }, guest))
             }
             Ok(Err(_)) => {
-                let status = end_of(&mut child).await;
+                let status = process.end().await.unwrap_or_else(|| "it still runs".to_owned());
                 Err(QemuError::Ended(status, stderr.map_or_else(String::new, |said| said.text())))
             }
             Err(_) => Err(QemuError::Timeout),
@@ -146,16 +151,15 @@ impl Qemu {
             .unwrap_or_else(|| "it said nothing".to_owned())
     }
 
-    /// Saves the machine, but for its RAM, into a file that is there already, and leaves it
-    /// stopped.
-    pub(super) async fn save(&self, file: &Path) -> Result<(), QemuError> {
+    /// Saves the machine's devices where its RAM is saved, and leaves it stopped.
+    pub(super) async fn save(&self) -> Result<(), QemuError> {
         self.stop().await?;
-        self.migrate("migrate", file).await
+        self.migrate("migrate").await
     }
 
     /// Loads what was saved, and leaves the machine stopped.
-    pub(super) async fn load(&self, file: &Path) -> Result<(), QemuError> {
-        self.migrate("migrate-incoming", file).await
+    pub(super) async fn load(&self) -> Result<(), QemuError> {
+        self.migrate("migrate-incoming").await
     }
 
     /// Has the guest stand still.
@@ -173,12 +177,11 @@ impl Qemu {
         }
     }
 
-    async fn migrate(&self, command: &'static str, file: &Path) -> Result<(), QemuError> {
-        let filename = file.to_str().ok_or_else(|| VmError::NotUtf8(file.to_owned()))?;
+    async fn migrate(&self, command: &'static str) -> Result<(), QemuError> {
         let on = |capability: &str| json!({ "capability": capability, "state": true });
         let capabilities = json!({ "capabilities": [on("x-ignore-shared"), on("events")] });
         self.qmp.execute("migrate-set-capabilities", &capabilities).await?;
-        let address = json!({ "transport": "file", "filename": filename, "offset": 0 });
+        let address = json!({ "transport": "file", "filename": self.state, "offset": 0 });
         let channels = json!({ "channels": [{ "channel-type": "main", "addr": address }] });
         self.qmp.execute(command, &channels).await?;
         let over = |heard: &Heard| {
@@ -217,13 +220,9 @@ impl Qemu {
 
     /// Kills QEMU, waits for its end, and says how it ended.
     pub(super) async fn kill(&self) -> String {
-        match self.take_child() {
-            Some(mut child) => {
-                let _ = child.start_kill();
-                wait(&mut child).await.map_or_else(|error| error.to_string(), |s| s.to_string())
-            }
-            None => "killed before".to_owned(),
-        }
+        let Some(mut process) = self.take() else { return "killed before".to_owned() };
+        let _ = process.child.start_kill();
+        process.end().await.unwrap_or_else(|| "it doesn't end".to_owned())
     }
 
     /// Has QEMU write what it holds of the disk, and end.
@@ -237,24 +236,45 @@ impl Qemu {
 
     /// Kills QEMU, without waiting for its end.
     pub(super) fn kill_now(&self) {
-        drop(self.take_child());
+        drop(self.take());
     }
 
     /// How QEMU ended, where it does so by itself.
     pub(super) async fn end(&self) -> Option<String> {
-        let mut child = self.take_child()?;
-        match timeout(END, child.wait()).await {
-            Ok(Ok(status)) => Some(status.to_string()),
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => {
-                *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
-                None
-            }
+        let mut process = self.take()?;
+        let end = process.end().await;
+        if end.is_none() {
+            *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
         }
+        end
     }
 
-    fn take_child(&self) -> Option<Child> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take(&self) -> Option<Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// QEMU's process, killed when it is dropped, and the cgroup that it is in, if any.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    cgroup: Option<Cgroup>,
+}
+
+impl Process {
+    /// How it ended, once it has, unless that takes long.
+    async fn end(&mut self) -> Option<String> {
+        let status = match timeout(END, self.child.wait()).await.ok()? {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let limit = self.cgroup.as_ref().and_then(Cgroup::ran_out_of_memory);
+        Some(match limit {
+            Some(mib) => format!(
+                "{status}: QEMU needed more memory than the {mib} MiB that its cgroup allows"
+            ),
+            None => status,
+        })
     }
 }
 
@@ -262,18 +282,6 @@ impl Qemu {
 fn panic_line(console: &str) -> Option<String> {
     let line = console.lines().find(|line| line.contains("Kernel panic"))?;
     Some(line.trim().to_owned())
-}
-
-async fn end_of(child: &mut Child) -> String {
-    match timeout(END, child.wait()).await {
-        Ok(Ok(status)) => status.to_string(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "it still runs".to_owned(),
-    }
-}
-
-async fn wait(child: &mut Child) -> io::Result<ExitStatus> {
-    timeout(END, child.wait()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Our end of a connection, and QEMU's.

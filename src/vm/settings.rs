@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::accelerator::Accelerator;
 use super::images;
 use super::language::Language;
+use super::variable::{SettingsError, Variable, number, on_off, text};
 use crate::PoolConfig;
 
 /// What a VM manager is told when it is made.
@@ -66,6 +67,13 @@ pub struct VmSettings {
     /// After how long without any asked for, the VMs of a language that wait are given up.
     /// `OVERLAY_POOL_WARM_IDLE` in seconds; default 600.
     pub warm_idle: Duration,
+    /// An unprivileged user that QEMU runs as, which only root can have. `OVERLAY_POOL_VM_USER`;
+    /// default this process' own user.
+    pub vm_user: Option<String>,
+    /// Whether each VM has a cgroup that limits its memory, processors and processes, if this
+    /// process' own cgroup allows it: the process moves into another one beside them.
+    /// `OVERLAY_POOL_CGROUP`, `on` or `off`; default on.
+    pub cgroup: bool,
 }
 
 impl Default for VmSettings {
@@ -89,20 +97,10 @@ impl Default for VmSettings {
             disk_mib: Self::DISK_MIB,
             warm: BTreeMap::new(),
             warm_idle: Duration::from_secs(600),
+            vm_user: None,
+            cgroup: true,
         }
     }
-}
-
-/// A variable of the environment whose value can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{variable}={value:?}: {expected}")]
-pub struct SettingsError {
-    /// The variable.
-    pub variable: &'static str,
-    /// Its value.
-    pub value: OsString,
-    /// What it should be.
-    pub expected: String,
 }
 
 impl VmSettings {
@@ -165,6 +163,8 @@ impl VmSettings {
             warm_idle: get("OVERLAY_POOL_WARM_IDLE")
                 .parse(Self::seconds)?
                 .unwrap_or(default.warm_idle),
+            vm_user: get("OVERLAY_POOL_VM_USER").parse(text)?,
+            cgroup: get("OVERLAY_POOL_CGROUP").parse(on_off)?.unwrap_or(default.cgroup),
         })
     }
 
@@ -256,38 +256,6 @@ impl VmSettings {
     }
 }
 
-fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| "give a whole number".to_owned())
-}
-
-fn on_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("give on or off".to_owned()),
-    }
-}
-
-struct Variable {
-    name: &'static str,
-    value: Option<OsString>,
-}
-
-impl Variable {
-    fn parse<T>(
-        self,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, SettingsError> {
-        let Self { name: variable, value } = self;
-        let Some(value) = value else { return Ok(None) };
-        let parsed = match value.to_str() {
-            Some(text) => parse(text),
-            None => Err("not UTF-8".to_owned()),
-        };
-        parsed.map(Some).map_err(|expected| SettingsError { variable, value, expected })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -320,6 +288,8 @@ mod tests {
             ("OVERLAY_POOL_DISK", "100"),
             ("OVERLAY_POOL_WARM", "python=4, javascript=2"),
             ("OVERLAY_POOL_WARM_IDLE", "60"),
+            ("OVERLAY_POOL_VM_USER", "nobody"),
+            ("OVERLAY_POOL_CGROUP", "off"),
         ];
         let settings = VmSettings::from_variables("/default".into(), |name| {
             values.iter().find(|(variable, _)| *variable == name).map(|(_, value)| value.into())
@@ -342,6 +312,8 @@ mod tests {
             disk_mib: 100,
             warm: BTreeMap::from([(Language::Python, 4), (Language::Javascript, 2)]),
             warm_idle: Duration::from_secs(60),
+            vm_user: Some("nobody".to_owned()),
+            cgroup: false,
         };
         assert_eq!(settings, Ok(expected));
     }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -20,6 +20,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::hashes::{Mark, hex};
+use super::machine::StateFiles;
 use super::newest;
 use crate::place::{Directory, remove_leftovers};
 
@@ -39,6 +40,8 @@ pub const DRAFT_PREFIX: &str = "draft-";
 #[derive(Debug)]
 pub(super) struct SavedStates {
     directory: PathBuf,
+    /// The group of another user's QEMU, which maps the RAM.
+    group: Option<u32>,
     /// The files that this process has found sound, as they were then.
     sound: Mutex<HashMap<PathBuf, Mark>>,
 }
@@ -71,7 +74,7 @@ struct Checksum {
 
 impl SavedStates {
     /// Takes the directory, made where it is missing, if nobody else may change what is in it.
-    pub(super) fn open(directory: PathBuf) -> io::Result<Self> {
+    pub(super) fn open(directory: PathBuf, group: Option<u32>) -> io::Result<Self> {
         DirBuilder::new().mode(0o700).recursive(true).create(&directory)?;
         if !is_private(&fs::metadata(&directory)?) {
             return Err(io::Error::new(
@@ -79,7 +82,7 @@ impl SavedStates {
                 "another user may change this directory; let it belong to this user, mode 0700",
             ));
         }
-        Ok(Self { directory, sound: Mutex::default() })
+        Ok(Self { directory, group, sound: Mutex::default() })
     }
 
     /// The state for this key, if it is this user's; one whose description says another key is
@@ -101,7 +104,19 @@ impl SavedStates {
         if !ours.iter().all(|path| path.symlink_metadata().is_ok_and(|file| is_private(&file))) {
             return refuse("another user may have changed it");
         }
-        Some(SavedState { path, description })
+        let state = SavedState { path, description };
+        self.admit(&state.ram(), 0o440).is_ok().then_some(state)
+    }
+
+    /// Lets the group read a file, or write to it too; nobody needs a right to the directory.
+    fn admit(&self, file: &Path, mode: u32) -> io::Result<()> {
+        let Some(group) = self.group else { return Ok(()) };
+        let found = file.symlink_metadata()?;
+        if (found.gid(), found.mode() & 0o7777) != (group, mode) {
+            chown(file, None, Some(group))?;
+            fs::set_permissions(file, Permissions::from_mode(mode))?;
+        }
+        Ok(())
     }
 
     /// Whether the state has the bytes that were saved. Blocks while it reads them all, which it
@@ -132,6 +147,7 @@ impl SavedStates {
         let draft = Draft(Directory::create(&self.directory, DRAFT_PREFIX)?);
         private(&draft.ram())?;
         private(&draft.devices())?;
+        self.admit(&draft.ram(), 0o660)?;
         Ok(draft)
     }
 
@@ -145,6 +161,7 @@ impl SavedStates {
         for file in [RAM, DEVICES, DESCRIPTION] {
             fs::set_permissions(draft.0.path().join(file), Permissions::from_mode(0o400))?;
         }
+        self.admit(&draft.ram(), 0o440)?;
         match fs::rename(draft.0.path(), &path) {
             Err(error) if is_taken(&error) => {
                 // If another was quicker, VMs may be coming to life on its state.
@@ -172,11 +189,15 @@ impl SavedStates {
 }
 
 impl Draft {
-    pub(super) fn ram(&self) -> PathBuf {
+    pub(super) fn files(&self) -> StateFiles {
+        StateFiles { ram: self.ram(), devices: self.devices() }
+    }
+
+    fn ram(&self) -> PathBuf {
         self.0.path().join(RAM)
     }
 
-    pub(super) fn devices(&self) -> PathBuf {
+    fn devices(&self) -> PathBuf {
         self.0.path().join(DEVICES)
     }
 }
@@ -186,11 +207,15 @@ impl SavedState {
         &self.path
     }
 
-    pub(super) fn ram(&self) -> PathBuf {
+    pub(super) fn files(&self) -> StateFiles {
+        StateFiles { ram: self.ram(), devices: self.devices() }
+    }
+
+    fn ram(&self) -> PathBuf {
         self.path.join(RAM)
     }
 
-    pub(super) fn devices(&self) -> PathBuf {
+    fn devices(&self) -> PathBuf {
         self.path.join(DEVICES)
     }
 
@@ -282,7 +307,7 @@ mod tests {
     #[rstest]
     fn a_state_is_found_by_its_key_alone() {
         let dir = tempfile::tempdir().expect("a folder");
-        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        let states = SavedStates::open(dir.path().join("states"), None).expect("a folder");
         saved(&states, &json!({ "memory": 128 }), b"state");
         assert!(states.find(&json!({ "memory": 256 })).is_none());
         let state = states.find(&json!({ "memory": 128 })).expect("found");
@@ -322,7 +347,7 @@ mod tests {
     #[rstest]
     fn old_states_go() {
         let dir = tempfile::tempdir().expect("a folder");
-        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        let states = SavedStates::open(dir.path().join("states"), None).expect("a folder");
         for number in 0..KEPT + 3 {
             saved(&states, &json!(number), b"state");
         }
@@ -336,7 +361,7 @@ mod tests {
     #[case::devices(DEVICES)]
     fn what_changed_is_looked_at_again(#[case] file: &str) {
         let dir = tempfile::tempdir().expect("a folder");
-        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        let states = SavedStates::open(dir.path().join("states"), None).expect("a folder");
         saved(&states, &json!(1), b"state");
         let state = states.find(&json!(1)).expect("found");
         assert!(states.is_sound(&state) && states.is_sound(&state));
@@ -351,19 +376,19 @@ mod tests {
     #[case::writable_ram(RAM, 0o666)]
     fn what_others_may_change_is_refused(#[case] file: &str, #[case] mode: u32) {
         let dir = tempfile::tempdir().expect("a folder");
-        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        let states = SavedStates::open(dir.path().join("states"), None).expect("a folder");
         saved(&states, &json!(1), b"state");
         let state = states.find(&json!(1)).expect("found");
         fs::set_permissions(state.path().join(file), Permissions::from_mode(mode)).expect("a mode");
         assert!(states.find(&json!(1)).is_none());
         fs::set_permissions(&states.directory, Permissions::from_mode(0o777)).expect("a mode");
-        assert!(SavedStates::open(states.directory).is_err());
+        assert!(SavedStates::open(states.directory, None).is_err());
     }
 
     #[rstest]
     fn drafts_of_the_dead_go_and_those_of_the_living_stay() {
         let dir = tempfile::tempdir().expect("a folder");
-        let states = SavedStates::open(dir.path().join("states")).expect("a folder");
+        let states = SavedStates::open(dir.path().join("states"), None).expect("a folder");
         let living = states.begin().expect("a draft");
         let dead = states.directory.join(format!("{DRAFT_PREFIX}{:032x}", 1));
         fs::create_dir(&dead).expect("a folder");

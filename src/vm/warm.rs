@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::alive::Alive;
 use super::error::VmError;
 use super::execution::End;
-use super::guest::{GuestError, Run};
+use super::guest::{Guest, GuestError, Run};
 use super::hashes::Mark;
 use super::home::Home;
 use super::interpreter::Interpreter;
@@ -135,11 +135,19 @@ impl Warm {
 
     /// Gives all members up.
     pub(super) fn clear(&self) {
+        drop(self.take_all());
+    }
+
+    /// Like [`clear`](Self::clear), and waits for their end.
+    pub(super) async fn end(&self) {
+        for member in self.take_all() {
+            member.alive.qemu.kill().await;
+        }
+    }
+
+    fn take_all(&self) -> Vec<Member> {
         let mut shelves = self.shelves();
-        let members: Vec<_> =
-            shelves.values_mut().map(|shelf| std::mem::take(&mut shelf.members)).collect();
-        drop(shelves);
-        drop(members);
+        shelves.values_mut().flat_map(|shelf| std::mem::take(&mut shelf.members)).collect()
     }
 
     pub(super) fn stats(&self, language: Language) -> WarmStats {
@@ -231,15 +239,17 @@ impl Warm {
         let home = workshop.home(Some(slot))?;
         let address = home.address();
         let mut alive = workshop.bring_up(&address, language, &machine).await?;
-        match rehearse(&mut alive, language).await {
-            Ok(()) => {}
-            Err(error) => {
-                return Err(workshop.autopsy(&address.id).examine(&alive.qemu, error).await);
-            }
+        let autopsy = workshop.autopsy(&address.id);
+        let rehearsed = tokio::select! {
+            rehearsed = rehearse(alive.guest.get_mut(), language) => rehearsed,
+            () = alive.qemu.no_space() => return Err(autopsy.no_space(Some(&address.path))),
+        };
+        if let Err(error) = rehearsed {
+            return Err(autopsy.examine(&alive.qemu, error).await);
         }
         alive.qemu.stop().await.map_err(|error| match error {
             QemuError::Vm(error) => error,
-            error => workshop.autopsy(&address.id).stillborn(error, REHEARSAL),
+            error => autopsy.stillborn(error, REHEARSAL),
         })?;
         tracing::info!(vm = address.id, %language, "waits");
         Ok(Some(Member { home, alive, marks }))
@@ -291,9 +301,8 @@ impl Shelf {
 }
 
 /// Takes the way that a caller's code will, once, and lets the next interpreter wait.
-async fn rehearse(alive: &mut Alive, language: Language) -> Result<(), GuestError> {
+async fn rehearse(guest: &mut Guest, language: Language) -> Result<(), GuestError> {
     let interpreter = Interpreter::of(language);
-    let guest = alive.guest.get_mut();
     let deadline = Instant::now() + REHEARSAL;
     let order = interpreter.order(&Program::new(interpreter.rehearsal));
     let run = Run { start: order.start.as_ref(), code: &order.code, limit: SAID, deadline };

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::alive::{Alive, Phases, Start};
 use super::autopsy::Autopsy;
+use super::containment::Containment;
 use super::error::VmError;
 use super::hashes::Hashes;
 use super::home::{Address, Home};
@@ -39,6 +40,7 @@ pub(super) struct Workshop {
     pub(super) pool: OverlayPool,
     accelerator: &'static str,
     qemu_version: String,
+    pub(super) containment: Arc<Containment>,
     saved: Option<Arc<Saved>>,
     /// Held while a state is made, so that it is made once; the keys that none can be made for.
     making: tokio::sync::Mutex<HashSet<String>>,
@@ -58,12 +60,13 @@ impl Workshop {
             spawn_blocking(move || wanted.resolve()).await.unwrap_or_else(|panic| {
                 Err(VmError::NoAccelerator { reason: format!("the probe failed: {panic}") })
             })?;
+        let containment = Arc::new(Containment::open(&settings)?);
         let qemu_version = version(&settings.qemu).await?;
         let saved = if !settings.resume {
             None
         } else if can_resume(&qemu_version) {
             let path = settings.states();
-            let states = SavedStates::open(path.clone());
+            let states = SavedStates::open(path.clone(), containment.group());
             let states = states.map_err(|source| VmError::File {
                 what: "directory of saved states",
                 path: path.clone(),
@@ -80,7 +83,7 @@ impl Workshop {
         let pool = OverlayPool::new(settings.pool())?;
         pool.start(Some(bases)).await?;
         let (accelerator, making) = (accelerator.as_str(), tokio::sync::Mutex::default());
-        Ok(Self { settings, pool, accelerator, qemu_version, saved, making })
+        Ok(Self { settings, pool, accelerator, qemu_version, containment, saved, making })
     }
 
     /// A new working directory.
@@ -92,7 +95,11 @@ impl Workshop {
     pub(super) fn machine(&self, language: Language) -> Result<Machine, VmError> {
         let settings = &self.settings;
         let resolved = |what, path: PathBuf| {
-            path.canonicalize().map_err(|source| VmError::File { what, path, source })
+            let file = path.canonicalize().and_then(|path| {
+                self.containment.expect_readable(&path)?;
+                Ok(path)
+            });
+            file.map_err(|source| VmError::File { what, path, source })
         };
         let base = images::find(&settings.base_images_dir, language)?;
         Ok(Machine {
@@ -116,7 +123,7 @@ impl Workshop {
         let disk = address.furnish(&self.pool, machine.base.path()).await?;
         let launch = Launch {
             disk: address.disk(),
-            disk_limit: u64::from(self.settings.disk_mib) << 20,
+            containment: Arc::clone(&self.containment),
             patience: self.settings.boot_timeout,
             interpreter: Interpreter::of(language).start(),
             autopsy: self.autopsy(&address.id),
@@ -211,8 +218,8 @@ impl Workshop {
         disk.map_err(|error| text(&error))?;
         let draft = saved.states.begin().map_err(|error| text(&error))?;
         tracing::info!(base = %machine.base.path().display(), "boots once, to save its state");
-        let booted =
-            launch::save(machine, &address.disk(), &draft, self.settings.boot_timeout).await;
+        let (disk, patience) = (address.disk(), self.settings.boot_timeout);
+        let booted = launch::save(machine, &disk, &draft, &self.containment, patience).await;
         booted.map_err(|error| format!("{error:?}"))?;
         // The files may have been replaced while it booted.
         if self.key(saved, machine).await.map_err(|error| text(&error))? != *key {

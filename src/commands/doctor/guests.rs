@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use indicatif::BinaryBytes;
-use overlay_pool::vm::{Manifest, VmSettings};
+use overlay_pool::vm::{Manifest, Measure, VmSettings, containment};
 use rustix::io::Errno;
 
 use super::super::arguments::pool_dir;
@@ -46,7 +46,18 @@ pub(super) fn look() -> Vec<Finding> {
         },
         (Ok(_), Ok(accelerator)) => Finding::ok(EXEC, format!("can run code, on {accelerator}")),
     };
-    vec![images, states(&settings.states()), exec]
+    let mut findings = vec![images, states(&settings.states()), exec];
+    match containment(&settings) {
+        Ok(measures) => findings.extend(measures.into_iter().map(contained)),
+        Err(error) => findings.push(Finding::bad(EXEC, error, "")),
+    }
+    findings
+}
+
+/// What contains the VMs of a program that is started as this one was.
+fn contained(measure: Measure) -> Finding {
+    let Measure { what, in_force, found, advice, .. } = measure;
+    if in_force { Finding::ok(what, found) } else { Finding::note(what, found, advice) }
 }
 
 fn states(directory: &Path) -> Finding {

@@ -128,6 +128,10 @@ pub(super) struct Options {
     #[arg(long, value_parser = arguments::accelerator(), help_heading = VMS)]
     #[serde(deserialize_with = "accelerator")]
     accel: Option<Accelerator>,
+    /// An unprivileged user that the VMs' QEMU runs as, instead of `OVERLAY_POOL_VM_USER`, which
+    /// only root can have. By default it runs as this user.
+    #[arg(long, value_name = "USER", help_heading = VMS)]
+    vm_user: Option<String>,
     /// An image of a registry to keep ready, as in ghcr.io/acme/python:3.13; can be given again. It is
     /// pulled at the start, and clients name it by its name in --image-store.
     #[cfg(feature = "images")]
@@ -242,6 +246,7 @@ impl Options {
             max_upload: self.max_upload.or(file.max_upload),
             guest_images: self.guest_images.or(file.guest_images),
             accel: self.accel.or(file.accel),
+            vm_user: self.vm_user.or(file.vm_user),
             #[cfg(feature = "images")]
             image: list(self.image, file.image),
             #[cfg(feature = "images")]
@@ -365,6 +370,7 @@ impl Options {
             dir: self.dir.clone().unwrap_or_else(arguments::pool_dir),
             base_images_dir: self.guest_images.take().unwrap_or(settings.base_images_dir),
             accelerator: self.accel.unwrap_or(settings.accelerator),
+            vm_user: self.vm_user.take().or(settings.vm_user),
             ..settings
         };
         let waiting: u32 = settings.warm.values().sum();

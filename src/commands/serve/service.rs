@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use overlay_pool::api::{Access, AccessError, Limits, Server, VmLimits, look_again};
 use overlay_pool::place::{can_confine, misfit};
-use overlay_pool::vm::VmManager;
+use overlay_pool::vm::{Measure, VmManager};
 use overlay_pool::{OverlayPool, PREFIX};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -195,6 +195,13 @@ impl Service {
             trusted::expect(directory, Exit::Failed)?;
         }
         manager.start().await.map_err(|error| Failure::new(Exit::Failed, error, ""))?;
+        for Measure { what, in_force, found, advice, .. } in manager.containment() {
+            if in_force {
+                tracing::info!("{what}: {found}");
+            } else {
+                tracing::warn!("{what}: {found}; {advice}");
+            }
+        }
         tracing::info!(vms = settings.max_concurrent_vms, "VMs can be asked for");
         Ok(())
     }

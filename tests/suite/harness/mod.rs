@@ -4,6 +4,7 @@ pub(crate) mod artefacts;
 pub(crate) mod bench;
 pub(crate) mod case;
 pub(crate) mod cli;
+pub(crate) mod delegated;
 pub(crate) mod fake_tool;
 pub(crate) mod faults;
 pub(crate) mod http;

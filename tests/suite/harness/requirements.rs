@@ -15,7 +15,7 @@ use overlay_pool::vm::{Manifest, VmSettings, kvm};
 use overlay_pool_conformance::{host, isolation};
 
 use super::faults::{clock, memory, strace};
-use super::{node, python, registry, vms};
+use super::{delegated, node, python, registry, vms};
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,8 @@ pub(crate) enum Need {
     Faketime,
     /// The right to make a memory cgroup.
     MemoryCgroup,
+    /// The right to make a cgroup of version 2 that limits memory, processors and processes.
+    DelegatedCgroup,
     /// A folder on another filesystem than the tests' folders.
     SecondFilesystem,
     /// `bash`, built with what completes words: Nix' builders have one without.
@@ -113,7 +115,7 @@ const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 31] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -134,6 +136,7 @@ impl Need {
         Self::Fuse,
         Self::Faketime,
         Self::MemoryCgroup,
+        Self::DelegatedCgroup,
         Self::SecondFilesystem,
         Self::Bash,
         Self::Systemd,
@@ -169,6 +172,7 @@ impl Need {
             Self::Fuse => "fuse",
             Self::Faketime => "faketime",
             Self::MemoryCgroup => "memory-cgroup",
+            Self::DelegatedCgroup => "delegated-cgroup",
             Self::SecondFilesystem => "second-filesystem",
             Self::Bash => "bash",
             Self::Systemd => "systemd",
@@ -209,6 +213,7 @@ impl Need {
             Self::Strace => strace::probe(),
             Self::Faketime => clock::probe(),
             Self::MemoryCgroup => memory::probe(),
+            Self::DelegatedCgroup => delegated::probe(),
             Self::SecondFilesystem => second_filesystem(),
             Self::Bash => bash(),
             Self::Chromium => version(self.name(), self.name()),

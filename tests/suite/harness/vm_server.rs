@@ -13,8 +13,12 @@ use super::vms::{images, states};
 
 /// A server's command, to be given more arguments and launched; its VMs share the tests' states.
 pub(crate) fn command(scratch: &Path, vms: u32) -> Command {
+    with_vms(Server::command(scratch), vms)
+}
+
+/// Has a server's command run VMs.
+pub(crate) fn with_vms(mut command: Command, vms: u32) -> Command {
     let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
-    let mut command = Server::command(scratch);
     command.env("OVERLAY_POOL_STATES", states());
     command.arg("--guest-images").arg(images());
     command.args(["--vms", &vms.to_string(), "--accel", accelerator.as_str()]);

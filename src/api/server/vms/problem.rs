@@ -1,15 +1,33 @@
 //! What goes wrong with VMs, as clients see it.
 
+use std::io;
+
 use axum::http::StatusCode;
 
 use super::tenants::TooMany;
+use crate::Error;
 use crate::api::wire::Problem;
+use crate::creator::CreatorError;
 use crate::vm::{GuestError, VmError};
 
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-vms", error.to_string())
     }
+}
+
+/// Whether the host has no room: for a VM's disk, for its directory, or for what its guest writes.
+fn is_for_want_of_space(error: &VmError) -> bool {
+    let source = match error {
+        VmError::NoSpace { .. } => return true,
+        VmError::File { source, .. }
+        | VmError::Disk(
+            Error::Target { source, .. }
+            | Error::Create { source: CreatorError::Write(source), .. },
+        ) => source,
+        _ => return false,
+    };
+    matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl From<VmError> for Problem {
@@ -29,7 +47,7 @@ impl From<&VmError> for Problem {
                 source: GuestError::Refused(_) | GuestError::TooLong { .. }, ..
             } => (StatusCode::UNPROCESSABLE_ENTITY, "guest-refused"),
             VmError::BootTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "vm-failed"),
-            VmError::NoSpace { .. } => (StatusCode::INSUFFICIENT_STORAGE, "vm-failed"),
+            error if is_for_want_of_space(error) => (StatusCode::INSUFFICIENT_STORAGE, "vm-failed"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "vm-failed"),
         };
         let detail = match error {

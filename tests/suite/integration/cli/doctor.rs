@@ -12,7 +12,7 @@ use crate::harness::owner::Owner;
 use crate::harness::prelude::*;
 use crate::harness::server::Server;
 
-const LOOKED_AT: [&str; 14] = [
+const LOOKED_AT: [&str; 19] = [
     "qemu-img",
     "qemu-storage-daemon",
     "qemu-system-x86_64",
@@ -20,6 +20,11 @@ const LOOKED_AT: [&str; 14] = [
     "guest images",
     "saved states",
     "exec",
+    "VMs' sandbox",
+    "VMs' user",
+    "VMs' memory",
+    "VMs' processors",
+    "VMs' processes",
     "left-over directories",
     "pool directory",
     "filesystem",

@@ -15,9 +15,12 @@ fn units() -> PathBuf {
 }
 
 #[apply(test)]
-fn the_units_are_sound(scratch: Scratch) {
-    for name in ["overlay-pool.service", "overlay-pool.socket"] {
-        let unit = std::fs::read_to_string(units().join(name)).expect("a unit");
+#[case::alone(&["overlay-pool.service"])]
+#[case::with_vms(&["overlay-pool.service", "vms.conf"])]
+fn the_units_are_sound(scratch: Scratch, #[case] service: &[&str]) {
+    let read = |name: &&str| std::fs::read_to_string(units().join(name)).expect("a unit");
+    for files in [service, &["overlay-pool.socket"]] {
+        let (name, unit) = (files[0], files.iter().map(read).collect::<String>());
         // Where the program is installed is another question.
         let unit = unit.replace("/usr/bin/overlay-pool", env!("CARGO_BIN_EXE_overlay-pool"));
         std::fs::write(scratch.join(name), unit).expect("a unit");

@@ -1,8 +1,11 @@
 //! Faults under a server with VMs: each caller is answered, and nothing is left.
 
+use std::path::{Path, PathBuf};
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::harness::cli::overlay_pool_after;
 use crate::harness::prelude::*;
 use crate::harness::server::Server;
 use crate::harness::vm_server::{self, begin, execute, figure, next, until_ready};
@@ -168,6 +171,77 @@ async fn a_server_that_is_killed(scratch: Scratch) {
     assert_eq!(next.get("/v1/vms").json(), json!([]));
     next.stop();
     assert_no_vm_left(&scratch).await;
+}
+
+/// A server whose VMs lie on a small tmpfs of their own, and where that is seen from here.
+fn start_on_tmpfs(scratch: &Path) -> (Server, PathBuf) {
+    let setup = "mkdir -p pool && mount -t tmpfs -o size=16m,mode=700 none pool";
+    let mut command = overlay_pool_after(setup, scratch);
+    command.arg("serve");
+    let mut server = Server::launch(scratch, &mut vm_server::with_vms(command, 2));
+    server.await_ready();
+    let pool = scratch.join("pool");
+    let seen = format!("/proc/{}/root{}", server.pid().as_raw_nonzero(), pool.display());
+    (server, seen.into())
+}
+
+/// Whose program writes more than the host has room for learns it; the next one has room.
+#[apply(test)]
+#[needs(MountNamespace)]
+async fn a_disk_of_the_host_s_that_a_guest_fills(scratch: Scratch) {
+    let (server, place) = start_on_tmpfs(&scratch);
+    let fills = "import os
+with open('/root/file', 'wb') as file:
+  for _ in range(64):
+    file.write(os.urandom(1 << 20))
+  file.flush()
+  os.fsync(file.fileno())
+print('written')";
+    let ran = execute(&server, &python(fills));
+    let last = ran.last();
+    assert_eq!(
+        (&last["event"], &last["problem"]["error"], &last["problem"]["status"]),
+        (&json!("failed"), &json!("vm-failed"), &json!(507))
+    );
+    let detail = last["problem"]["detail"].as_str().expect("a detail");
+    assert!(detail.contains("no space is left in"), "{detail}");
+    assert_eq!(execute(&server, &python("print('well')")).printed(), "well\n");
+    assert_eq!(owned(&place, "vm-"), Vec::<PathBuf>::new());
+    server.stop();
+    assert_no_vm_left(&scratch).await;
+}
+
+/// Who asks while nothing can be written is refused in time, and leaves nothing.
+#[apply(test)]
+#[needs(MountNamespace)]
+async fn a_disk_of_the_host_s_that_is_full(scratch: Scratch) {
+    let (server, place) = start_on_tmpfs(&scratch);
+    assert_eq!(execute(&server, &python("print('well')")).printed(), "well\n");
+    let filler = place.join("filler");
+    let full = std::fs::write(&filler, vec![1; 32 << 20]).expect_err("no room for that");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    // Of an overlay that was ready the guest can write nothing; after that none can be made.
+    for request in ["/v1/execute", "/v1/vms", "/v1/execute"] {
+        let body = json!({ "language": "python", "code": "print('well')" });
+        let body = if request == "/v1/vms" { json!({ "language": "python" }) } else { body };
+        let answer = server.post(request, &body);
+        assert_eq!(answer.problem(507), "vm-failed", "{answer:?}");
+        assert!(answer.body.to_lowercase().contains("no space"), "{answer:?}");
+    }
+    std::fs::remove_file(&filler).expect("room again");
+    // Its state was none the worse for it.
+    let ran = execute(&server, &python("print('well')"));
+    assert_eq!((ran.printed().as_str(), &ran.events[0]["start"]), ("well\n", &json!("resumed")));
+    assert_eq!(owned(&place, "vm-"), Vec::<PathBuf>::new());
+    server.stop();
+    assert_no_vm_left(&scratch).await;
+}
+
+/// What is in a place under names that begin so.
+fn owned(place: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = place.read_dir().expect("a folder").flatten();
+    let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    named.map(|entry| entry.path()).collect()
 }
 
 /// A VM that nobody waits for any more isn't made.

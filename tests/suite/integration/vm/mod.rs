@@ -1,10 +1,13 @@
 //! VMs on pooled overlays.
 
+mod cgroups;
 mod command;
+mod containment;
 mod exec_server;
 mod fault;
 mod http;
 mod http_fault;
+mod killed;
 mod lifecycle;
 mod python_client;
 mod quotas;
