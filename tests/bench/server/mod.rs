@@ -4,7 +4,7 @@
 mod bare;
 pub(crate) mod client;
 mod load;
-mod process;
+pub(super) mod process;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -80,6 +80,12 @@ pub(crate) enum Need {
     OpenapiTypescript,
     /// `promtool`, which checks what Prometheus is told.
     Promtool,
+    /// The program built with the feature `csi`.
+    Csi,
+    /// `kubectl`, which renders what a cluster is given.
+    Kubectl,
+    /// `kubernetes-validate`, which checks that.
+    KubernetesValidate,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -105,13 +111,15 @@ print('prometheus_client', importlib.metadata.version('prometheus_client'))";
 const PYTHON_BUILD: &str = "\
 import flit_core, mypy.version, pip
 print('flit_core', flit_core.__version__, 'mypy', mypy.version.__version__, 'pip', pip.__version__)";
+/// How a program comes that is unpacked and not installed.
+const UNPACKED: &str = "it by fixtures/provision.sh";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 /// What the tests of a file need that declares nothing of this name.
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 30] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -142,6 +150,9 @@ impl Need {
         Self::OpenapiPythonClient,
         Self::OpenapiTypescript,
         Self::Promtool,
+        Self::Csi,
+        Self::Kubectl,
+        Self::KubernetesValidate,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -176,6 +187,9 @@ impl Need {
             Self::OpenapiPythonClient => "openapi-python-client",
             Self::OpenapiTypescript => "openapi-typescript",
             Self::Promtool => "promtool",
+            Self::Csi => "csi",
+            Self::Kubectl => "kubectl",
+            Self::KubernetesValidate => "kubernetes-validate",
         }
     }
 
@@ -218,9 +232,12 @@ impl Need {
                 node::probe(self.name()).and_then(|found| node::probe("tsc").map(|_| found))
             }
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
-            Self::Promtool => {
-                version(&promtool().display().to_string(), "it by fixtures/provision.sh")
+            Self::Promtool => version(&promtool().display().to_string(), UNPACKED),
+            Self::Csi => built_with("csi", cfg!(feature = "csi")),
+            Self::Kubectl => {
+                said(&kubectl().display().to_string(), &["version", "--client"], UNPACKED)
             }
+            Self::KubernetesValidate => python::probe(self.name(), &["--version"]),
         })
     }
 }
@@ -276,14 +293,26 @@ fn need_named(name: &str) -> Result<Need, String> {
 }
 
 fn version(program: &str, package: &str) -> Result<String, String> {
+    said(program, &["--version"], package)
+}
+
+fn said(program: &str, args: &[&str], package: &str) -> Result<String, String> {
     let output = Command::new(program)
-        .arg("--version")
+        .args(args)
         .output()
         .map_err(|error| format!("{program}: {error}; install {package}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next() {
         Some(line) if output.status.success() => Ok(line.to_owned()),
-        _ => Err(format!("{program} --version failed: {}", output.status)),
+        _ => Err(format!("{program} {} failed: {}", args.join(" "), output.status)),
+    }
+}
+
+fn built_with(feature: &str, is_there: bool) -> Result<String, String> {
+    if is_there {
+        Ok(format!("built with the feature {feature}"))
+    } else {
+        Err(format!("built without it: cargo nextest run --features {feature}"))
     }
 }
 
@@ -291,6 +320,12 @@ fn version(program: &str, package: &str) -> Result<String, String> {
 pub(crate) fn promtool() -> PathBuf {
     let unpacked = python::build_directory().join("prometheus/promtool");
     if unpacked.exists() { unpacked } else { "promtool".into() }
+}
+
+/// The one that `fixtures/provision.sh` unpacks, or else that on `PATH`.
+pub(crate) fn kubectl() -> PathBuf {
+    let unpacked = python::build_directory().join("kubernetes/kubectl");
+    if unpacked.exists() { unpacked } else { "kubectl".into() }
 }
 
 fn curl() -> Result<String, String> {
