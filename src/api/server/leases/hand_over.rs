@@ -82,10 +82,12 @@ async fn hand_over(
     }
     let since = Instant::now();
     let AcquireRequest { base, format, target, virtual_size, .. } = &request;
-    let directory = shared.access.target(target).map_err(|error| refused(shared, base, error))?;
+    let (directory, real) =
+        shared.access.target(target).map_err(|error| refused(shared, base, error))?;
     let bad_target =
         |(target, source)| failed(shared, Error::Target { base: base.clone(), target, source });
-    let target = Target::within(directory, target).absolute().map_err(bad_target)?;
+    let target =
+        Target::found_at(real, directory, target.clone()).absolute().map_err(bad_target)?;
     let spot = target.open().map_err(bad_target)?;
     if spot.exists() {
         return Err(failed(shared, Error::AlreadyExists { target: spot.into_path() }));

@@ -66,11 +66,11 @@ impl Record {
     /// Where it was put; none if the directory is gone.
     fn spot(&self, access: &Access) -> Result<Option<Spot>, AccessError> {
         let path = &self.request.target;
-        let directory = match access.target(path) {
+        let (directory, real) = match access.target(path) {
             Err(AccessError::Io { source, .. }) if is_missing(&source) => return Ok(None),
             result => result?,
         };
-        let opened = Target::within(directory, path).open();
+        let opened = Target::found_at(real, directory, path.clone()).open();
         opened.map(Some).map_err(|(_, error)| self.failed(error))
     }
 
