@@ -1,6 +1,6 @@
 //! `csi`: overlays as ephemeral volumes of Kubernetes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay_pool::api::LabelError;
@@ -69,8 +69,8 @@ impl Csi {
             owner: NAME
                 .parse()
                 .map_err(|error: LabelError| Failure::new(Exit::Failed, error, ""))?,
-            images: absolute(self.images)?,
-            kubelet: absolute(self.kubelet_dir)?,
+            images: absolute(&self.images)?,
+            kubelet: absolute(&self.kubelet_dir)?,
             max_volumes: self.max_volumes,
         };
         let endpoint = path_of(&self.endpoint);
@@ -117,8 +117,8 @@ fn path_of(endpoint: &str) -> &str {
     path.strip_prefix("//").unwrap_or(path)
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
-    std::path::absolute(&path).map_err(|error| {
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| {
         let cause = format!("{}: {error}", path.display());
         Failure::new(Exit::Usage, cause, "give an absolute path")
     })

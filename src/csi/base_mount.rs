@@ -23,9 +23,8 @@ const MOST: usize = 16;
 pub(super) fn attach(base: &Path, directory: &OwnedFd, name: &str) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     match openat(directory, name, flags, Mode::RUSR) {
-        Ok(_) => {}
         Err(Errno::EXIST) if is_mounted(directory, name)? => return Ok(()),
-        Err(Errno::EXIST) => {}
+        Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
     let flags = i32::try_from(OFlags::PATH.bits()).unwrap_or(0);

@@ -50,7 +50,7 @@ pub(crate) struct Mount {
     #[prost(string, tag = "1")]
     pub(crate) fs_type: String,
     #[prost(string, repeated, tag = "2")]
-    pub(crate) mount_flags: Vec<String>,
+    pub(crate) flags: Vec<String>,
     #[prost(string, tag = "3")]
     pub(crate) volume_mount_group: String,
 }
@@ -67,7 +67,7 @@ pub(crate) struct Publish {
     #[prost(string, tag = "1")]
     pub(crate) volume_id: String,
     #[prost(map = "string, string", tag = "2")]
-    pub(crate) publish_context: HashMap<String, String>,
+    pub(crate) controller_context: HashMap<String, String>,
     #[prost(string, tag = "3")]
     pub(crate) staging_target_path: String,
     #[prost(string, tag = "4")]

@@ -182,7 +182,7 @@ async fn stats_are_those_of_the_disk(scratch: Scratch) {
         assert_eq!(usage.used, i64::try_from(used()).expect("small"));
         assert!((0..=usage.total - usage.used).contains(&usage.available), "{usage:?}");
         let file = std::fs::File::options().append(true).open(&disk).expect("the disk");
-        std::io::Write::write_all(&mut &file, &[1; 1 << 20]).expect("a guest writes");
+        std::io::Write::write_all(&mut &file, &vec![1; 1 << 20]).expect("a guest writes");
     }
     kubelet.unpublish(&pod).await.expect("it is unpublished");
     let gone = kubelet.stats(&pod).await.expect_err("it is gone");

@@ -164,6 +164,7 @@ async fn insist<F: Future<Output = Result<(), tonic::Status>>>(mut call: impl Fn
 async fn none_is_lost_double_or_left(scratch: Scratch) {
     let count = number("OVERLAY_POOL_CHAOS_VOLUMES").unwrap_or(100);
     let kills = number("OVERLAY_POOL_CHAOS_KILLS").unwrap_or(10);
+    let kills = usize::try_from(kills).expect("few");
     let seed = seed();
     println!("OVERLAY_POOL_SEED={seed} OVERLAY_POOL_CHAOS_VOLUMES={count}");
     let node = Arc::new(Node::new(&scratch));
@@ -177,7 +178,7 @@ async fn none_is_lost_double_or_left(scratch: Scratch) {
             tokio::spawn(work(kubelet.clone(), Arc::clone(&pods), publish, Arc::clone(&done)));
         for kill in 1..=kills / 2 {
             // A part of the work later, wherever that is then.
-            let part = pods.len() * usize::try_from(kill).expect("few") / (kills as usize);
+            let part = pods.len() * kill / (kills / 2 + 1);
             let reached =
                 || done.1.load(Ordering::Relaxed) >= part || done.0.load(Ordering::Relaxed);
             eventually("some are done", reached).await;
