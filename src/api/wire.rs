@@ -76,16 +76,16 @@ pub struct AcquireRequest {
     /// What the caller calls the disk. The same request with the same id gives the same answer, and
     /// `DELETE /v1/disks/{id}` removes the disk. 1 to 128 ASCII letters, digits and any of `-._:@`,
     /// of which the first is a letter or a digit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(
-        value_type = Option<String>, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
+        value_type = String, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
         example = "vm-17",
     ))]
     pub id: Option<Label>,
     /// A label by which disks with an id are listed and removed together; written as an id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "server", schema(
-        value_type = Option<String>, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
+        value_type = String, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
         example = "ci",
     ))]
     pub owner: Option<Label>,
@@ -327,6 +327,11 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::E
     let error =
         || D::Error::custom(format_args!("{number} isn't a whole number from 0 to 2^64 - 1"));
     whole.map(Some).ok_or_else(error)
+}
+
+/// What isn't there, or is something; never nothing.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Label>, D::Error> {
+    Label::deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]

@@ -48,3 +48,77 @@ pub(crate) fn remove_only(spot: &Spot, file: &FileId, aside: &OsStr) -> io::Resu
     })?;
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs::{File, read, rename, write};
+    use std::path::Path;
+    use std::thread;
+
+    use super::{FileId, Spot, finish_removal, remove_only};
+    use crate::place::Target;
+
+    const ASIDE: &str = ".aside";
+
+    fn spot(path: &Path) -> Spot {
+        Target::from(path).open().expect("its directory opens")
+    }
+
+    fn made(path: &Path) -> FileId {
+        write(path, "ours").expect("a file");
+        FileId::of(File::open(path).expect("it opens")).expect("its id")
+    }
+
+    #[test]
+    fn the_one_that_is_meant_is_removed_and_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let (ours, aside) = (made(&path), OsStr::new(ASIDE));
+        let spot = spot(&path);
+        assert!(remove_only(&spot, &ours, aside).expect("removed"));
+        assert!(!remove_only(&spot, &ours, aside).expect("it is gone"));
+        write(&path, "another's").expect("a file");
+        assert!(!remove_only(&spot, &ours, aside).expect("it is another"));
+        assert_eq!(read(&path).expect("the file"), b"another's");
+    }
+
+    /// As a removal that was cut off leaves it: by then another file may be there.
+    #[test]
+    fn what_was_left_aside_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [path, aside] = ["file", ASIDE].map(|name| folder.path().join(name));
+        let ours = made(&path);
+        rename(&path, &aside).expect("aside");
+        write(&path, "another's").expect("a file");
+        assert!(remove_only(&spot(&path), &ours, OsStr::new(ASIDE)).expect("removed"));
+        assert!(!aside.exists() && path.exists());
+        write(&aside, "another's").expect("a file");
+        assert!(!finish_removal(&spot(&path), &ours, OsStr::new(ASIDE)).expect("it is another"));
+        assert!(aside.exists());
+    }
+
+    /// Another file takes its place at any moment of a removal.
+    #[test]
+    fn what_comes_meanwhile_is_never_lost() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [path, other] = ["file", "other"].map(|name| folder.path().join(name));
+        let spot = spot(&path);
+        for round in 0..500 {
+            let ours = made(&path);
+            write(&other, "another's").expect("a file");
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..round {
+                        std::hint::spin_loop();
+                    }
+                    rename(&other, &path).expect("it takes the place");
+                });
+                remove_only(&spot, &ours, OsStr::new(ASIDE)).expect("whichever it is");
+            });
+            assert_eq!(read(&path).expect("the other's file"), b"another's", "round {round}");
+            assert!(!folder.path().join(ASIDE).exists());
+            std::fs::remove_file(&path).expect("removed");
+        }
+    }
+}

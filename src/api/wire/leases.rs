@@ -87,6 +87,7 @@ pub struct Lease {
     #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "ci"))]
     pub owner: Option<Label>,
     /// The user that it belongs to.
+    #[cfg_attr(feature = "server", schema(value_type = i64, minimum = 0, maximum = 4_294_967_295_i64))]
     pub uid: u32,
     /// Where the overlay came from.
     pub source: Source,

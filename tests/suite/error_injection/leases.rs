@@ -4,7 +4,7 @@
 //! `OVERLAY_POOL_CHAOS_ROUNDS` sets how often it is killed at random, `OVERLAY_POOL_SEED` the moments.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -180,6 +180,10 @@ fn c1_disks_of_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scr
     assert!(directories(&ground.folder).is_empty());
 }
 
+fn log(ground: &Ground, name: &str) -> PathBuf {
+    ground.folder.join(format!("strace-{name}.log"))
+}
+
 /// A server whose next acquire with an id, or removal, is done by one thread, in which calls are
 /// counted from now on; with strace on it.
 #[track_caller]
@@ -188,8 +192,7 @@ fn traced(ground: &Ground, name: &str, call: &str, what: &str) -> (Server, Attac
     server.await_ready_overlays(4);
     // It reads what it knows of disks, and has a thread.
     assert_eq!(server.get("/v1/disks").status, 200);
-    let log = ground.folder.join(format!("strace-{name}.log"));
-    let attached = Attached::to(server.pid(), &log, call, what);
+    let attached = Attached::to(server.pid(), &log(ground, name), call, what);
     server.await_that("it is traced", |server| is_wholly_traced(server.pid()));
     (server, attached)
 }
@@ -212,12 +215,14 @@ fn for_each_call(
     scratch: &Path,
     fault: &str,
     removes: bool,
-    check: impl Fn(Server, Attached, std::io::Result<Response>, &Ground) -> (Server, bool),
+    check: impl Fn(Server, std::io::Result<Response>, &Ground, &str) -> (Server, bool),
 ) {
     let ground = Ground::new(scratch);
     let expected: BTreeSet<_> = (!removes).then(|| "vm".to_owned()).into_iter().collect();
     let mut made = Vec::new();
-    for (call, most) in CALLS {
+    // By writes the server's threads wake each other, too, which may not fail.
+    let calls = CALLS.into_iter().filter(|(call, _)| *call != "write" || !fault.contains("error"));
+    for (call, most) in calls {
         for at in 1..=most {
             let server = start(&ground);
             // As it shall be before.
@@ -227,7 +232,9 @@ fn for_each_call(
             let name = format!("{call}-{at}");
             let (server, strace) = traced(&ground, &name, call, &format!("{fault}:when={at}"));
             let answer = ask(&server, &ground, removes);
-            let (server, is_made) = check(server, strace, answer, &ground);
+            drop(strace);
+            let log = std::fs::read_to_string(log(&ground, &name)).expect("strace's log");
+            let (server, is_made) = check(server, answer, &ground, &log);
             if is_made {
                 made.push(name);
             }
@@ -254,10 +261,9 @@ fn for_each_call(
 #[case::acquire(false)]
 #[case::removal(true)]
 fn c1_killed_at_each_call(scratch: Scratch, #[case] removes: bool) {
-    for_each_call(&scratch, "signal=KILL", removes, |mut server, strace, answer, ground| {
+    for_each_call(&scratch, "signal=KILL", removes, |mut server, answer, ground, _| {
         let is_made = answer.is_err();
         if is_made {
-            drop(strace);
             assert!(!server.wait().success());
             server = start(ground);
         }
@@ -270,15 +276,13 @@ fn c1_killed_at_each_call(scratch: Scratch, #[case] removes: bool) {
 #[case::acquire(false)]
 #[case::removal(true)]
 fn c1_each_call_fails(scratch: Scratch, #[case] removes: bool) {
-    for_each_call(&scratch, "error=EIO", removes, |server, strace, answer, ground| {
-        drop(strace);
+    for_each_call(&scratch, "error=EIO", removes, |server, answer, ground, log| {
         let answer = answer.expect("an answer");
         // What is refused hasn't left a disk that nobody knows of.
         if answer.status >= 300 && !removes {
             let listed = server.get("/v1/disks").json();
             assert_eq!((listed, ground.target("vm").exists()), (json!([]), false), "{answer:?}");
         }
-        let is_made = answer.status >= 300;
-        (server, is_made)
+        (server, log.contains("(INJECTED)"))
     });
 }

@@ -27,6 +27,7 @@ pub(super) struct Chosen {
     #[param(value_type = Option<String>, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$")]
     owner: Option<Label>,
     /// Those of this user alone.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     uid: Option<u32>,
 }
 
@@ -39,6 +40,7 @@ pub(super) struct Owned {
     #[param(value_type = String, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$")]
     owner: Label,
     /// Of another user, which only root and the server's own user may name.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     uid: Option<u32>,
 }
 
@@ -48,6 +50,7 @@ pub(super) struct Owned {
 #[into_params(parameter_in = Query)]
 pub(super) struct Whose {
     /// Another user's, which only root and the server's own user may name.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     uid: Option<u32>,
 }
 

@@ -59,6 +59,13 @@ fn hang(server: &Server, scratch: &Path) -> Vec<Client> {
     clients
 }
 
+/// The filesystem that hung answers again.
+fn go_on(scratch: &Path) {
+    let pid = std::fs::read_to_string(scratch.join("slow.pid")).expect("its PID");
+    let pid = Pid::from_raw(pid.trim().parse().expect("a PID")).expect("a PID");
+    kill_process(pid, Signal::CONT).expect("it goes on");
+}
+
 fn expect_answers(server: &Server, scratch: &Path, name: &str) {
     for path in ["/livez", "/readyz", "/v1/stats", "/v1/bases", "/metrics"] {
         assert_eq!(server.get(path).status, 200, "{path}");
@@ -90,13 +97,42 @@ fn what_timed_out_is_taken_back(scratch: Scratch) {
         let answer = client.answer().expect("an answer");
         assert_eq!(answer.problem(504), "timed-out");
     }
-    let pid = std::fs::read_to_string(scratch.join("slow.pid")).expect("its PID");
-    let pid = Pid::from_raw(pid.trim().parse().expect("a PID")).expect("a PID");
-    kill_process(pid, Signal::CONT).expect("it goes on");
+    go_on(&scratch);
     server.await_that("all is taken back", |server| {
         server.log().matches("taken back").count() == CLIENTS
     });
     let left = std::fs::read_dir(scratch.join("slow")).expect("a folder").count();
     assert_eq!(left, 0);
     expect_answers(&server, &scratch, "after");
+}
+
+/// So is a disk with an id; meanwhile nobody who waits for it keeps a thread, and then it can be had.
+#[apply(test)]
+fn a_disk_with_an_id_that_timed_out_is_taken_back(scratch: Scratch) {
+    let mut server = served(&scratch, &["--request-timeout", "1s"]);
+    fuse::hang(&scratch, "slow", FOR_GOOD).expect("it hangs");
+    let target = scratch.join("slow/vm");
+    let wanted = json!({ "base": server::base(&scratch), "target": target, "id": "vm" });
+    // The first of them hangs, and the others wait for it.
+    let mut waiting: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = server.client();
+            send(&mut client, "POST /v1/acquire", &wanted);
+            client
+        })
+        .collect();
+    for client in &mut waiting {
+        assert_eq!(client.answer().expect("an answer").problem(504), "timed-out");
+    }
+    expect_answers(&server, &scratch, "meanwhile");
+    go_on(&scratch);
+    server.await_that("it can be had", |server| server.post("/v1/acquire", &wanted).status == 200);
+    assert!(server.log().matches("taken back").count() <= 1, "{}", server.log());
+    assert_eq!(server.get("/v1/disks").json()[0]["id"], "vm");
+    let left = std::fs::read_dir(scratch.join("slow")).expect("a folder").count();
+    assert_eq!(left, 1, "the disk itself");
+    let removed = server.client().ask("DELETE", "/v1/disks/vm", None).expect("an answer");
+    assert_eq!((removed.status, server.get("/v1/disks").json()), (204, json!([])));
+    let left = std::fs::read_dir(scratch.join("slow")).expect("a folder").count();
+    assert_eq!(left, 0);
 }

@@ -178,6 +178,9 @@ fn is_traced(pid: Pid, task: i32) -> bool {
     status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
 }
 
+/// How long strace may take to end.
+const LET_GO: Duration = Duration::from_secs(5);
+
 /// strace on every thread of a process that isn't its child, which takes root; until it is dropped.
 pub(crate) struct Attached(Child);
 
@@ -195,9 +198,12 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        // It lets go of what it traces.
+        // It lets go of what it traces; of what is dying it may never.
         let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
-        let _ = self.0.wait();
+        if !until(LET_GO, || self.0.try_wait().is_ok_and(|ended| ended.is_some())) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 }
 
