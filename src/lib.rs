@@ -10,6 +10,7 @@
 //! - [`image`]: base images, the qcow2 header, and the bytes of an empty overlay.
 //! - `api`: the pool for other programs, over HTTP on a Unix socket: with the feature `client` a
 //!   client, with `server` the server.
+//! - `csi`: overlays as ephemeral volumes of Kubernetes (feature `csi`).
 //! - `vm`: VMs on pooled overlays that run code, and whether KVM can really run a guest (feature
 //!   `vm`).
 //! - `images`: base images of OCI registries, by digest (feature `images`).
@@ -33,6 +34,8 @@ mod worker;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod api;
 pub mod creator;
+#[cfg(feature = "csi")]
+pub mod csi;
 #[cfg(any(doc, doctest))]
 pub mod guides;
 pub mod image;

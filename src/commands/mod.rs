@@ -7,6 +7,8 @@ mod arguments;
 mod bench;
 mod completions;
 mod create;
+#[cfg(feature = "csi")]
+mod csi;
 mod doctor;
 mod exec;
 mod exit;
@@ -20,6 +22,7 @@ mod openapi;
 mod qemu_img;
 mod serve;
 mod shim;
+mod socket;
 mod stats;
 mod text;
 mod trusted;
@@ -135,6 +138,8 @@ enum Command {
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
     Gc(gc::Gc),
+    #[cfg(feature = "csi")]
+    Csi(csi::Csi),
     Shim(shim::Shim),
     Completions(completions::Completions),
     Man(man::Man),
@@ -160,6 +165,8 @@ fn parse_and_run(arguments: &[OsString]) -> Answer {
         (_, 2..) => "overlay_pool=trace",
         (_, 1) => "overlay_pool=debug",
         (Command::Serve(_), 0) => "overlay_pool=info",
+        #[cfg(feature = "csi")]
+        (Command::Csi(_), 0) => "overlay_pool=info",
         (_, 0) => "off",
     };
     let answer = start_log(default, cli.log_format).and_then(|()| match cli.command {
@@ -174,6 +181,8 @@ fn parse_and_run(arguments: &[OsString]) -> Answer {
         Command::Bench(bench) => bench.run(),
         Command::Doctor(doctor) => doctor.run(cli.verbose > 0),
         Command::Gc(gc) => gc.run(),
+        #[cfg(feature = "csi")]
+        Command::Csi(csi) => csi.run(),
         Command::Shim(shim) => shim.run(),
         Command::Completions(completions) => Ok(completions.run()),
         Command::Man(man) => man.run(),

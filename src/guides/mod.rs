@@ -7,6 +7,8 @@
 //! - [`service`]: systemd and NixOS.
 //! - [`registries`]: base images from OCI registries.
 //! - [`operating`]: metrics, alerts, sizing, space, upgrades, and what to do after each error.
+//! - [`kubernetes`]: disks for Pods, by a CSI driver.
+//! - [`fleet`]: how long many hosts take to get their images.
 //! - [`trust`]: what is trusted, and why.
 //!
 //! What isn't here is generated, so that it is never written twice: commands and options by
@@ -32,6 +34,12 @@ pub mod registries {}
 
 #[doc = include_str!("operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("kubernetes.md")]
+pub mod kubernetes {}
+
+#[doc = include_str!("fleet.md")]
+pub mod fleet {}
 
 #[doc = include_str!("trust.md")]
 pub mod trust {}

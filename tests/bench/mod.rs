@@ -3,6 +3,7 @@
 //! Each is a future that measures on a prepared [`Ground`] and gives columns of figures. The suite
 //! includes all of this too, and runs each with tiny counts.
 
+mod csi;
 mod daemon;
 mod proc;
 mod ready;
@@ -104,6 +105,7 @@ pub(crate) fn main(name: &str) -> ExitCode {
         "server" => server::Serve::parse().run(),
         "vm" => run(vm::Vms::parse()),
         "daemon" => run(daemon::Daemon::parse()),
+        "csi" => run(csi::Csi::parse()),
         _ => Err(format!("there is no benchmark {name}").into()),
     };
     match done {

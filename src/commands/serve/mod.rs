@@ -6,7 +6,6 @@ mod images;
 mod manager;
 mod options;
 mod service;
-mod socket;
 mod watchdog;
 
 use std::path::PathBuf;
@@ -16,9 +15,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::options::Options;
 use self::service::Service;
-use super::Answer;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::{Answer, socket};
 
 /// How long what is still under way may take once the service has ended.
 const LAST: Duration = Duration::from_secs(1);
@@ -60,7 +59,8 @@ impl Serve {
         let settings = self.options.or(file.unwrap_or_default()).settings()?;
         allow_open_files();
         // Bound while there is one thread: the mode of what is made is the process's.
-        let (listener, _name) = socket::open(&settings.socket, settings.socket_group.as_deref())?;
+        let (listener, _name) =
+            socket::open(&settings.socket, settings.socket_group.as_deref(), "--socket")?;
         let service = Service::new(settings)?;
         let runtime = tokio::runtime::Runtime::new()
             .map_err(|error| Failure::new(Exit::Failed, error, "raise the limit of open files"))?;

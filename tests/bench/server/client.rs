@@ -46,7 +46,7 @@ impl Acquire for Caller {
 
 /// A client of the server on one connection that is kept. It does as little as a client can, so
 /// that the server is what is measured.
-pub(super) struct Client {
+pub(in crate::bench) struct Client {
     stream: UnixStream,
     base: BaseRef,
     answer: Vec<u8>,

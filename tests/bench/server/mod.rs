@@ -5,7 +5,7 @@ mod bare;
 pub(crate) mod client;
 mod crowd;
 mod load;
-mod process;
+pub(super) mod process;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use crate::bench::proc::{Resident, resident};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `overlay-pool serve` of one base image. Dropped, it is killed.
-pub(super) struct Server {
+pub(in crate::bench) struct Server {
     child: Child,
     base: BaseRef,
     socket: PathBuf,
@@ -29,7 +29,7 @@ pub(super) struct Server {
 impl Server {
     /// Starts a server in `dir`, an empty folder, whose clients may have overlays in `targets`,
     /// and waits until `ready` of them are ready.
-    pub(super) async fn start(
+    pub(in crate::bench) async fn start(
         dir: &Path,
         targets: &Path,
         base: &BaseRef,
@@ -58,14 +58,18 @@ impl Server {
     }
 
     /// Another connection.
-    pub(super) async fn client(&mut self) -> Result<Client, Error> {
+    pub(in crate::bench) async fn client(&mut self) -> Result<Client, Error> {
         let connected = connect(&self.socket, &mut self.child).await;
         let stream = connected.map_err(|error| self.failed(&error.to_string()))?;
         Ok(Client::new(stream, self.base.clone()))
     }
 
     /// Waits until `count` overlays are ready.
-    pub(super) async fn restocked(&self, client: &mut Client, count: usize) -> Result<(), Error> {
+    pub(in crate::bench) async fn restocked(
+        &self,
+        client: &mut Client,
+        count: usize,
+    ) -> Result<(), Error> {
         let (mut had, mut since) = (0, Instant::now());
         loop {
             let has = client.ready().await?;
@@ -96,7 +100,7 @@ impl Server {
     }
 
     /// Ends it, as a service manager does.
-    pub(super) async fn stop(mut self) -> Result<(), Error> {
+    pub(in crate::bench) async fn stop(mut self) -> Result<(), Error> {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
         if let Some(pid) = pid {
             kill_process(pid, Signal::TERM)?;
@@ -118,7 +122,10 @@ impl Server {
 }
 
 /// Connects to a process as soon as it listens.
-pub(super) async fn connect(socket: &Path, child: &mut Child) -> Result<UnixStream, Error> {
+pub(in crate::bench) async fn connect(
+    socket: &Path,
+    child: &mut Child,
+) -> Result<UnixStream, Error> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Ok(stream) = UnixStream::connect(socket).await {

@@ -9,6 +9,7 @@ pub(crate) mod fake_tool;
 pub(crate) mod faults;
 pub(crate) mod http;
 pub(crate) mod judge;
+pub(crate) mod kubernetes;
 pub(crate) mod manager;
 pub(crate) mod node;
 pub(crate) mod owner;

@@ -84,6 +84,12 @@ pub(crate) enum Need {
     Promtool,
     /// A program with the feature `images`, and `docker-registry`.
     Registry,
+    /// The program built with the feature `csi`.
+    Csi,
+    /// `kubectl`, which renders what a cluster is given.
+    Kubectl,
+    /// `kubernetes-validate`, which checks that.
+    KubernetesValidate,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -109,13 +115,15 @@ print('prometheus_client', importlib.metadata.version('prometheus_client'))";
 const PYTHON_BUILD: &str = "\
 import flit_core, mypy.version, pip
 print('flit_core', flit_core.__version__, 'mypy', mypy.version.__version__, 'pip', pip.__version__)";
+/// How a program comes that is unpacked and not installed.
+const UNPACKED: &str = "it by fixtures/provision.sh";
 const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 
 /// What the tests of a file need that declares nothing of this name.
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 35] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -148,6 +156,9 @@ impl Need {
         Self::OpenapiTypescript,
         Self::Promtool,
         Self::Registry,
+        Self::Csi,
+        Self::Kubectl,
+        Self::KubernetesValidate,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -184,6 +195,9 @@ impl Need {
             Self::OpenapiTypescript => "openapi-typescript",
             Self::Promtool => "promtool",
             Self::Registry => "registry",
+            Self::Csi => "csi",
+            Self::Kubectl => "kubectl",
+            Self::KubernetesValidate => "kubernetes-validate",
         }
     }
 
@@ -227,15 +241,14 @@ impl Need {
                 node::probe(self.name()).and_then(|found| node::probe("tsc").map(|_| found))
             }
             Self::PrometheusClient => python::probe("python3", &["-c", PROMETHEUS_CLIENT]),
-            Self::Promtool => {
-                version(&promtool().display().to_string(), "it by fixtures/provision.sh")
+            Self::Promtool => version(&promtool().display().to_string(), UNPACKED),
+            Self::Csi => built_with("csi", cfg!(feature = "csi")),
+            Self::Kubectl => {
+                said(&kubectl().display().to_string(), &["version", "--client"], UNPACKED)
             }
-            Self::Registry if !cfg!(feature = "images") => {
-                Err("built without the feature images; add --features images".to_owned())
-            }
-            Self::Registry => {
-                version(&registry::program().display().to_string(), "it by fixtures/provision.sh")
-            }
+            Self::Registry => built_with("images", cfg!(feature = "images"))
+                .and_then(|_| version(&registry::program().display().to_string(), UNPACKED)),
+            Self::KubernetesValidate => python::probe(self.name(), &["--version"]),
         })
     }
 }
@@ -291,14 +304,26 @@ fn need_named(name: &str) -> Result<Need, String> {
 }
 
 fn version(program: &str, package: &str) -> Result<String, String> {
+    said(program, &["--version"], package)
+}
+
+fn said(program: &str, args: &[&str], package: &str) -> Result<String, String> {
     let output = Command::new(program)
-        .arg("--version")
+        .args(args)
         .output()
         .map_err(|error| format!("{program}: {error}; install {package}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next() {
         Some(line) if output.status.success() => Ok(line.to_owned()),
-        _ => Err(format!("{program} --version failed: {}", output.status)),
+        _ => Err(format!("{program} {} failed: {}", args.join(" "), output.status)),
+    }
+}
+
+fn built_with(feature: &str, is_there: bool) -> Result<String, String> {
+    if is_there {
+        Ok(format!("built with the feature {feature}"))
+    } else {
+        Err(format!("built without it: cargo nextest run --features {feature}"))
     }
 }
 
@@ -306,6 +331,12 @@ fn version(program: &str, package: &str) -> Result<String, String> {
 pub(crate) fn promtool() -> PathBuf {
     let unpacked = python::build_directory().join("prometheus/promtool");
     if unpacked.exists() { unpacked } else { "promtool".into() }
+}
+
+/// The one that `fixtures/provision.sh` unpacks, or else that on `PATH`.
+pub(crate) fn kubectl() -> PathBuf {
+    let unpacked = python::build_directory().join("kubernetes/kubectl");
+    if unpacked.exists() { unpacked } else { "kubectl".into() }
 }
 
 fn curl() -> Result<String, String> {

@@ -7,6 +7,7 @@ mod bases;
 mod bench;
 mod bytes;
 mod cli;
+mod csi;
 mod daemon;
 mod guides;
 mod images;

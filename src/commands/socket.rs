@@ -50,10 +50,11 @@ impl Drop for Name {
 }
 
 /// Takes the socket of the service manager, if there is one, or makes one at `path`, for this
-/// user and `group`.
+/// user and `group`. `option` names the path.
 pub(super) fn open(
     path: &Path,
     group: Option<&str>,
+    option: &str,
 ) -> Result<(UnixListener, Option<Name>), Failure> {
     let mut passed = ListenFd::from_env();
     if passed.len() > 0 {
@@ -68,10 +69,9 @@ pub(super) fn open(
     }
     let group = group.map(group_id).transpose()?;
     let (listener, name) = make(path, group).map_err(|error| {
+        let shorter = format!("name a shorter one with {option}");
         let advice = match error.kind() {
-            io::ErrorKind::InvalidInput if error.raw_os_error().is_none() => {
-                "name a shorter one with --socket"
-            }
+            io::ErrorKind::InvalidInput if error.raw_os_error().is_none() => shorter.as_str(),
             // With an error number the system said so, without one we did, and gave the advice.
             _ if error.raw_os_error().is_some() => failure::system(&error),
             _ => "",

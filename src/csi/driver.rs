@@ -1,0 +1,176 @@
+//! What is done with volumes, one call after the other for each.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::leases::Leases;
+use super::place::{Place, PlaceError};
+use super::refusal::Refusal;
+use super::request::Publish;
+use super::turns::Turns;
+use super::volume::{DISK, Usage};
+use crate::api::Label;
+use crate::image::BaseRef;
+
+/// What a driver is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What Kubernetes calls this node.
+    pub node_id: String,
+    /// Where the server listens.
+    pub socket: PathBuf,
+    /// What the server's leases of volumes are labelled with: those of another label are others'.
+    pub owner: Label,
+    /// Where the base images are, to driver and server alike.
+    pub images: PathBuf,
+    /// The directory of the kubelet, to driver, server and kubelet alike.
+    pub kubelet: PathBuf,
+    /// How many volumes this node may have; 0 if nobody says how many.
+    pub max_volumes: u64,
+}
+
+/// A driver of the volumes of one node.
+#[derive(Debug)]
+pub struct Driver {
+    node_id: String,
+    images: PathBuf,
+    place: Place,
+    leases: Leases,
+    turns: Turns,
+}
+
+impl Driver {
+    /// A driver that has done nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let Settings { node_id, socket, owner, images, kubelet, max_volumes } = settings;
+        Self {
+            node_id,
+            images,
+            place: Place::new(kubelet),
+            leases: Leases::new(socket, owner, max_volumes),
+            turns: Turns::default(),
+        }
+    }
+
+    pub(super) fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
+    pub(super) fn max_volumes(&self) -> u64 {
+        self.leases.most()
+    }
+
+    /// Whether the server answers.
+    pub(super) async fn is_ready(&self) -> bool {
+        self.leases.is_ready().await
+    }
+
+    /// Gives a Pod a disk, as it is asked for; again, if it has it.
+    pub(super) async fn publish(&self, request: &Publish) -> Result<(), Refusal> {
+        let Publish { id, target, image, format, size, group } = request;
+        let _turn = self.turns.of(id.as_str()).await;
+        let volume = Arc::new(self.at(target, Place::make).await?);
+        let (format, group) = (*format, *group);
+        let base = BaseRef { path: self.images.join(image), format };
+        let acquired = self.leases.acquire(id, base, &volume.disk(), *size).await;
+        let looked = Arc::clone(&volume);
+        // A Pod may use what is complete: whatever fails, that stays.
+        let was_complete = aside(move || looked.is_complete()).await?;
+        let failure = match acquired {
+            Ok(base) => {
+                let filled = Arc::clone(&volume);
+                match aside(move || filled.complete(&base, format, group)).await? {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => Refusal::from(failure),
+                }
+            }
+            // Nothing was handed over, and if something was before, it isn't this request's.
+            Err(failure) if failure.is_final() && !was_complete => {
+                return match aside(move || volume.remove_if_empty()).await? {
+                    Ok(()) => Err(failure),
+                    Err(left) => Err(failure.and(left.into())),
+                };
+            }
+            Err(failure) => return Err(failure),
+        };
+        // What may be asked for again may as well stay until then.
+        if was_complete || !failure.is_final() {
+            return Err(failure);
+        }
+        match self.remove(id, target).await {
+            Ok(()) => Err(failure),
+            Err(left) => Err(failure.and(left)),
+        }
+    }
+
+    /// Takes a Pod's disk away; again, if it was.
+    pub(super) async fn unpublish(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
+        let _turn = self.turns.of(id.as_str()).await;
+        self.remove(id, target).await
+    }
+
+    async fn remove(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
+        let volume = self.at(target, Place::find).await?;
+        let is_leased = self.leases.has(id, &target.join(DISK)).await?;
+        let volume = match volume {
+            Some(volume) => {
+                let closed = move || volume.close().map(|()| volume);
+                Some(aside(closed).await??)
+            }
+            None => None,
+        };
+        if is_leased {
+            self.leases.release(id).await?;
+        }
+        match volume {
+            Some(volume) => Ok(aside(move || volume.remove()).await??),
+            None => Ok(()),
+        }
+    }
+
+    /// How full a Pod's disk is.
+    pub(super) async fn usage(&self, id: &Label, path: PathBuf) -> Result<Usage, Refusal> {
+        let unpublished =
+            Refusal::NotPublished { id: id.as_str().to_owned(), path: path.display().to_string() };
+        let volume = match self.at(&path, Place::find).await {
+            Err(Refusal::Place(PlaceError::Outside { .. })) => None,
+            found => found?,
+        };
+        let Some(volume) = volume else { return Err(unpublished) };
+        let usage = aside(move || volume.is_complete().then(|| volume.usage())).await?;
+        Ok(usage.ok_or(unpublished)??)
+    }
+
+    /// Removes the volumes that the kubelet has forgotten. Says how many there were.
+    pub(super) async fn sweep(&self) -> Result<usize, Refusal> {
+        let mut removed = 0;
+        for (id, disk) in self.leases.list().await? {
+            let Some(target) = disk.parent() else { continue };
+            let _turn = self.turns.of(id.as_str()).await;
+            if self.at(target, |place, target| Ok(place.has_forgotten(target))).await? {
+                self.remove(&id, target).await?;
+                tracing::warn!(id = id.as_str(), target = %target.display(), "removed, its Pod is gone");
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Looks at a target where file-system calls may wait.
+    async fn at<T: Send + 'static>(
+        &self,
+        target: &Path,
+        look: impl FnOnce(&Place, &Path) -> Result<T, PlaceError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (place, target) = (self.place.clone(), target.to_owned());
+        Ok(aside(move || look(&place, &target)).await??)
+    }
+}
+
+/// Does what may wait for a disk.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    spawn_blocking(work).await.map_err(|_| Refusal::Ending)
+}

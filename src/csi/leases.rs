@@ -1,0 +1,110 @@
+//! What the server has handed over to this driver.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::process::geteuid;
+use tokio::sync::OnceCell;
+
+use super::refusal::Refusal;
+use crate::api::{Client, Label};
+use crate::image::BaseRef;
+
+/// The disks of this driver's volumes, which the server knows by the volumes' ids.
+#[derive(Debug)]
+pub(super) struct Leases {
+    client: Client,
+    /// What all of them are labelled with.
+    owner: Label,
+    /// How many there may be; 0 if nobody says how many.
+    most: u64,
+    /// Those that there are or may be, once the server was asked for them.
+    known: OnceCell<Mutex<HashSet<Label>>>,
+}
+
+impl Leases {
+    pub(super) fn new(socket: PathBuf, owner: Label, most: u64) -> Self {
+        Self { client: Client::new(socket), owner, most, known: OnceCell::new() }
+    }
+
+    pub(super) fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// Whether the server answers, and its pool is started.
+    pub(super) async fn is_ready(&self) -> bool {
+        self.client.stats().await.is_ok()
+    }
+
+    /// Has a disk of `base` handed over. Says where its base image is.
+    pub(super) async fn acquire(
+        &self,
+        id: &Label,
+        base: BaseRef,
+        disk: &Path,
+        size: Option<u64>,
+    ) -> Result<PathBuf, Refusal> {
+        let is_new = self.count(id).await?;
+        let acquired = self.client.lease(base, disk, size, id, Some(&self.owner)).await;
+        let acquired = acquired.map_err(Refusal::from).inspect_err(|refusal| {
+            if is_new && refusal.is_final() {
+                self.forget(id);
+            }
+        });
+        Ok(acquired?.base)
+    }
+
+    /// Whether there is a volume's disk, which can be at `disk` alone.
+    pub(super) async fn has(&self, id: &Label, disk: &Path) -> Result<bool, Refusal> {
+        match self.client.disk(id).await? {
+            Some(lease) if lease.target == disk => Ok(true),
+            Some(lease) => Err(Refusal::Elsewhere { id: id.clone(), disk: lease.target }),
+            None => Ok(false),
+        }
+    }
+
+    /// Has a volume's disk removed, if there is one.
+    pub(super) async fn release(&self, id: &Label) -> Result<(), Refusal> {
+        self.client.release(id).await?;
+        self.forget(id);
+        Ok(())
+    }
+
+    /// All disks of volumes, by their ids.
+    pub(super) async fn list(&self) -> Result<Vec<(Label, PathBuf)>, Refusal> {
+        let ours = geteuid().as_raw();
+        let leases = self.client.disks(Some(&self.owner)).await?;
+        let leases = leases.into_iter().filter(|lease| lease.uid == ours);
+        Ok(leases.map(|lease| (lease.id, lease.target)).collect())
+    }
+
+    /// Counts a volume, if there may be one more. Says whether it is a new one.
+    async fn count(&self, id: &Label) -> Result<bool, Refusal> {
+        if self.most == 0 {
+            return Ok(false);
+        }
+        let ask = || async {
+            let ids = self.list().await?.into_iter().map(|(id, _)| id);
+            Ok::<_, Refusal>(Mutex::new(ids.collect()))
+        };
+        let mut known = locked(self.known.get_or_try_init(ask).await?);
+        if known.contains(id) {
+            return Ok(false);
+        }
+        if known.len() as u64 >= self.most {
+            return Err(Refusal::TooMany(self.most));
+        }
+        Ok(known.insert(id.clone()))
+    }
+
+    fn forget(&self, id: &Label) {
+        if let Some(known) = self.known.get() {
+            locked(known).remove(id);
+        }
+    }
+}
+
+fn locked(known: &Mutex<HashSet<Label>>) -> MutexGuard<'_, HashSet<Label>> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}

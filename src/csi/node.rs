@@ -1,0 +1,126 @@
+//! Volumes on this node: the service `csi.v1.Node`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::{Request, Response};
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use super::driver::Driver;
+use super::messages::{
+    CapabilityType, NodeCapability, NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse,
+    NodeGetInfoRequest, NodeGetInfoResponse, NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
+    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeServiceCapability,
+    NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, RpcCapability, Unit, VolumeUsage,
+};
+use super::refusal::Refusal;
+use super::request::{self, Publish, RequestError};
+use super::service::{Answering, unary, unknown};
+use super::volume::Usage;
+
+/// Answers what is done with volumes.
+#[derive(Clone, Debug)]
+pub(super) struct Node(pub(super) Arc<Driver>);
+
+impl NamedService for Node {
+    const NAME: &'static str = "csi.v1.Node";
+}
+
+impl Service<Request<Body>> for Node {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        let driver = Arc::clone(&self.0);
+        match request.uri().path() {
+            "/csi.v1.Node/NodePublishVolume" => {
+                unary(request, move |asked| async move { Ok(publish(&driver, asked).await?) })
+            }
+            "/csi.v1.Node/NodeUnpublishVolume" => {
+                unary(request, move |asked| async move { Ok(unpublish(&driver, asked).await?) })
+            }
+            "/csi.v1.Node/NodeGetVolumeStats" => {
+                unary(request, move |asked| async move { Ok(stats(&driver, asked).await?) })
+            }
+            "/csi.v1.Node/NodeGetCapabilities" => {
+                unary(request, |NodeGetCapabilitiesRequest {}| async { Ok(capabilities()) })
+            }
+            "/csi.v1.Node/NodeGetInfo" => unary(request, move |NodeGetInfoRequest {}| async move {
+                let max = i64::try_from(driver.max_volumes()).unwrap_or(i64::MAX);
+                let node_id = driver.node_id().to_owned();
+                Ok(NodeGetInfoResponse { node_id, max_volumes_per_node: max })
+            }),
+            _ => unknown(&request),
+        }
+    }
+}
+
+async fn publish(
+    driver: &Driver,
+    request: NodePublishVolumeRequest,
+) -> Result<NodePublishVolumeResponse, Refusal> {
+    let request = Publish::try_from(request)?;
+    let done = driver.publish(&request).await;
+    let (id, target) = (request.id.as_str(), request.target.display());
+    match &done {
+        Ok(()) => tracing::info!(id, %target, "published"),
+        Err(refusal) => tracing::warn!(id, %target, code = ?refusal.code(), "{refusal}"),
+    }
+    done.map(|()| NodePublishVolumeResponse {})
+}
+
+async fn unpublish(
+    driver: &Driver,
+    request: NodeUnpublishVolumeRequest,
+) -> Result<NodeUnpublishVolumeResponse, Refusal> {
+    let id = request::id(request.volume_id)?;
+    let target = request::path("target_path", &request.target_path)?;
+    let done = driver.unpublish(&id, &target).await;
+    let (id, target) = (id.as_str(), target.display());
+    match &done {
+        Ok(()) => tracing::info!(id, %target, "unpublished"),
+        Err(refusal) => tracing::warn!(id, %target, code = ?refusal.code(), "{refusal}"),
+    }
+    done.map(|()| NodeUnpublishVolumeResponse {})
+}
+
+async fn stats(
+    driver: &Driver,
+    request: NodeGetVolumeStatsRequest,
+) -> Result<NodeGetVolumeStatsResponse, Refusal> {
+    let NodeGetVolumeStatsRequest { volume_id, volume_path } = request;
+    let id = request::id(volume_id)?;
+    if volume_path.is_empty() {
+        return Err(RequestError::Missing("volume_path").into());
+    }
+    // At a path that none can have is no volume.
+    let path = request::path("volume_path", &volume_path);
+    let path =
+        path.map_err(|_| Refusal::NotPublished { id: id.as_str().to_owned(), path: volume_path })?;
+    let Usage { total, used, available } = driver.usage(&id, path).await?;
+    let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let usage = VolumeUsage {
+        available: signed(available),
+        total: signed(total),
+        used: signed(used),
+        unit: Unit::Bytes.into(),
+    };
+    Ok(NodeGetVolumeStatsResponse { usage: vec![usage] })
+}
+
+fn capabilities() -> NodeGetCapabilitiesResponse {
+    let capability = |capability: NodeCapability| {
+        let rpc = RpcCapability { capability: capability.into() };
+        NodeServiceCapability { capability: Some(CapabilityType::Rpc(rpc)) }
+    };
+    let known = [NodeCapability::GetVolumeStats, NodeCapability::VolumeMountGroup];
+    NodeGetCapabilitiesResponse { capabilities: known.map(capability).into() }
+}

@@ -1,0 +1,167 @@
+//! The directory of the kubelet, below which volumes are published.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
+use rustix::io::Errno;
+
+use super::volume::Volume;
+
+/// Where the kubelet has volumes of CSI, in a Pod's directory.
+const VOLUMES: &str = "volumes/kubernetes.io~csi";
+/// What it remembers of each, beside the volume's own directory.
+const RECORD: &str = "vol_data.json";
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
+
+/// The directory of the kubelet. What Pods may write to lies below it, so that no symbolic link is
+/// followed from there on.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// As the kubelet writes it.
+    written: PathBuf,
+}
+
+/// Why there is no volume at a path.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlaceError {
+    #[error("{}: not below {}, the directory of the kubelet (--kubelet-dir)", path.display(), place.display())]
+    Outside { path: PathBuf, place: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl Place {
+    pub(super) fn new(written: PathBuf) -> Self {
+        Self { written }
+    }
+
+    /// The volume at `target`; none if nothing is there.
+    pub(super) fn find(&self, target: &Path) -> Result<Option<Volume>, PlaceError> {
+        let failed = |errno: Errno| PlaceError::Io { path: target.into(), source: errno.into() };
+        let found = self.parent_of(target)?.and_then(|parent| {
+            let directory = open_in(&parent, name(target))?;
+            Ok(Volume::new(parent, directory, target.to_owned()))
+        });
+        match found {
+            Ok(volume) => Ok(Some(volume)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Makes the volume's directory, unless it is there. The kubelet has made the one above.
+    pub(super) fn make(&self, target: &Path) -> Result<Volume, PlaceError> {
+        let failed = |errno: Errno| PlaceError::Io { path: target.into(), source: errno.into() };
+        let parent = self.parent_of(target)?.map_err(failed)?;
+        match mkdirat(&parent, name(target), Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let directory = open_in(&parent, name(target)).map_err(failed)?;
+        Ok(Volume::new(parent, directory, target.to_owned()))
+    }
+
+    /// Whether the kubelet has forgotten a volume: it keeps a record beside each, from before it has
+    /// it published until it was unpublished. Where there is nothing of a kubelet's, nothing was
+    /// forgotten.
+    pub(super) fn has_forgotten(&self, target: &Path) -> bool {
+        let is_kubelets = target.ancestors().nth(2).is_some_and(|above| above.ends_with(VOLUMES));
+        let own = openat(CWD, &self.written, DIRECTORY | OFlags::PATH, Mode::empty());
+        let pods = own.and_then(|own| open_below(&own, "pods".as_ref()));
+        if !is_kubelets || pods.is_err() {
+            return false;
+        }
+        let record = self.parent_of(target).map(|parent| {
+            parent.and_then(|parent| statat(&parent, RECORD, AtFlags::SYMLINK_NOFOLLOW))
+        });
+        matches!(record, Ok(Err(Errno::NOENT)))
+    }
+
+    /// The directory in which the kubelet wants the volume's.
+    fn parent_of(&self, target: &Path) -> Result<Result<OwnedFd, Errno>, PlaceError> {
+        let outside =
+            || PlaceError::Outside { path: target.to_owned(), place: self.written.clone() };
+        let rest = target.strip_prefix(&self.written).map_err(|_| outside())?;
+        let above = rest.parent().ok_or_else(outside)?;
+        let own = openat(CWD, &self.written, DIRECTORY | OFlags::PATH, Mode::empty());
+        Ok(own.and_then(
+            |own| {
+                if above == Path::new("") { Ok(own) } else { open_below(&own, above) }
+            },
+        ))
+    }
+}
+
+fn name(target: &Path) -> &Path {
+    target.file_name().unwrap_or_default().as_ref()
+}
+
+fn open_below(directory: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(directory, path, DIRECTORY | OFlags::PATH, Mode::empty(), resolve)
+}
+
+fn open_in(parent: &OwnedFd, name: &Path) -> Result<OwnedFd, Errno> {
+    openat(parent, name, DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_volume_is_made_once_and_found() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let place = Place::new(dir.path().to_owned());
+        let target = dir.path().join("mount");
+        assert!(place.find(&target).expect("a look").is_none());
+        place.make(&target).expect("it is made");
+        place.make(&target).expect("it is there");
+        assert!(place.find(&target).expect("a look").is_some());
+    }
+
+    #[test]
+    fn nothing_leads_out() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let kubelet = dir.path().join("kubelet");
+        std::fs::create_dir_all(kubelet.join("pods")).expect("folders");
+        std::fs::create_dir(dir.path().join("other")).expect("a folder");
+        symlink("../other", kubelet.join("link")).expect("a link");
+        symlink("../other", kubelet.join("mount")).expect("a link");
+        let place = Place::new(kubelet.clone());
+        for outside in [dir.path().join("other/mount"), kubelet.clone()] {
+            let error = place.make(&outside).expect_err("it is refused");
+            assert!(matches!(error, PlaceError::Outside { .. }), "{error}");
+        }
+        for through in ["link/mount", "mount", "missing/mount"] {
+            let error = place.make(&kubelet.join(through)).expect_err("it is refused");
+            assert!(matches!(error, PlaceError::Io { .. }), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join("other")).expect("a look").count(), 0);
+    }
+
+    /// A directory of the kubelet that isn't there says nothing of its volumes.
+    #[test]
+    fn only_the_kubelet_forgets() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let kubelet = dir.path().join("kubelet");
+        let place = Place::new(kubelet.clone());
+        let target = kubelet.join("pods/1/volumes/kubernetes.io~csi/disk/mount");
+        assert!(!place.has_forgotten(&target));
+        std::fs::create_dir_all(kubelet.join("pods")).expect("folders");
+        assert!(place.has_forgotten(&target), "its directory is gone");
+        let above = target.parent().expect("one");
+        std::fs::create_dir_all(above).expect("folders");
+        std::fs::write(above.join(RECORD), "{}").expect("a record");
+        assert!(!place.has_forgotten(&target));
+        std::fs::remove_file(above.join(RECORD)).expect("it is removed");
+        assert!(place.has_forgotten(&target), "its record is gone");
+        assert!(!place.has_forgotten(&kubelet.join("pods/1/mount")), "that is no kubelet's");
+        assert!(!place.has_forgotten(dir.path()));
+    }
+}
