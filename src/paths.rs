@@ -1,8 +1,14 @@
-//! Paths as text, which has no bytes that aren't UTF-8; and which part of one is missing.
+//! Paths as text, which has no bytes that aren't UTF-8; which part of one is missing; and those of
+//! open files.
 
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, readlinkat};
+use rustix::io::Errno;
 
 /// The path with each byte that isn't UTF-8 as `\xNN`, and the rest as `valid` writes it.
 #[must_use]
@@ -13,6 +19,17 @@ pub fn text<T: AsRef<str>>(path: &Path, valid: impl Fn(&str) -> T) -> String {
         text.extend(chunk.invalid().iter().map(|byte| format!(r"\x{byte:02x}")));
     }
     text
+}
+
+/// Where an open file is.
+pub(crate) fn of_open(file: impl AsFd) -> Result<PathBuf, Errno> {
+    let path = readlinkat(CWD, link_to(file), Vec::new())?;
+    Ok(OsString::from_vec(path.into_bytes()).into())
+}
+
+/// A path at which an open file can be opened again, whatever its name is now.
+pub(crate) fn link_to(file: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }
 
 /// The error of looking `path` up, with the part of it that is missing or is no directory. An error

@@ -49,7 +49,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tokio_io_timeout::TimeoutWriter;
-use tower::ServiceExt;
+use tower::Service;
 
 pub use access::{Access, AccessError};
 pub use bases::look_again;
@@ -226,7 +226,7 @@ impl Server {
         graceful: &GracefulShutdown,
     ) -> impl Future<Output = hyper::Result<()>> + Send + use<> {
         let (connection, channel) = Connection::new(stream);
-        let (unreceived, to) = (self.shared.unreceived.clone(), Arc::clone(channel.stream()));
+        let (unreceived, to) = (self.shared.unreceived.clone(), Arc::clone(channel.ours()));
         let open = self.shared.traffic.connection();
         let mut connection = TimeoutWriter::new(connection);
         connection.set_timeout(Some(self.limits.client_timeout));
@@ -285,7 +285,7 @@ impl Answers {
             let place = Arc::new(Arc::clone(&self.places).acquire_owned().await.ok());
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Caller { peer, channel, outcome: decides, place });
-            self.router.clone().oneshot(request).await
+            self.router.clone().call(request).await
         });
         let answer = match timeout(request_timeout, &mut answer).await {
             Ok(answer) => answer?,

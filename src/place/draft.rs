@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, unlinkat};
@@ -11,6 +10,7 @@ use rustix::io::Errno;
 use super::entry::make_private;
 use super::rename::rename_new;
 use super::target::Spot;
+use crate::paths::link_to;
 
 /// A file that gets its name when it is finished, so that a target appears complete or not at
 /// all, whatever ends the process before.
@@ -70,10 +70,7 @@ fn name(file: &File, spot: &Spot) -> io::Result<()> {
     let (at, name) = (spot.directory(), spot.name());
     match linkat(file, c"", at, name, AtFlags::EMPTY_PATH) {
         // Before Linux 6.10 that takes a capability, which linking through /proc does not.
-        Err(Errno::NOENT) => {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            Ok(linkat(CWD, path, at, name, AtFlags::SYMLINK_FOLLOW)?)
-        }
+        Err(Errno::NOENT) => Ok(linkat(CWD, link_to(file), at, name, AtFlags::SYMLINK_FOLLOW)?),
         result => Ok(result?),
     }
 }

@@ -2,16 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use rustix::io::Errno;
 
 use super::names::leads_through;
 use crate::image::absolute;
-use crate::paths::explained;
+use crate::paths::{explained, of_open};
 
 /// The longest name of a file in bytes, on Linux' filesystems.
 const NAME_MAX: usize = 255;
@@ -36,13 +36,21 @@ const NAME_MAX: usize = 255;
 pub struct Target {
     path: PathBuf,
     directory: Option<OwnedFd>,
+    /// Where that is, if whoever opened it knows.
+    real: Option<PathBuf>,
 }
 
 impl Target {
     /// The last component of `path`, in `directory`, which was opened before: `path` is not
     /// looked up again, and is what answers and errors call the target.
     pub fn within(directory: impl Into<OwnedFd>, path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), directory: Some(directory.into()) }
+        Self { path: path.into(), directory: Some(directory.into()), real: None }
+    }
+
+    /// The same, in a directory that was found at `real`, without a symbolic link on the way.
+    #[cfg(feature = "server")]
+    pub(crate) fn found_at(real: PathBuf, directory: OwnedFd, path: PathBuf) -> Self {
+        Self { path, directory: Some(directory), real: Some(real) }
     }
 
     /// Makes a relative path absolute, by the working directory and without a look at the disk.
@@ -70,7 +78,10 @@ impl Target {
             return Err((self.path, errno.into()));
         }
         let opened = match self.directory {
-            Some(directory) => real_path(&directory).map(|real| (directory, Some(real))),
+            Some(directory) => {
+                let real = self.real.map_or_else(|| of_open(&directory), Ok);
+                real.map(|real| (directory, Some(real))).map_err(io::Error::from)
+            }
             None => open(parent).map_err(|error| explained(parent, &self.path, error)),
         };
         let name = name.to_owned();
@@ -83,7 +94,7 @@ impl Target {
 
 impl<P: AsRef<Path>> From<P> for Target {
     fn from(path: P) -> Self {
-        Self { path: path.as_ref().to_owned(), directory: None }
+        Self { path: path.as_ref().to_owned(), directory: None, real: None }
     }
 }
 
@@ -135,12 +146,6 @@ fn open(path: &Path) -> io::Result<(OwnedFd, Option<PathBuf>)> {
         return Ok((fd, None));
     }
     let fd = openat(CWD, path, flags, Mode::empty())?;
-    let real = real_path(&fd)?;
+    let real = of_open(&fd)?;
     Ok((fd, Some(real)))
-}
-
-fn real_path(directory: &OwnedFd) -> io::Result<PathBuf> {
-    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    let path = readlinkat(CWD, link, Vec::new())?;
-    Ok(OsString::from_vec(path.into_bytes()).into())
 }

@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock};
 use rustix::fs::{AtFlags, OFlags, statat};
 
 use super::roots::{RootError, Roots};
-use super::trusted::{self, Distrust, path_of};
+use super::trusted::{self, Distrust};
 use super::verdicts::Verdicts;
 use super::{open, overlooked};
 use crate::image::{BaseError, BaseImage, BaseRef, References, discover};
@@ -203,12 +203,12 @@ impl Access {
         self.knows(&base.path) || self.images.open_below(&base.path, OFlags::empty()).is_ok()
     }
 
-    /// Opens the directory that a target is in.
+    /// Opens the directory that a target is in; gives its resolved path too.
     ///
     /// # Errors
     ///
     /// All that an [`AccessError`] can be.
-    pub fn target(&self, path: &Path) -> Result<OwnedFd, AccessError> {
+    pub(super) fn target(&self, path: &Path) -> Result<(OwnedFd, PathBuf), AccessError> {
         let failed = |source| AccessError::io(TARGET, path, source);
         // `file_name` doesn't see a last `/` or `/.`, after which comes no file's name.
         let bytes = path.as_os_str().as_encoded_bytes();
@@ -217,18 +217,17 @@ impl Access {
             (Some(directory), Some(name)) if named => (directory, name.as_encoded_bytes()),
             _ => return Err(AccessError::NoName { what: TARGET, path: path.to_owned() }),
         };
-        let (_, directory) = self
+        let (directory, real) = self
             .targets
-            .open_below(directory, OFlags::DIRECTORY)
+            .directory(directory)
             .map_err(|error| AccessError::of(TARGET, path, &self.targets, error))?;
         // One that exists is refused for that (rule A1).
         let is_free = || statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).is_err();
-        let real = path_of(&directory).map_err(failed)?;
         if SWEPT.iter().any(|prefix| leads_through(&real, prefix)) && is_free() {
             let why = "what is in this directory is removed with its owner; choose another";
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
-        Ok(directory)
+        Ok((directory, real))
     }
 
     /// Opens a base image and judges it.

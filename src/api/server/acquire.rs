@@ -60,13 +60,13 @@ async fn hand_over(
 ) -> Result<(AcquireAnswer, OwnedFd), Problem> {
     let AcquireRequest { base, format, target, virtual_size } = request;
     let since = Instant::now();
-    let opened = shared.access.target(&target).and_then(|directory| {
+    let opened = shared.access.target(&target).and_then(|(directory, real)| {
         let again = directory.try_clone();
         let failed = |source| AccessError::io(TARGET, &target, source);
-        Ok((directory, again.map_err(failed)?))
+        Ok((directory, again.map_err(failed)?, real))
     });
     let (directory, target) = match opened {
-        Ok((directory, again)) => (directory, Target::within(again, target)),
+        Ok((directory, again, real)) => (directory, Target::found_at(real, again, target)),
         Err(error) => return Err(refused(shared, &base, error)),
     };
     let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
@@ -155,7 +155,7 @@ pub(super) async fn open(
     Body(request): Body<OpenRequest>,
 ) -> Result<Json<OpenAnswer>, Problem> {
     let Caller { peer, channel, .. } = caller.clone();
-    let counted = shared.unreceived.count(peer, channel.stream()).map_err(|too_many| {
+    let counted = shared.unreceived.count(peer, channel.ours()).map_err(|too_many| {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Problem::new(status, "too-many-descriptors", too_many.to_string())
     })?;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::unreceived::Counted;
 use crate::api::descriptors;
@@ -16,7 +17,7 @@ use crate::api::descriptors;
 /// What handlers have of a client's connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Channel {
-    stream: Arc<UnixStream>,
+    stream: Arc<OwnedWriteHalf>,
     /// Descriptors that go out with the next bytes.
     queue: Arc<Mutex<VecDeque<(OwnedFd, Counted)>>>,
     end: Arc<Mutex<End>>,
@@ -56,7 +57,7 @@ impl Channel {
     /// Whether the client has hung up, and so hears no answer. One that only says nothing more
     /// still listens.
     pub(crate) fn is_hung_up(&self) -> bool {
-        descriptors::is_hung_up(&self.stream)
+        descriptors::is_hung_up(self.stream())
     }
 
     /// Has the client taken for one that listens, unless its end was seen.
@@ -70,7 +71,12 @@ impl Channel {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn stream(&self) -> &Arc<UnixStream> {
+    fn stream(&self) -> &UnixStream {
+        (*self.stream).as_ref()
+    }
+
+    /// Our end, for as long as it is held.
+    pub(super) fn ours(&self) -> &Arc<OwnedWriteHalf> {
         &self.stream
     }
 
@@ -81,13 +87,17 @@ impl Channel {
 
 /// A Unix socket that sends descriptors (`SCM_RIGHTS`) with the bytes that are written to it.
 #[derive(Debug)]
-pub(crate) struct Connection(Channel);
+pub(crate) struct Connection {
+    reader: OwnedReadHalf,
+    channel: Channel,
+}
 
 impl Connection {
     pub(crate) fn new(stream: UnixStream) -> (Self, Channel) {
+        let (reader, writer) = stream.into_split();
         let channel =
-            Channel { stream: Arc::new(stream), queue: Arc::default(), end: Arc::default() };
-        (Self(channel.clone()), channel)
+            Channel { stream: Arc::new(writer), queue: Arc::default(), end: Arc::default() };
+        (Self { reader, channel: channel.clone() }, channel)
     }
 
     /// Tries a write until it is done, or there is no room for it.
@@ -97,8 +107,9 @@ impl Connection {
         mut write: impl FnMut(&UnixStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.stream.poll_write_ready(cx))?;
-            match write(&self.0.stream) {
+            let stream = self.channel.stream();
+            ready!(stream.poll_write_ready(cx))?;
+            match write(stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }
@@ -109,7 +120,7 @@ impl Connection {
     /// descriptor waits.
     fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Option<io::Result<usize>>> {
         // Held for a system call that doesn't block.
-        let mut queue = self.0.queue();
+        let mut queue = self.channel.queue();
         let Some((descriptor, _)) = queue.front() else { return Poll::Ready(None) };
         let sent = ready!(self.poll_try(cx, |stream| {
             stream.try_io(Interest::WRITABLE, || descriptors::send(stream, bytes, descriptor))
@@ -123,28 +134,22 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.stream.poll_read_ready(cx))?;
-            match self.0.stream.try_read(buffer.initialize_unfilled()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(count) => {
-                    let mut end = self.0.end();
-                    end.seen |= count == 0 && end.holders == 0;
-                    if count == 0 && !end.seen {
-                        end.waiting = Some(cx.waker().clone());
-                        return Poll::Pending;
-                    }
-                    drop(end);
-                    buffer.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-            }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.reader).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            return Poll::Ready(Ok(()));
         }
+        let mut end = self.channel.end();
+        end.seen |= end.holders == 0;
+        if !end.seen {
+            end.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat};
 use rustix::io::Errno;
 
+use crate::paths::of_open;
+
 /// How often a look-up is tried again that met a rename somewhere on the way.
 const ATTEMPTS: usize = 16;
 
@@ -78,16 +80,41 @@ impl Roots {
         path: &Path,
         flags: OFlags,
     ) -> Result<(Arc<Held>, OwnedFd), RootError> {
+        self.in_root(path, |held, rest| {
+            let file = held.open_below(rest, flags, ResolveFlags::empty())?;
+            Ok((held, file))
+        })
+    }
+
+    /// Opens the directory `path` below the root that it is in, and gives its resolved path.
+    pub(super) fn directory(&self, path: &Path) -> Result<(OwnedFd, PathBuf), RootError> {
+        self.in_root(path, |held, rest| {
+            // Most paths have no links; this spares them a look into /proc.
+            let is_plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
+            if is_plain
+                && let Ok(directory) =
+                    held.open_below(rest, OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
+            {
+                return Ok((directory, held.path.join(rest)));
+            }
+            let directory = held.open_below(rest, OFlags::DIRECTORY, ResolveFlags::empty())?;
+            let real = of_open(&directory)?;
+            Ok((directory, real))
+        })
+    }
+
+    /// Opens something in the first root that holds `path`, with what comes after the root's own.
+    fn in_root<T>(
+        &self,
+        path: &Path,
+        open: impl Fn(Arc<Held>, &Path) -> Result<T, Errno>,
+    ) -> Result<T, RootError> {
         if path.is_relative() {
             return Err(RootError::Relative);
         }
         let below = |root: &'_ Root| {
             let rest = root.rest(&root.held(), path)?;
-            let opened = root.current().and_then(|held| {
-                let file = held.open_below(rest, flags)?;
-                Ok((held, file))
-            });
-            Some(opened)
+            Some(root.current().and_then(|held| open(held, rest)))
         };
         match self.0.iter().find_map(below) {
             Some(Ok(opened)) => Ok(opened),
@@ -143,9 +170,14 @@ impl Held {
         Ok(Self { path, fd, identity })
     }
 
-    fn open_below(&self, rest: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    fn open_below(
+        &self,
+        rest: &Path,
+        flags: OFlags,
+        resolve: ResolveFlags,
+    ) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let resolve = resolve | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let rest = if rest.components().next().is_none() {
             Path::new(Component::CurDir.as_os_str())
         } else {

@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinka
 use rustix::io::Errno;
 
 use super::roots::{Held, identity};
+use crate::paths::of_open;
 use crate::place::{MAX_LINKS, is_anothers, is_shared, others_may_change};
 
 /// A file that is open (`O_PATH`), and the resolved path at which it is found.
@@ -42,10 +43,10 @@ pub(super) fn below(root: &Held, file: OwnedFd) -> Result<Found, Distrust> {
     let opened = fstat(&file)?;
     // A directory is refused for what it is.
     if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
-        return Ok(Found { path: path_of(&file).map_err(Distrust::Io)?, file: file.into() });
+        return Ok(Found { path: of_open(&file)?, file: file.into() });
     }
-    let [top, path] = [&root.fd, &file].map(path_of);
-    let (top, path) = (top.map_err(Distrust::Io)?, path.map_err(Distrust::Io)?);
+    let [top, path] = [&root.fd, &file].map(of_open);
+    let (top, path) = (top?, path?);
     let rest = path.strip_prefix(&top).map_err(|_| replaced())?;
     let (folders, name) = (rest.parent().unwrap_or(Path::new("")), rest.file_name());
     let name = name.ok_or_else(replaced)?;
@@ -75,7 +76,7 @@ pub(super) fn named(path: &Path) -> Result<Found, Distrust> {
         let file =
             openat(&at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let opened = fstat(&file)?;
-        let real = path_of(&at).map_err(Distrust::Io)?;
+        let real = of_open(&at)?;
         expect_trusted(&at, &real)?;
         expect_same(&at, &real, name, &opened)?;
         if FileType::from_raw_mode(opened.st_mode) != FileType::Symlink {
@@ -112,14 +113,4 @@ fn expect_same(at: &OwnedFd, path: &Path, name: &OsStr, opened: &Stat) -> Result
 
 fn replaced() -> Distrust {
     Distrust::Io(io::Error::other("it was replaced while it was looked at; try again"))
-}
-
-/// Where an open file is.
-pub(super) fn path_of(file: impl AsFd) -> io::Result<PathBuf> {
-    std::fs::read_link(link_to(file))
-}
-
-/// A path at which an open file can be opened again, whatever its name is now.
-pub(super) fn link_to(file: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
 }

@@ -4,12 +4,16 @@
 //! that doesn't answer keeps that request alone. Users take turns, whatever each of them has waiting;
 //! and one user's work is on so many of the threads at most that those which hang leave some for
 //! others.
+//!
+//! As many threads work at once as there are processors: more would wake each other for work that
+//! the first of them does next anyway. Those that their work keeps longer don't count as working,
+//! and others take their place: while work waits, one thread looks after that.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +21,11 @@ use std::time::Duration;
 const THREADS: usize = 64;
 /// On how many of them one user's work is at once.
 const OF_ONE: usize = 16;
+/// How many work at once, but for those whose work keeps them.
+static PROCESSORS: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(OF_ONE));
+/// After one to two of these, work keeps a thread.
+const KEPT: Duration = Duration::from_millis(5);
 /// How long a thread without work stays.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -31,6 +40,8 @@ pub(super) struct Turns(Arc<Desk>);
 struct Desk {
     state: Mutex<State>,
     work: Condvar,
+    /// Never notified.
+    kept: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +54,14 @@ struct State {
     threads: usize,
     /// How many threads wait for work, or were woken for it and aren't there yet.
     idle: usize,
+    /// One was woken, or made, and isn't there yet.
+    is_coming: bool,
+    /// One looks after those that their work keeps.
+    is_watched: bool,
+    /// How often it looked.
+    looks: u64,
+    /// How many threads work since the last look, and since the one before it.
+    working: [usize; 2],
 }
 
 #[derive(Default)]
@@ -71,26 +90,16 @@ impl Turns {
         let begun = state.begun;
         let user = state.users.entry(uid).or_default();
         user.waiting.push_back((Box::new(work), begun));
-        if user.running + user.waiting.len() > OF_ONE {
-            // A thread that ends other work of this user goes on with it.
-            return Ok(());
-        }
         state.put_in_order(uid);
-        if state.may_begin() <= state.idle {
-            self.0.work.notify_one();
-        } else if state.threads < THREADS {
-            let desk = Arc::clone(&self.0);
-            let thread = thread::Builder::new().name("overlay-pool-request".to_owned());
-            match thread.spawn(move || desk.serve()) {
-                Ok(_) => state.threads += 1,
-                Err(error) if state.threads == 0 => {
-                    state.users.remove(&uid);
-                    state.order.clear();
-                    return Err(error);
-                }
-                // One of those there does it later.
-                Err(error) => tracing::warn!(%error, "no further thread for requests"),
-            }
+        let called = self.0.call(&mut state);
+        if called.is_err() && state.threads == 0 {
+            state.users.remove(&uid);
+            state.order.clear();
+            return called;
+        }
+        if let Err(error) = called {
+            // One of those there does it later.
+            tracing::warn!(%error, "no further thread for requests");
         }
         Ok(())
     }
@@ -101,25 +110,58 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self) {
+    /// Has another thread come, if there is something for it to do.
+    fn call(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        if state.is_coming || !(state.has_work() || state.wants_watch()) {
+            return Ok(());
+        }
+        if state.idle > 0 {
+            self.work.notify_one();
+        } else if state.threads < THREADS {
+            let desk = Arc::clone(self);
+            let thread = thread::Builder::new().name("overlay-pool-request".to_owned());
+            thread.spawn(move || desk.serve())?;
+            state.threads += 1;
+        } else {
+            return Ok(());
+        }
+        state.is_coming = true;
+        Ok(())
+    }
+
+    fn serve(self: &Arc<Self>) {
         let mut state = self.state();
+        state.is_coming = false;
         loop {
-            if let Some((uid, work, meanwhile)) = state.next() {
+            if state.has_work()
+                && let Some((uid, work, meanwhile)) = state.next()
+            {
+                let since = state.begin();
+                // Who adds work sees to it otherwise.
+                let _ = self.call(&mut state);
                 drop(state);
                 // A panic is logged by then, and whoever waits for the work told.
                 let _ = catch_unwind(AssertUnwindSafe(|| work(meanwhile)));
                 state = self.state();
+                state.end(since);
                 state.done(uid);
-                continue;
-            }
-            state.idle += 1;
-            let waited = self.work.wait_timeout(state, IDLE);
-            let (again, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
-            state = again;
-            state.idle -= 1;
-            if timed_out.timed_out() && state.order.is_empty() {
-                state.threads -= 1;
-                return;
+            } else if state.wants_watch() {
+                state.is_watched = true;
+                let waited = self.kept.wait_timeout(state, KEPT);
+                (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                state.is_watched = false;
+                state.look();
+            } else {
+                state.idle += 1;
+                let waited = self.work.wait_timeout(state, IDLE);
+                let (again, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
+                state = again;
+                state.idle -= 1;
+                if timed_out.timed_out() && !state.is_coming {
+                    state.threads -= 1;
+                    return;
+                }
+                state.is_coming = false;
             }
         }
     }
@@ -129,15 +171,40 @@ impl State {
     /// Lets a user have another turn, if it has work that may begin.
     fn put_in_order(&mut self, uid: u32) {
         let Some(user) = self.users.get_mut(&uid) else { return };
-        if !user.in_order && user.may_begin() > 0 {
+        if !user.in_order && user.has_work() {
             user.in_order = true;
             self.order.push_back(uid);
         }
     }
 
-    /// How much work may begin now.
-    fn may_begin(&self) -> usize {
-        self.order.iter().filter_map(|uid| self.users.get(uid)).map(User::may_begin).sum()
+    /// Whether a thread may begin work now.
+    fn has_work(&self) -> bool {
+        !self.order.is_empty() && self.working.iter().sum::<usize>() < *PROCESSORS
+    }
+
+    /// Whether work waits for threads that nobody looks after.
+    fn wants_watch(&self) -> bool {
+        !self.order.is_empty() && !self.has_work() && !self.is_watched
+    }
+
+    /// Counts a thread as working; gives when it began.
+    fn begin(&mut self) -> u64 {
+        self.working[0] += 1;
+        self.looks
+    }
+
+    /// Counts one that began at `since` no longer.
+    fn end(&mut self, since: u64) {
+        let looks = usize::try_from(self.looks - since).unwrap_or(usize::MAX);
+        if let Some(working) = self.working.get_mut(looks) {
+            *working -= 1;
+        }
+    }
+
+    /// From now on those that worked at the last look already don't count.
+    fn look(&mut self) {
+        self.working = [0, self.working[0]];
+        self.looks += 1;
     }
 
     fn next(&mut self) -> Option<(u32, Work, u64)> {
@@ -164,8 +231,8 @@ impl State {
 }
 
 impl User {
-    fn may_begin(&self) -> usize {
-        self.waiting.len().min(OF_ONE - self.running)
+    fn has_work(&self) -> bool {
+        self.running < OF_ONE && !self.waiting.is_empty()
     }
 }
 
@@ -173,7 +240,7 @@ impl User {
 mod tests {
     use std::sync::mpsc;
 
-    use super::{OF_ONE, State, THREADS, Turns, User};
+    use super::{OF_ONE, PROCESSORS, State, THREADS, Turns, User};
 
     fn state(waiting: &[(u32, usize)]) -> State {
         let mut state = State::default();
@@ -197,9 +264,8 @@ mod tests {
     fn one_user_leaves_threads_for_others() {
         let mut state = state(&[(1, 1000)]);
         let begun = (0..THREADS).filter(|_| state.next().is_some()).count();
-        assert_eq!((begun, state.may_begin()), (OF_ONE, 0));
+        assert_eq!((begun, state.order.len()), (OF_ONE, 0));
         state.done(1);
-        assert_eq!(state.may_begin(), 1);
         assert!(state.next().is_some() && state.next().is_none(), "one more for each that is done");
     }
 
@@ -211,6 +277,36 @@ mod tests {
             state.done(uid);
         }
         assert!(state.users.is_empty() && state.order.is_empty());
+    }
+
+    /// As many as there are processors, and more as soon as these don't get on.
+    #[test]
+    fn threads_that_their_work_keeps_do_not_count() {
+        let mut state = state(&[(1, 1000)]);
+        let begin_all = |state: &mut State| {
+            let mut begun = Vec::new();
+            while state.has_work() {
+                begun.push(state.begin());
+            }
+            begun
+        };
+        let kept = begin_all(&mut state);
+        assert_eq!(kept.len(), *PROCESSORS);
+        assert!(state.wants_watch(), "somebody looks after them");
+        state.look();
+        assert!(!state.has_work(), "they may have begun just before");
+        state.look();
+        let others = begin_all(&mut state);
+        assert_eq!(others.len(), *PROCESSORS, "in the place of those that are kept");
+        for since in kept {
+            state.end(since);
+        }
+        assert!(!state.has_work(), "which don't count when they end either");
+        state.look();
+        for since in others {
+            state.end(since);
+        }
+        assert_eq!(begin_all(&mut state).len(), *PROCESSORS);
     }
 
     /// Work that comes while the only idle thread is being woken has a thread of its own.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::time::sleep;
 
 use super::peers::Peer;
@@ -39,20 +40,20 @@ pub(super) struct Unreceived(Arc<Mutex<HashMap<u32, Vec<Sent>>>>);
 
 #[derive(Debug)]
 struct Sent {
-    to: Arc<UnixStream>,
+    to: Arc<OwnedWriteHalf>,
     waits: Weak<()>,
 }
 
 impl Sent {
     /// Whether it isn't sent yet, or not received.
     fn is_under_way(&self) -> bool {
-        self.waits.strong_count() > 0 || is_unreceived(&self.to)
+        self.waits.strong_count() > 0 || is_unreceived((*self.to).as_ref())
     }
 }
 
 impl Unreceived {
     /// Counts one more that goes to a peer, from before it is sent until it is received.
-    pub(super) fn count(&self, peer: Peer, to: &Arc<UnixStream>) -> Result<Counted, TooMany> {
+    pub(super) fn count(&self, peer: Peer, to: &Arc<OwnedWriteHalf>) -> Result<Counted, TooMany> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         users.entry(peer.uid()).or_default().retain(Sent::is_under_way);
         if users.values().map(Vec::len).sum::<usize>() >= OF_ALL {
@@ -69,13 +70,13 @@ impl Unreceived {
     }
 
     /// Waits, once nothing more is sent to a peer, until it has received its descriptors or is gone.
-    pub(super) async fn received(&self, peer: Peer, by: &Arc<UnixStream>) {
+    pub(super) async fn received(&self, peer: Peer, by: &Arc<OwnedWriteHalf>) {
         while self.is_waited_for(peer, by) {
             sleep(LOOK).await;
         }
     }
 
-    fn is_waited_for(&self, peer: Peer, by: &Arc<UnixStream>) -> bool {
+    fn is_waited_for(&self, peer: Peer, by: &Arc<OwnedWriteHalf>) -> bool {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sent) = users.get_mut(&peer.uid()) else { return false };
         sent.retain(|sent| !Arc::ptr_eq(&sent.to, by) || sent.is_under_way());

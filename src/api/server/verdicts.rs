@@ -8,8 +8,9 @@ use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::OFlags;
 
-use super::trusted::{Found, link_to};
+use super::trusted::Found;
 use crate::image::{BaseError, BaseImage, BaseRef, Format, Identity, References};
+use crate::paths::link_to;
 
 /// How many are remembered; over it all are forgotten, so that nobody can fill the memory.
 const MAX: usize = 4096;
