@@ -189,14 +189,17 @@ impl BaseImage {
     /// A [`BaseError`] that says what is wrong with which file.
     pub fn open(base: &BaseRef, references: References) -> Result<Self, BaseError> {
         let failed = |source| BaseError::Io { path: base.path.clone(), source };
-        let file = open(&base.path)?;
-        // Where the name leads to in one step may be elsewhere in the next.
-        let path = base.path.canonicalize().map_err(failed)?;
-        let image = Self::judge(&file, path, base.format, references)?;
-        if Identity::of(&image.path).map_err(failed)? != image.identity {
-            return Err(failed(io::Error::other("it was replaced while it was judged; try again")));
+        // One that is replaced meanwhile is the old one or the new one, not an error.
+        for _ in 0..16 {
+            let file = open(&base.path)?;
+            // Where the name leads to in one step may be elsewhere in the next.
+            let path = base.path.canonicalize().map_err(failed)?;
+            let image = Self::judge(&file, path, base.format, references)?;
+            if Identity::of(&image.path).map_err(failed)? == image.identity {
+                return Ok(image);
+            }
         }
-        Ok(image)
+        Err(failed(io::Error::other("it was replaced each time it was judged; try again")))
     }
 
     /// Judges an image that is open already. `path` is what overlays record: where QEMU, and

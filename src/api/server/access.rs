@@ -107,6 +107,10 @@ impl AccessError {
         let path = path.to_owned();
         match distrust {
             Distrust::Directory(directory) => Self::Untrusted { path, directory },
+            Distrust::Replaced => {
+                let why = "it was replaced each time it was looked at; try again";
+                Self::Io { what: BASE, path, source: io::Error::other(why) }
+            }
             Distrust::Io(source) => Self::Io { what: BASE, path, source },
         }
     }
@@ -173,7 +177,7 @@ impl Access {
                 tracing::warn!(%error, "base image not kept ready");
                 false
             }
-            Ok(_) | Err(Distrust::Io(_)) => true,
+            Ok(_) | Err(Distrust::Io(_) | Distrust::Replaced) => true,
         };
         self.look().into_iter().filter(is_trusted).collect()
     }
@@ -246,8 +250,12 @@ impl Access {
             self.verdicts.remember(base.clone(), &image);
             return Ok(image);
         }
-        let found = match self.images.open_below(&base.path, OFlags::empty()) {
-            Ok((root, file)) => trusted::below(&root, file).map_err(distrust)?,
+        let below = || match self.images.open_below(&base.path, OFlags::empty()) {
+            Ok((root, file)) => trusted::below(&root, file).map(Ok),
+            Err(error) => Ok(Err(error)),
+        };
+        let found = match trusted::settled(below).map_err(distrust)? {
+            Ok(found) => found,
             Err(error) => {
                 let linked = matches!(error, RootError::Outside) && self.images.hold(&base.path);
                 let refused = AccessError::of(BASE, &base.path, &self.images, error);

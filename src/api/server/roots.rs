@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::paths::of_open;
 
 /// How often a look-up is tried again that met a rename somewhere on the way.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 /// Why a path can't be opened below a root.
 #[derive(Debug)]

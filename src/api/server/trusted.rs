@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::roots::{Held, identity};
+use super::roots::{ATTEMPTS, Held, identity};
 use crate::paths::of_open;
 use crate::place::{MAX_LINKS, is_anothers, is_shared, others_may_change};
 
@@ -29,12 +29,25 @@ pub(super) struct Found {
 pub(super) enum Distrust {
     /// Others may change what this directory's names lead to.
     Directory(PathBuf),
+    /// The name led to another file meanwhile.
+    Replaced,
     Io(io::Error),
 }
 
 impl From<Errno> for Distrust {
     fn from(errno: Errno) -> Self {
         Self::Io(errno.into())
+    }
+}
+
+/// Looks again as long as what is looked at is replaced meanwhile: it is the old file or the new one.
+pub(super) fn settled<T>(look: impl Fn() -> Result<T, Distrust>) -> Result<T, Distrust> {
+    let mut attempts = 1;
+    loop {
+        match look() {
+            Err(Distrust::Replaced) if attempts < ATTEMPTS => attempts += 1,
+            looked => return looked,
+        }
     }
 }
 
@@ -47,9 +60,9 @@ pub(super) fn below(root: &Held, file: OwnedFd) -> Result<Found, Distrust> {
     }
     let [top, path] = [&root.fd, &file].map(of_open);
     let (top, path) = (top?, path?);
-    let rest = path.strip_prefix(&top).map_err(|_| replaced())?;
+    let rest = path.strip_prefix(&top).map_err(|_| Distrust::Replaced)?;
     let (folders, name) = (rest.parent().unwrap_or(Path::new("")), rest.file_name());
-    let name = name.ok_or_else(replaced)?;
+    let name = name.ok_or(Distrust::Replaced)?;
 
     let mut at = openat(&root.fd, ".", DIRECTORY, Mode::empty())?;
     let mut walked = top;
@@ -65,6 +78,10 @@ pub(super) fn below(root: &Held, file: OwnedFd) -> Result<Found, Distrust> {
 
 /// Opens what an administrator's path leads to, link by link.
 pub(super) fn named(path: &Path) -> Result<Found, Distrust> {
+    settled(|| follow(path))
+}
+
+fn follow(path: &Path) -> Result<Found, Distrust> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -107,10 +124,9 @@ fn expect_same(at: &OwnedFd, path: &Path, name: &OsStr, opened: &Stat) -> Result
     if is_shared(&fstat(at)?) && is_anothers(opened) {
         return Err(Distrust::Directory(path.to_owned()));
     }
-    let found = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if identity(&found) == identity(opened) { Ok(()) } else { Err(replaced()) }
-}
-
-fn replaced() -> Distrust {
-    Distrust::Io(io::Error::other("it was replaced while it was looked at; try again"))
+    match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) if identity(&found) == identity(opened) => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => Err(Distrust::Replaced),
+        Err(errno) => Err(errno.into()),
+    }
 }

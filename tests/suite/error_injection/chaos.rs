@@ -1,7 +1,7 @@
 //! The pool's process is killed at random moments, again and again, over one folder.
 //!
-//! `OVERLAY_POOL_CHAOS_ROUNDS` sets how often (300 by default, a third of them with each creator),
-//! `OVERLAY_POOL_SEED` the moments.
+//! `OVERLAY_POOL_CHAOS_ROUNDS` sets how often (120 by default, 300 in a wide sweep; a third of them
+//! with each creator), `OVERLAY_POOL_SEED` the moments.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::ground::{Ground, Overlays};
+use super::life::is_wide;
 use crate::harness::pool_process::{PoolProcess, Setting, base, directories};
 use crate::harness::prelude::*;
 use crate::harness::properties::{number, seed};
 
 const ACQUIRES: u64 = 12;
-const ROUNDS: u64 = 300;
 
 /// After each next start nothing is left over, no acquired overlay is damaged, no daemon survives.
 #[apply(each_creator)]
@@ -24,7 +24,8 @@ fn c1_a2_killed_at_random(
     #[from(scratch_in_memory)] scratch: Scratch,
     #[case] creator: CreatorKind,
 ) {
-    let rounds = number("OVERLAY_POOL_CHAOS_ROUNDS").unwrap_or(ROUNDS);
+    let usual = if is_wide() { 300 } else { 120 };
+    let rounds = number("OVERLAY_POOL_CHAOS_ROUNDS").unwrap_or(usual);
     let seed = seed();
     println!("OVERLAY_POOL_SEED={seed} OVERLAY_POOL_CHAOS_ROUNDS={rounds}");
     let mut random = StdRng::seed_from_u64(seed ^ (creator as u64) << 62);

@@ -14,6 +14,7 @@ mod model;
 mod open;
 mod outside;
 mod qmp;
+mod replaced;
 mod requirements;
 mod restock;
 mod running;
