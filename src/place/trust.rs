@@ -77,3 +77,26 @@ pub fn can_confine() -> bool {
     let opened = openat2(CWD, "/", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
     !matches!(opened, Err(Errno::NOSYS | Errno::PERM))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::geteuid;
+    use rustix::thread::{Uid, set_thread_res_uid};
+
+    use super::is_anothers;
+
+    #[test]
+    fn d3_what_belongs_to_root_is_not_another_users() {
+        let mut stat = rustix::fs::stat(".").expect("it is there");
+        if geteuid().is_root() {
+            // Of this test's thread alone.
+            let user = Uid::from_raw(12345);
+            set_thread_res_uid(user, user, user).expect("another user");
+        }
+        let ours = geteuid().as_raw();
+        for (uid, is_another) in [(0, false), (ours, false), (ours + 1, true)] {
+            stat.st_uid = uid;
+            assert_eq!(is_anothers(&stat), is_another, "{uid}, for {ours}");
+        }
+    }
+}

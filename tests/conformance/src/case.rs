@@ -145,11 +145,13 @@ pub(crate) struct Image {
     /// The virtual size in MiB.
     pub(crate) mib: u64,
     pub(crate) format: Format,
+    /// Without the pattern: nothing was ever written to it.
+    pub(crate) blank: bool,
 }
 
 impl Default for Image {
     fn default() -> Self {
-        Self { mib: 16, format: Format::Qcow2 }
+        Self { mib: 16, format: Format::Qcow2, blank: false }
     }
 }
 

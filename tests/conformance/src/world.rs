@@ -232,10 +232,11 @@ impl<'a> World<'a> {
     pub(super) fn new_image(&self, image: Image) -> Checked<PathBuf> {
         let new = self.folder.join("image.new");
         match image.format {
-            Format::Raw => make_raw(&new, image.mib)?,
+            Format::Raw => make_raw(&new, image)?,
             Format::Qcow2 => {
-                let kept = self.kept.join(format!("case-{}.qcow2", image.mib));
-                qemu::copy_of(&kept, &new, |path| make_qcow2(path, image.mib)).map_err(unfit)?;
+                let what = if image.blank { "blank" } else { "case" };
+                let kept = self.kept.join(format!("{what}-{}.qcow2", image.mib));
+                qemu::copy_of(&kept, &new, |path| make_qcow2(path, image)).map_err(unfit)?;
             }
         }
         Ok(new)
@@ -291,16 +292,17 @@ impl<'a> World<'a> {
     }
 }
 
-/// A pattern, and nothing else.
-fn make_raw(path: &Path, mib: u64) -> Checked {
-    std::fs::write(path, vec![0x5a; 65536]).map_err(unfit)?;
+/// A pattern, if it isn't blank, and nothing else.
+fn make_raw(path: &Path, image: Image) -> Checked {
+    let pattern = if image.blank { vec![] } else { vec![0x5a; 65536] };
+    std::fs::write(path, pattern).map_err(unfit)?;
     let file = File::options().write(true).open(path).map_err(unfit)?;
-    file.set_len(mib << 20).map_err(unfit)
+    file.set_len(image.mib << 20).map_err(unfit)
 }
 
-fn make_qcow2(path: &Path, mib: u64) -> Result<(), String> {
+fn make_qcow2(path: &Path, image: Image) -> Result<(), String> {
     let raw = path.with_extension("raw");
-    make_raw(&raw, mib).map_err(|failure| failure.to_string())?;
+    make_raw(&raw, image).map_err(|failure| failure.to_string())?;
     let (from, to) = (raw.to_string_lossy(), path.to_string_lossy());
     qemu::run("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", &from, &to])?;
     std::fs::remove_file(&raw).map_err(|error| format!("{from}: {error}"))

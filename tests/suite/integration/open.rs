@@ -56,6 +56,16 @@ async fn a1_a_target_without_a_name_is_a_directory(scratch: Scratch, #[case] pat
     assert_eq!(ready(&pool), 1, "it costs no ready overlay");
 }
 
+#[apply(test)]
+async fn a2_the_longest_name_is_possible(scratch: Scratch) {
+    let base = base(&scratch);
+    let pool = started(config(CreatorKind::Native, &scratch, 2), &base).await;
+    let target = scratch.join("n".repeat(255));
+    let acquired = pool.acquire(&base, &target).await.expect("a name that a file can have");
+    assert_eq!(acquired.source, Source::Pooled);
+    qemu::check(&target);
+}
+
 /// What no file can be called costs no ready overlay.
 #[apply(test)]
 #[case::too_long("n".repeat(256))]
