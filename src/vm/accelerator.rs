@@ -12,7 +12,7 @@ use super::kvm;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// KVM where it is usable; else VMs are refused. Never TCG, which is ten times slower.
+    /// KVM, if it is usable; otherwise VMs are refused. Never TCG, which is ten times slower.
     #[default]
     Auto,
     /// KVM, whatever the probe says.
@@ -39,7 +39,7 @@ impl Accelerator {
     ///
     /// # Errors
     ///
-    /// [`VmError::NoAccelerator`] where [`Accelerator::Auto`] finds no usable KVM.
+    /// [`VmError::NoAccelerator`] if [`Accelerator::Auto`] finds no usable KVM.
     pub fn resolve(self) -> Result<Self, VmError> {
         match self {
             Self::Auto => match kvm::probe() {

@@ -53,7 +53,7 @@ impl Tail {
         Self { kept, reader }
     }
 
-    /// What was kept, all of it where the stream has ended.
+    /// What was kept; all of it once the stream has ended.
     pub(super) fn text(&self) -> String {
         let mut kept = lock(&self.kept);
         String::from_utf8_lossy(kept.make_contiguous()).into_owned()

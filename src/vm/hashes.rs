@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-/// As many hashes are remembered; then all are forgotten.
+/// How many hashes are remembered. If there are more, all are forgotten.
 const KEPT: usize = 256;
-/// A file that changed less than so many seconds ago may change again and look the same.
+/// A file that changed less than so many seconds ago may change again without a trace in its times.
 const YOUNG: i64 = 2;
 /// A list of more bytes isn't ours.
 const MAX_LIST: u64 = 1 << 20;

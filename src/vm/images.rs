@@ -88,7 +88,7 @@ pub enum FileCheck {
     Different,
 }
 
-/// Why guest images can't be told about.
+/// Why the guest images can't be judged.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}", path.display())]
 pub struct ImagesError {
@@ -103,7 +103,7 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// An [`ImagesError`] where it isn't there or isn't one.
+    /// An [`ImagesError`] if it isn't there or isn't a manifest.
     pub fn read(directory: &Path) -> Result<Self, ImagesError> {
         let path = directory.join("manifest.json");
         let read = || {
@@ -122,7 +122,7 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// An [`ImagesError`] where the file is there but can't be read.
+    /// An [`ImagesError`] if the file is there but can't be read.
     pub fn check(&self, directory: &Path, name: &str) -> Result<FileCheck, ImagesError> {
         let path = directory.join(name);
         let Some(expected) = self.files.get(name) else { return Ok(FileCheck::Different) };

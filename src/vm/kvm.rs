@@ -75,7 +75,7 @@ pub fn probe() -> &'static Kvm {
     PROBE.get_or_init(|| bounded(PATIENCE, run))
 }
 
-/// Gives `run` a thread of its own, which is left behind where the kernel never lets it go.
+/// Gives `run` a thread of its own, which is left behind if the kernel never lets it go.
 fn bounded(patience: Duration, run: impl FnOnce() -> Kvm + Send + 'static) -> Kvm {
     let present = |reason| Kvm::PresentOnly { reason };
     let (answer, answered) = sync_channel(1);

@@ -58,7 +58,7 @@ impl Language {
         }
     }
 
-    /// How much memory the guest has where the settings don't say, in MiB.
+    /// How much memory the guest has if the settings don't say, in MiB.
     pub(super) fn memory_mib(self) -> u32 {
         match self {
             Self::Python | Self::Raw => 128,

@@ -26,7 +26,7 @@ use super::workshop::Workshop;
 use crate::image::BaseRef;
 use crate::place::remove_leftovers;
 
-/// How long a VM that shall wait may take to give its place to who asks.
+/// How long a VM that is being made to wait may take to give its place to a caller.
 const GIVE_WAY: Duration = Duration::from_secs(2);
 
 /// Makes VMs on pooled overlays, and destroys them.
@@ -148,7 +148,7 @@ impl VmManager {
     ///
     /// # Errors
     ///
-    /// [`VmError::NoImage`], or [`VmError::File`] where the directory can't be read.
+    /// [`VmError::NoImage`], or [`VmError::File`] if the directory can't be read.
     pub fn base_image(&self, language: Language) -> Result<PathBuf, VmError> {
         images::find(&self.settings.base_images_dir, language)
     }
@@ -212,7 +212,7 @@ impl VmManager {
         Ok(creation.done())
     }
 
-    /// The right to one more VM, of one that waits or shall wait if need be.
+    /// The right to one more VM; if there is none left, that of a VM that waits or is being made to wait.
     async fn slot(&self, started: &Started) -> Result<OwnedSemaphorePermit, VmError> {
         loop {
             let slots = Arc::clone(&started.slots);
@@ -259,13 +259,13 @@ impl VmManager {
     }
 
     /// Destroys a VM: when this returns, its QEMU has ended and its working directory is gone.
-    /// Destroying one that is destroyed is nothing.
+    /// Does nothing if it is destroyed already.
     pub async fn destroy_vm(&self, vm: &Vm) {
         vm.destroy().await;
         self.vms().remove(vm.id());
     }
 
-    /// Like [`destroy_vm`](Self::destroy_vm), for who can't wait: QEMU is killed, and its end comes
+    /// Like [`destroy_vm`](Self::destroy_vm), for callers that can't wait: QEMU is killed, and its end comes
     /// a moment later.
     pub fn destroy_vm_now(&self, vm: &Vm) {
         vm.destroy_now();
@@ -276,7 +276,7 @@ impl VmManager {
     ///
     /// # Errors
     ///
-    /// [`VmError::File`] where something is at the target, or the disk can't be moved there;
+    /// [`VmError::File`] if something is at the target, or the disk can't be moved there;
     /// those of [`Vm::execute`].
     pub async fn keep_disk(&self, vm: &Vm, target: &Path) -> Result<(), VmError> {
         let kept = vm.keep_disk(target).await;
@@ -284,7 +284,7 @@ impl VmManager {
         kept
     }
 
-    /// Destroys all VMs and stops the pool. Stopping a stopped manager is nothing.
+    /// Destroys all VMs and stops the pool. Does nothing if the manager is stopped.
     pub async fn stop(&self) {
         let _starting = self.starting.lock().await;
         let started = self.started.write().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,4 +1,4 @@
-//! What is kept for a while: the newest of it.
+//! Directories of which only the newest entries are kept.
 
 use std::fs;
 use std::io;

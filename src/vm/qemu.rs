@@ -239,7 +239,7 @@ impl Qemu {
         drop(self.take());
     }
 
-    /// How QEMU ended, where it does so by itself.
+    /// How QEMU ended, if it ends by itself.
     pub(super) async fn end(&self) -> Option<String> {
         let mut process = self.take()?;
         let end = process.end().await;

@@ -43,7 +43,7 @@ pub struct VmSettings {
     /// How long a guest may take until it is ready. `OVERLAY_POOL_BOOT_TIMEOUT` in seconds;
     /// default 60.
     pub boot_timeout: Duration,
-    /// How long code may run where a call doesn't say. `OVERLAY_POOL_EXECUTE_TIMEOUT` in seconds;
+    /// How long code may run if a call doesn't say. `OVERLAY_POOL_EXECUTE_TIMEOUT` in seconds;
     /// default 60.
     pub execute_timeout: Duration,
     /// How many bytes of each output of a program are kept. `OVERLAY_POOL_MAX_OUTPUT`; default

@@ -73,7 +73,7 @@ struct Checksum {
 }
 
 impl SavedStates {
-    /// Takes the directory, made where it is missing, if nobody else may change what is in it.
+    /// Takes the directory if nobody else may change what is in it. Makes it if it is missing.
     pub(super) fn open(directory: PathBuf, group: Option<u32>) -> io::Result<Self> {
         DirBuilder::new().mode(0o700).recursive(true).create(&directory)?;
         if !is_private(&fs::metadata(&directory)?) {

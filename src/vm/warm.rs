@@ -26,7 +26,7 @@ use super::program::Program;
 use super::qemu::QemuError;
 use super::workshop::Workshop;
 
-/// How long who asked has the machine for himself before the next member is made.
+/// How long a caller has the machine to itself before the next member is made.
 const LEAVE_ALONE: Duration = Duration::from_millis(100);
 /// How often what the members stand on is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -160,8 +160,8 @@ impl Warm {
         shelves.get(&language).map(of).unwrap_or_default()
     }
 
-    /// Gives members up, and makes those that lack, one at a time; says whether all that can be
-    /// now is done, and nothing failed.
+    /// Gives members up, and makes those that are missing, one at a time. Says whether all that is
+    /// possible now is done, and nothing failed.
     async fn keep(&self, workshop: &Workshop) -> bool {
         loop {
             self.look_through(workshop);

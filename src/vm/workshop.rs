@@ -169,7 +169,7 @@ impl Workshop {
         Autopsy { vm: vm.to_owned(), logs: self.settings.dir.join("console") }
     }
 
-    /// The saved state of the machine, made where there is none; none if none can be made.
+    /// The saved state of the machine. Makes it if there is none; gives none if it can't be made.
     async fn state(
         &self,
         saved: &Arc<Saved>,

@@ -62,7 +62,7 @@ pub(crate) struct Start {
     pub(crate) environment: Vec<String>,
 }
 
-/// What we ask for.
+/// What we ask the guest for.
 #[derive(Debug)]
 pub(crate) enum Request<'a> {
     /// Make the machine one of its own.
@@ -175,7 +175,7 @@ pub(crate) enum Report {
     Done,
     /// Bytes of a file, none at their end.
     Chunk(Vec<u8>),
-    /// What was asked for can't be done, since.
+    /// What was asked for can't be done, for this reason.
     Fail(String),
     /// Every process was killed; nothing of what was asked before is reported any more.
     Cancelled,

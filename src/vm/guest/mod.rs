@@ -22,8 +22,8 @@ pub use frame::Stream;
 use frame::{MAX_PAYLOAD, Report, Request};
 pub(super) use run::{Ran, Run};
 
-/// How long the supervisor may take for what takes it no time, on a loaded machine under
-/// emulation.
+/// How long the supervisor may take for an answer that needs no work: a loaded machine under
+/// emulation is slow.
 const ANSWER: Duration = Duration::from_secs(30);
 const SEED: usize = 64;
 

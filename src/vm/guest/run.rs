@@ -80,7 +80,7 @@ struct Job<'a> {
     /// How many bytes of each output may come.
     left: [usize; 2],
     ran: Ran,
-    /// What the end is called that all being killed brings about.
+    /// What the program's end is called if we killed all processes.
     cancelled: Option<End>,
     deadline: Instant,
 }

@@ -202,7 +202,7 @@ async fn output_that_nobody_takes_stops_no_end(#[case] gone: bool, #[case] end: 
     drop(parts);
 }
 
-/// However much time its program had: nobody waits for it any more.
+/// Its program may have much time left, but nobody waits for it any more.
 #[rstest]
 #[tokio::test(start_paused = true)]
 async fn a_guest_that_does_not_obey_is_given_up_soon() {

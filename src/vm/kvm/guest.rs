@@ -69,7 +69,7 @@ fn open_failed(error: io::Error) -> GuestError {
     }
 }
 
-/// A vCPU starts in real mode; only where, is to be said.
+/// A vCPU starts in real mode; we only say at which address.
 fn set_registers(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut sregs = vcpu.get_sregs()?;
     sregs.cs.base = 0;
