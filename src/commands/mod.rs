@@ -82,6 +82,8 @@ Guest images and VMs (images, exec):
   OVERLAY_POOL_MEMORY           a guest's memory in MiB: 128, for JavaScript 256
   OVERLAY_POOL_CPUS             a guest's processors: 1
   OVERLAY_POOL_DISK             what a guest's disk may take of the host's, in MiB: 1056
+  OVERLAY_POOL_VM_USER          the unprivileged user that QEMU runs as, for root: this user
+  OVERLAY_POOL_CGROUP           on or off, whether each VM has a cgroup if one can be made: on
   OVERLAY_POOL_MAX_VMS          how many there may be at once: 10
   OVERLAY_POOL_BOOT_TIMEOUT     how long one may take to boot, in seconds: 60
   OVERLAY_POOL_EXECUTE_TIMEOUT  how long code may run, in seconds: 60

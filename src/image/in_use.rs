@@ -108,6 +108,12 @@ impl Look {
             self.left -= 1;
             let named = match named(&path) {
                 Ok(named) => named,
+                // A link by now.
+                Err(BaseError::Io { source, .. })
+                    if Errno::from_io_error(&source) == Some(Errno::LOOP) =>
+                {
+                    continue;
+                }
                 Err(BaseError::Io { source, .. }) => {
                     self.unknown(&path, &source);
                     continue;
@@ -130,10 +136,8 @@ impl Look {
     }
 
     fn unknown(&mut self, path: &Path, error: &io::Error) {
-        // Removed meanwhile, or a link by now.
-        let is_gone = error.kind() == io::ErrorKind::NotFound
-            || Errno::from_io_error(error) == Some(Errno::LOOP);
-        if !is_gone {
+        // It was removed meanwhile.
+        if error.kind() != io::ErrorKind::NotFound {
             tracing::warn!(path = %path.display(), %error, "which base image it is of isn't known");
             self.in_use.whole = false;
         }
