@@ -24,7 +24,11 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(any(feature = "csi", feature = "server"))]
+mod claims;
 mod error;
+#[cfg(any(feature = "images", feature = "vm"))]
+mod hex;
 mod pool;
 mod process;
 mod qmp;

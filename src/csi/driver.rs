@@ -9,9 +9,9 @@ use super::leases::Leases;
 use super::place::{Place, PlaceError};
 use super::refusal::Refusal;
 use super::request::Publish;
-use super::turns::Turns;
 use super::volume::{DISK, Usage};
 use crate::api::Label;
+use crate::claims::Claims;
 use crate::image::BaseRef;
 
 /// What a driver is told.
@@ -38,7 +38,8 @@ pub struct Driver {
     images: PathBuf,
     place: Place,
     leases: Leases,
-    turns: Turns,
+    /// Who works on which volume.
+    claims: Claims<String>,
 }
 
 impl Driver {
@@ -51,7 +52,7 @@ impl Driver {
             images,
             place: Place::new(kubelet),
             leases: Leases::new(socket, owner, max_volumes),
-            turns: Turns::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -71,7 +72,7 @@ impl Driver {
     /// Gives a Pod a disk, as it is asked for; again, if it has it.
     pub(super) async fn publish(&self, request: &Publish) -> Result<(), Refusal> {
         let Publish { id, target, image, format, size, group } = request;
-        let _turn = self.turns.of(id.as_str()).await;
+        let _claim = self.claims.claim(id.as_str().to_owned()).await;
         let volume = Arc::new(self.at(target, Place::make).await?);
         let (format, group) = (*format, *group);
         let base = BaseRef { path: self.images.join(image), format };
@@ -108,7 +109,7 @@ impl Driver {
 
     /// Takes a Pod's disk away; again, if it was.
     pub(super) async fn unpublish(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
-        let _turn = self.turns.of(id.as_str()).await;
+        let _claim = self.claims.claim(id.as_str().to_owned()).await;
         self.remove(id, target).await
     }
 
@@ -149,7 +150,7 @@ impl Driver {
         let mut removed = 0;
         for (id, disk) in self.leases.list().await? {
             let Some(target) = disk.parent() else { continue };
-            let _turn = self.turns.of(id.as_str()).await;
+            let _claim = self.claims.claim(id.as_str().to_owned()).await;
             if self.at(target, |place, target| Ok(place.has_forgotten(target))).await? {
                 self.remove(&id, target).await?;
                 tracing::warn!(id = id.as_str(), target = %target.display(), "removed, its Pod is gone");

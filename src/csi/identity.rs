@@ -1,43 +1,27 @@
 //! Who the driver is: the service `csi.v1.Identity`.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use hyper::{Request, Response};
+use hyper::Request;
 use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::Service;
 
 use super::driver::Driver;
 use super::messages::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest,
     GetPluginInfoResponse, ProbeRequest, ProbeResponse,
 };
-use super::service::{Answering, unary, unknown};
+use super::service::{Answering, Methods, unary, unknown};
 
 /// The name of the driver in Kubernetes.
 pub const NAME: &str = "overlay-pool.csi";
 
 /// Answers who the driver is.
-#[derive(Clone, Debug)]
-pub(super) struct Identity(pub(super) Arc<Driver>);
+pub(super) struct Identity;
 
-impl NamedService for Identity {
+impl Methods for Identity {
     const NAME: &'static str = "csi.v1.Identity";
-}
 
-impl Service<Request<Body>> for Identity {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answering;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Answering {
-        let driver = Arc::clone(&self.0);
+    fn call(driver: Arc<Driver>, request: Request<Body>) -> Answering {
         match request.uri().path() {
             "/csi.v1.Identity/GetPluginInfo" => unary(request, |GetPluginInfoRequest {}| async {
                 let vendor_version = env!("CARGO_PKG_VERSION").to_owned();

@@ -20,7 +20,6 @@ mod refusal;
 mod request;
 mod serve;
 mod service;
-mod turns;
 mod volume;
 
 pub use driver::{Driver, Settings};

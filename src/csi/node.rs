@@ -1,13 +1,10 @@
 //! Volumes on this node: the service `csi.v1.Node`.
 
-use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use hyper::{Request, Response};
+use hyper::Request;
 use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::Service;
 
 use super::driver::Driver;
 use super::messages::{
@@ -18,28 +15,17 @@ use super::messages::{
 };
 use super::refusal::Refusal;
 use super::request::{self, Publish, RequestError};
-use super::service::{Answering, unary, unknown};
+use super::service::{Answering, Methods, unary, unknown};
 use super::volume::Usage;
+use crate::api::Label;
 
 /// Answers what is done with volumes.
-#[derive(Clone, Debug)]
-pub(super) struct Node(pub(super) Arc<Driver>);
+pub(super) struct Node;
 
-impl NamedService for Node {
+impl Methods for Node {
     const NAME: &'static str = "csi.v1.Node";
-}
 
-impl Service<Request<Body>> for Node {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answering;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Answering {
-        let driver = Arc::clone(&self.0);
+    fn call(driver: Arc<Driver>, request: Request<Body>) -> Answering {
         match request.uri().path() {
             "/csi.v1.Node/NodePublishVolume" => {
                 unary(request, move |asked| async move { Ok(publish(&driver, asked).await?) })
@@ -69,11 +55,7 @@ async fn publish(
 ) -> Result<NodePublishVolumeResponse, Refusal> {
     let request = Publish::try_from(request)?;
     let done = driver.publish(&request).await;
-    let (id, target) = (request.id.as_str(), request.target.display());
-    match &done {
-        Ok(()) => tracing::info!(id, %target, "published"),
-        Err(refusal) => tracing::warn!(id, %target, code = ?refusal.code(), "{refusal}"),
-    }
+    log(&done, "published", &request.id, &request.target);
     done.map(|()| NodePublishVolumeResponse {})
 }
 
@@ -84,12 +66,16 @@ async fn unpublish(
     let id = request::id(request.volume_id)?;
     let target = request::path("target_path", &request.target_path)?;
     let done = driver.unpublish(&id, &target).await;
+    log(&done, "unpublished", &id, &target);
+    done.map(|()| NodeUnpublishVolumeResponse {})
+}
+
+fn log(done: &Result<(), Refusal>, what: &str, id: &Label, target: &Path) {
     let (id, target) = (id.as_str(), target.display());
-    match &done {
-        Ok(()) => tracing::info!(id, %target, "unpublished"),
+    match done {
+        Ok(()) => tracing::info!(id, %target, "{what}"),
         Err(refusal) => tracing::warn!(id, %target, code = ?refusal.code(), "{refusal}"),
     }
-    done.map(|()| NodeUnpublishVolumeResponse {})
 }
 
 async fn stats(

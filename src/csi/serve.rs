@@ -12,6 +12,7 @@ use tonic::transport::Server;
 use super::driver::Driver;
 use super::identity::Identity;
 use super::node::Node;
+use super::service::Serving;
 
 /// How many calls of one connection are answered at once; the kubelet has one connection for all.
 const AT_ONCE: usize = 64;
@@ -35,8 +36,8 @@ impl Driver {
         let driver = Arc::new(self);
         let mut server = Server::builder().concurrency_limit_per_connection(AT_ONCE);
         let serving = server
-            .add_service(Identity(Arc::clone(&driver)))
-            .add_service(Node(Arc::clone(&driver)))
+            .add_service(Serving::<Identity>::by(&driver))
+            .add_service(Serving::<Node>::by(&driver))
             .serve_with_incoming_shutdown(connections(listener), end);
         tokio::select! {
             served = serving => served.map_err(io::Error::other),

@@ -2,17 +2,69 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use hyper::{Request, Response};
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::server::Grpc;
+use tonic::server::{Grpc, NamedService};
 use tonic_prost::ProstCodec;
+use tower::Service;
+
+use super::driver::Driver;
 
 /// The largest message that is read, in bytes. The specification allows maps of 4 KiB and paths.
 const LARGEST: usize = 64 << 10;
+
+/// The methods of a service.
+pub(super) trait Methods: Send + Sync + 'static {
+    /// The service's name in the specification.
+    const NAME: &'static str;
+
+    /// Has a driver answer a request, by its path.
+    fn call(driver: Arc<Driver>, request: Request<Body>) -> Answering;
+}
+
+/// A service with these methods.
+#[derive(Debug)]
+pub(super) struct Serving<M> {
+    driver: Arc<Driver>,
+    methods: PhantomData<fn() -> M>,
+}
+
+impl<M> Serving<M> {
+    pub(super) fn by(driver: &Arc<Driver>) -> Self {
+        Self { driver: Arc::clone(driver), methods: PhantomData }
+    }
+}
+
+impl<M> Clone for Serving<M> {
+    fn clone(&self) -> Self {
+        Self::by(&self.driver)
+    }
+}
+
+impl<M: Methods> NamedService for Serving<M> {
+    const NAME: &'static str = M::NAME;
+}
+
+impl<M: Methods> Service<Request<Body>> for Serving<M> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        M::call(Arc::clone(&self.driver), request)
+    }
+}
 
 /// An answer that will come.
 pub(super) type Answering =

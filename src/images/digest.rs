@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::hex::hex;
+
 /// A SHA-256 digest: `sha256:` and 64 lower-case hexadecimal digits (OCI image specification,
 /// "Digests"). No other algorithm is taken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,9 +36,7 @@ impl Digest {
     /// The digits alone, which is the name of its file.
     #[must_use]
     pub fn hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+        hex(&self.0)
     }
 
     /// That of digits alone.

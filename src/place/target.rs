@@ -139,10 +139,16 @@ impl Spot {
         statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Whether it is in a directory of such an owner, or its path leads through one's name.
-    pub(crate) fn leads_through(&self, prefix: &str) -> bool {
+    /// That it neither is in a directory of such an owner, nor its path leads through one's name
+    /// (rule D4).
+    pub(crate) fn expect_outside(&self, prefix: &str) -> io::Result<()> {
         let by_path = self.path.parent().is_some_and(|parent| leads_through(parent, prefix));
-        by_path || self.real.as_deref().is_some_and(|real| leads_through(real, prefix))
+        if by_path || self.real.as_deref().is_some_and(|real| leads_through(real, prefix)) {
+            let why = "its directory is named as those are that are removed with their pool; choose \
+                       another";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        Ok(())
     }
 }
 

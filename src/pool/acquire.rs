@@ -100,8 +100,8 @@ async fn hand_over(
     };
     let bad_target = |(target, source)| Error::Target { base: base.name().path, target, source };
     let spot = target.map_err(bad_target)?;
-    if spot.leads_through(PREFIX) {
-        let refused = || bad_target((spot.path().to_owned(), would_be_removed()));
+    if let Err(why) = spot.expect_outside(PREFIX) {
+        let refused = || bad_target((spot.path().to_owned(), why));
         return Err(exists(&spot).unwrap_or_else(refused));
     }
     let Taken { overlay, ready } = match stock.shelves.take_known(&base, size) {
@@ -167,10 +167,4 @@ async fn make_at(stock: &Stock, overlay: &Arc<Overlay>, spot: &Spot) -> Result<S
 /// Anything there is in the way (rule A1).
 fn exists(spot: &Spot) -> Option<Error> {
     spot.exists().then(|| Error::AlreadyExists { target: spot.path().to_owned() })
-}
-
-fn would_be_removed() -> io::Error {
-    let why =
-        "its directory is named as those are that are removed with their pool; choose another";
-    io::Error::new(io::ErrorKind::InvalidInput, why)
 }

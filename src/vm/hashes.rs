@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+use crate::hex::hex;
+
 /// How many hashes are remembered. If there are more, all are forgotten.
 const KEPT: usize = 256;
 /// A file that changed less than so many seconds ago may change again without a trace in its times.
@@ -107,15 +109,6 @@ pub(super) fn sha256(file: &mut File) -> io::Result<String> {
             read => hash.update(&buffer[..read]),
         }
     }
-}
-
-/// Bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::error::VmError;
-use super::hashes::{Hashes, Mark, hex};
+use super::hashes::{Hashes, Mark};
 use super::machine::{Beginning, Machine, Wiring};
+use crate::hex::hex;
 use crate::image::OverlayOptions;
 
 /// To be raised when what is done to a machine before it is saved changes.

@@ -19,9 +19,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::hashes::{Mark, hex};
+use super::hashes::Mark;
 use super::machine::StateFiles;
 use super::newest;
+use crate::hex::hex;
 use crate::place::{Directory, remove_leftovers};
 
 /// The states that are kept, newest first: each takes 60 MiB of disk and more.

@@ -40,8 +40,6 @@ pub(super) struct Turns(Arc<Desk>);
 struct Desk {
     state: Mutex<State>,
     work: Condvar,
-    /// Never notified.
-    kept: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -147,8 +145,9 @@ impl Desk {
                 state.done(uid);
             } else if state.wants_watch() {
                 state.is_watched = true;
-                let waited = self.kept.wait_timeout(state, KEPT);
-                (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                drop(state);
+                thread::sleep(KEPT);
+                state = self.state();
                 state.is_watched = false;
                 state.look();
             } else {

@@ -71,12 +71,7 @@ impl Client {
 
     /// Asks, and gives the body of a good answer.
     async fn ask(&mut self, what: &str, body: &str) -> Result<Value, Error> {
-        let request = format!(
-            "{what} HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.stream.write_all(request.as_bytes()).await?;
+        self.stream.write_all(request(what, body).as_bytes()).await?;
         self.answer.clear();
         loop {
             if self.stream.read_buf(&mut self.answer).await? == 0 {
@@ -115,6 +110,15 @@ impl Client {
         }
         self.ask("POST /v1/acquire", &request.to_string()).await
     }
+}
+
+/// A request with a body of JSON.
+pub(super) fn request(what: &str, body: &str) -> String {
+    format!(
+        "{what} HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// Whether a whole answer is a good one, and its body; none if there is more to come.

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
-use super::client::{Acquire, Client};
+use super::client::{Acquire, Client, request};
 use super::process::Server;
 use crate::bench::Error;
 use crate::bench::figures::{Figures, percentile};
@@ -53,14 +53,9 @@ impl Roles {
             // There after the first request: the others are refused, which asks as much of the server.
             let target = targets.as_ref().map(|dir| dir.join(format!("crowd-{member}")));
             let body = json!({ "base": base, "format": format, "target": target }).to_string();
+            let requests = request("POST /v1/acquire", &body).repeat(PIPELINED);
             members.spawn(async move {
                 let stream = UnixStream::connect(socket).await?;
-                let request = format!(
-                    "POST /v1/acquire HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json\r\n\
-                     content-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                let requests = request.repeat(PIPELINED);
                 let (mut answers, mut asks) = stream.into_split();
                 let heard = tokio::spawn(async move {
                     let mut answer = vec![0; 1 << 16];

@@ -4,8 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
+
 use crate::harness::pool_process::whole as whole_overlay;
 use crate::harness::qcow2::Image;
+use crate::harness::server::{self, Server};
 
 /// A target at which there is a file that nobody may touch.
 pub(super) const PRECIOUS: &str = "precious";
@@ -39,6 +42,24 @@ impl Ground {
         let ground = Self { folder, one, other, whole };
         std::fs::write(ground.target(PRECIOUS), PRECIOUS).expect("a file");
         ground
+    }
+
+    /// A server of these base images, which may be killed before it is ready.
+    pub(super) fn launch(&self, bases: &[&Path]) -> Server {
+        let mut command = Server::command(&self.folder);
+        command.args(["--max-vms", "8", "--targets"]).arg(self.folder.join("vm"));
+        for base in bases {
+            command.arg("--base").arg(base);
+        }
+        // What a killed one left is in the way.
+        let _ = std::fs::remove_file(server::socket(&self.folder));
+        Server::launch(&self.folder, &mut command)
+    }
+
+    pub(super) fn start(&self, bases: &[&Path]) -> Server {
+        let mut server = self.launch(bases);
+        server.await_ready();
+        server
     }
 
     pub(super) fn target(&self, name: &str) -> PathBuf {
@@ -91,4 +112,9 @@ impl Ground {
         }
         Err(format!("A2: {name} is no whole overlay"))
     }
+}
+
+pub(super) fn kill(server: Server) {
+    server.signal(Signal::KILL);
+    assert!(!server.wait().success());
 }

@@ -12,13 +12,14 @@ use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::ground::{Ground, LARGER};
+use super::ground::{Ground, LARGER, kill};
 use crate::harness::faults::strace::{Attached, is_wholly_traced};
 use crate::harness::http::{Client, Response};
 use crate::harness::pool_process::directories;
 use crate::harness::prelude::*;
 use crate::harness::properties::{number, seed};
-use crate::harness::server::{self, Server};
+use crate::harness::scratch::names;
+use crate::harness::server::Server;
 
 const CLIENTS: usize = 6;
 /// How many disks each client has.
@@ -85,26 +86,6 @@ fn request(ground: &Ground, id: &str) -> Value {
     json!({ "base": base, "target": target, "virtual_size": size, "id": id, "owner": "chaos" })
 }
 
-fn launch(ground: &Ground) -> Server {
-    let mut command = Server::command(&ground.folder);
-    command.args(["--max-vms", "8", "--targets"]).arg(ground.folder.join("vm"));
-    command.arg("--base").arg(&ground.one);
-    // What a killed one left is in the way.
-    let _ = std::fs::remove_file(server::socket(&ground.folder));
-    Server::launch(&ground.folder, &mut command)
-}
-
-fn start(ground: &Ground) -> Server {
-    let mut server = launch(ground);
-    server.await_ready();
-    server
-}
-
-fn names(directory: &Path) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
 /// The disks that are known are there, whole, each once, and nothing else is; so the server says too.
 #[track_caller]
 fn expect_disks(server: &Server, ground: &Ground, known: &BTreeSet<String>) {
@@ -115,13 +96,8 @@ fn expect_disks(server: &Server, ground: &Ground, known: &BTreeSet<String>) {
     let there: BTreeSet<_> = ground.overlays().expect("sound overlays").into_iter().collect();
     assert_eq!(there, *known);
     let uid = rustix::process::geteuid().as_raw();
-    let records = known.iter().map(|id| format!("{uid}-{id}")).collect();
+    let records: Vec<_> = known.iter().map(|id| format!("{uid}-{id}")).collect();
     assert_eq!(names(&ground.folder.join("pool/leases")), records);
-}
-
-fn kill(server: Server) {
-    server.signal(Signal::KILL);
-    assert!(!server.wait().success());
 }
 
 /// Whatever was begun is finished with the next server: then no disk is lost, none is there twice,
@@ -136,7 +112,7 @@ fn c1_disks_of_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scr
     let mut users: Vec<_> = (0..CLIENTS).map(User::new).collect();
     let (mut lasts, mut unanswered) = (Duration::ZERO, 0);
     for round in 0..=rounds {
-        let server = start(&ground);
+        let server = ground.start(&[&ground.one]);
         let begin = Instant::now();
         let socket = server.socket();
         std::thread::scope(|scope| {
@@ -158,7 +134,7 @@ fn c1_disks_of_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scr
         assert!(!server.wait().success());
         unanswered += users.iter().filter(|user| user.begun.is_some()).count();
 
-        let server = start(&ground);
+        let server = ground.start(&[&ground.one]);
         for user in &mut users {
             user.finish(&mut server.client(), &ground).expect("an answer");
         }
@@ -172,7 +148,7 @@ fn c1_disks_of_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scr
     }
     println!("{unanswered} requests without an answer, in {rounds} rounds");
     assert!(unanswered > 0, "nothing was ever under way");
-    let server = start(&ground);
+    let server = ground.start(&[&ground.one]);
     let removed = server.client().ask("DELETE", "/v1/disks?owner=chaos", None).expect("an answer");
     assert_eq!(removed.status, 200, "{removed:?}");
     expect_disks(&server, &ground, &BTreeSet::new());
@@ -188,7 +164,7 @@ fn log(ground: &Ground, name: &str) -> PathBuf {
 /// counted from now on; with strace on it.
 #[track_caller]
 fn traced(ground: &Ground, name: &str, call: &str, what: &str) -> (Server, Attached) {
-    let mut server = start(ground);
+    let mut server = ground.start(&[&ground.one]);
     server.await_ready_overlays(4);
     // It reads what it knows of disks, and has a thread.
     assert_eq!(server.get("/v1/disks").status, 200);
@@ -224,7 +200,7 @@ fn for_each_call(
     let calls = CALLS.into_iter().filter(|(call, _)| *call != "write" || !fault.contains("error"));
     for (call, most) in calls {
         for at in 1..=most {
-            let server = start(&ground);
+            let server = ground.start(&[&ground.one]);
             // As it shall be before.
             let before = ask(&server, &ground, !removes).expect("an answer");
             assert!(before.status < 300, "{before:?}");
@@ -265,7 +241,7 @@ fn c1_killed_at_each_call(scratch: Scratch, #[case] removes: bool) {
         let is_made = answer.is_err();
         if is_made {
             assert!(!server.wait().success());
-            server = start(ground);
+            server = ground.start(&[&ground.one]);
         }
         (server, is_made)
     });

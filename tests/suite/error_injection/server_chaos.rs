@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::ground::{Ground, LARGER, PRECIOUS};
+use super::ground::{Ground, LARGER, PRECIOUS, kill};
 use super::life::is_wide;
 use crate::harness::http::{Client, Response};
 use crate::harness::pool_process::directories;
@@ -44,10 +44,11 @@ fn c1_a2_a4_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scratc
     println!("OVERLAY_POOL_SEED={seed} OVERLAY_POOL_CHAOS_ROUNDS={rounds}");
     let mut random = StdRng::seed_from_u64(seed);
     let ground = Ground::new(&scratch);
+    let bases = [ground.one.as_path(), &ground.other];
 
     // How long it takes when nobody is killed: so the moments are spread over all of it.
     let begin = Instant::now();
-    let server = start(&ground);
+    let server = ground.start(&bases);
     let starting = begin.elapsed();
     let answers = load(&server, &ground, "whole");
     let acquiring = begin.elapsed().saturating_sub(starting);
@@ -59,12 +60,12 @@ fn c1_a2_a4_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scratc
     let (mut left_over, mut handed_over, mut unanswered) = (0, 0, 0);
     for round in 0..rounds {
         let answers = if random.random_bool(0.2) {
-            let server = launch(&ground);
+            let server = ground.launch(&bases);
             std::thread::sleep(random.random_range(Duration::ZERO..=starting));
             kill(server);
             Answers::new()
         } else {
-            let server = start(&ground);
+            let server = ground.start(&bases);
             let moment = random.random_range(Duration::ZERO..=acquiring);
             let name = format!("round-{round}");
             std::thread::scope(|scope| {
@@ -77,7 +78,7 @@ fn c1_a2_a4_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scratc
         left_over += directories(&ground.folder).len();
 
         // It works again; what the dead one left is gone, and nothing else is.
-        let server = start(&ground);
+        let server = ground.start(&bases);
         let left: Vec<_> = directories(&ground.folder);
         assert_eq!(left.len(), 1, "round {round}: C1: {left:?}");
         let overlays = ground.overlays().unwrap_or_else(|error| panic!("round {round}: {error}"));
@@ -93,36 +94,13 @@ fn c1_a2_a4_a_server_killed_at_random(#[from(scratch_in_memory)] scratch: Scratc
         "{handed_over} overlays handed over, {unanswered} requests without an answer, \
          {left_over} directories left over"
     );
-    start(&ground).stop();
+    ground.start(&bases).stop();
     assert!(directories(&ground.folder).is_empty() && !server::socket(&ground.folder).exists());
     let overlays = ground.overlays().expect("sound overlays");
     assert!(!overlays.is_empty(), "nothing was ever handed over");
     for name in overlays.iter().take(CHECKED) {
         qemu::check(&ground.target(name));
     }
-}
-
-/// A server that may have been killed before it was ready.
-fn launch(ground: &Ground) -> Server {
-    let mut command = Server::command(&ground.folder);
-    command.args(["--max-vms", "8", "--targets"]).arg(ground.folder.join("vm"));
-    for base in [&ground.one, &ground.other] {
-        command.arg("--base").arg(base);
-    }
-    // What a killed one left is in the way.
-    let _ = std::fs::remove_file(server::socket(&ground.folder));
-    Server::launch(&ground.folder, &mut command)
-}
-
-fn start(ground: &Ground) -> Server {
-    let mut server = launch(ground);
-    server.await_ready();
-    server
-}
-
-fn kill(server: Server) {
-    server.signal(Signal::KILL);
-    assert!(!server.wait().success());
 }
 
 /// Has all clients ask at once, until they are done or the server is gone.

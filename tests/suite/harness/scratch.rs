@@ -79,3 +79,12 @@ impl Drop for Scratch {
         }
     }
 }
+
+/// The names in a directory, sorted; none if it is not there.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}

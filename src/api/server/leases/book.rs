@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::claims::{Claims, Key};
 use super::error::LeaseError;
+use super::key::{Claims, Key};
 use super::record::{Record, name};
 use crate::api::server::access::Access;
 use crate::place::Store;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::book::Book;
-use super::claims::{Claim, Key};
+use super::key::{Claim, Key};
 use super::refusals::{Finding, Listing, Removing};
 use crate::api::server::caller::Caller;
 use crate::api::server::extract::{InPath, InQuery};

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use rustix::io::Errno;
 
 use super::book::Book;
-use super::claims::{Claim, Key};
+use super::key::{Claim, Key};
 use super::record::Record;
 use crate::api::server::caller::Caller;
 use crate::api::server::open::Aside;
@@ -92,11 +92,8 @@ async fn hand_over(
     if spot.exists() {
         return Err(failed(shared, Error::AlreadyExists { target: spot.into_path() }));
     }
-    if spot.leads_through(PREFIX) {
-        let why = "its directory is named as those are that are removed with their pool; choose \
-                   another";
-        let source = io::Error::new(io::ErrorKind::InvalidInput, why);
-        return Err(bad_target((spot.into_path(), source)));
+    if let Err(why) = spot.expect_outside(PREFIX) {
+        return Err(bad_target((spot.into_path(), why)));
     }
     let image = shared.judged(&BaseRef { path: base.clone(), format: *format });
     let image = image.map_err(|error| refused(shared, base, error))?;

@@ -7,8 +7,8 @@ use rustix::process::geteuid;
 use tokio::sync::{OnceCell, oneshot};
 
 use super::book::Book;
-use super::claims::Claims;
 use super::error::LeaseError;
+use super::key::Claims;
 use crate::api::server::turns::Turns;
 
 /// Where the records are, in the pool's place, unless it is said otherwise.

@@ -8,10 +8,10 @@
 //! An id is its user's: two users may have the same one and don't hear of each other.
 
 mod book;
-mod claims;
 mod endpoints;
 mod error;
 mod hand_over;
+mod key;
 mod known;
 mod record;
 mod refusals;

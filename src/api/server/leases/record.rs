@@ -5,7 +5,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::claims::Key;
+use super::key::Key;
 use crate::api::server::access::{Access, AccessError, TARGET};
 use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, Lease};
 use crate::place::{FileId, Spot, Target, finish_removal, remove_only};

@@ -7,18 +7,8 @@ mod pod;
 mod refusals;
 mod restarts;
 
-use std::path::Path;
-
 use crate::harness::requirements::Need;
+use crate::harness::scratch::names;
 
 /// To make the mount namespace of a node, and to give disks to a Pod's group.
 const NODE: &[Need] = &[Need::Csi, Need::MountNamespace, Need::Root, Need::Setpriv];
-
-/// The names in a directory, sorted.
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}

@@ -32,6 +32,7 @@ use serde_json::{Value, json};
 
 use crate::harness::fake_tool::waiting_qemu_img;
 use crate::harness::http::Client;
+use crate::harness::scratch::names;
 use crate::harness::server::{self, Server};
 
 /// A server of one base image with more arguments.
@@ -75,15 +76,6 @@ fn under_way(client: &mut Client, base: &Path, target: &Path) -> String {
 /// Whether a server refuses connections, or isn't to be found.
 fn is_closed(socket: &Path) -> bool {
     Client::connect(socket).is_err()
-}
-
-/// The names in a directory, sorted.
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 /// A counter among the figures.
