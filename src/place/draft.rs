@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::entry::make_private;
+use super::hidden::Hidden;
 use super::rename::rename_new;
 use super::target::Spot;
 use crate::paths::link_to;
@@ -16,7 +17,7 @@ use crate::paths::link_to;
 /// all, whatever ends the process before.
 ///
 /// If the filesystem has no unnamed files (NFS, FUSE, 9p), the file has a hidden name beside its
-/// target until then; dropped unfinished, it is removed.
+/// target until then; dropped unfinished, it is removed, and if its maker is killed, later.
 #[derive(Debug)]
 pub(crate) struct Draft<'a> {
     file: Arc<File>,
@@ -32,7 +33,7 @@ impl<'a> Draft<'a> {
         let (fd, hidden) = match openat(spot.directory(), ".", OFlags::TMPFILE | access, mode) {
             Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let hidden = format!(".{:032x}.draft", rand::random::<u128>());
+                let hidden = Hidden::Draft.name();
                 let access = OFlags::CREATE | OFlags::EXCL | access;
                 (openat(spot.directory(), &hidden, access, mode)?, Some(hidden))
             }

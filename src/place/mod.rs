@@ -10,6 +10,7 @@ mod draft;
 mod entry;
 #[cfg(feature = "server")]
 mod file_id;
+mod hidden;
 mod names;
 #[cfg(feature = "server")]
 mod removal;
@@ -37,6 +38,7 @@ pub(crate) use target::Spot;
 #[cfg(feature = "server")]
 pub(crate) use trust::{MAX_LINKS, is_anothers, is_shared, others_may_change};
 
+pub use hidden::remove_hidden;
 pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};
 pub use target::Target;
 pub use trial::{Misfit, misfit};

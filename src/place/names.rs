@@ -12,10 +12,12 @@ pub(super) fn new_name(prefix: &str) -> String {
 
 /// Whether a directory of this name is one of such an owner (rule D1).
 pub(super) fn is_named(name: &str, prefix: &str) -> bool {
-    name.strip_prefix(prefix).is_some_and(|digits| {
-        digits.len() == DIGITS
-            && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    name.strip_prefix(prefix).is_some_and(is_random)
+}
+
+/// Whether these are digits as of a new name.
+pub(super) fn is_random(digits: &str) -> bool {
+    digits.len() == DIGITS && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether a path leads through a directory that has the name of such an owner's (rule D4).

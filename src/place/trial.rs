@@ -6,12 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, ioctl_getflags, unlinkat};
+use rustix::fs::ioctl_getflags;
 use rustix::io::Errno;
 
 use super::directory::Directory;
 use super::draft::Draft;
 use super::entry::Entry;
+use super::hidden::{Hidden, remove_hidden, remove_name};
 use super::target::Target;
 
 /// Why a pool doesn't serve a directory of targets as well as it could.
@@ -50,7 +51,8 @@ impl fmt::Display for Misfit {
 }
 
 /// Makes a file in `place`, as a pool with this prefix does, and moves it to `targets`: what is in
-/// the way of that, and how it differs from a file that is made there. Nothing is left of it.
+/// the way of that, and how it differs from a file that is made there. Nothing is left of it, nor of
+/// an earlier one that was killed.
 ///
 /// # Errors
 ///
@@ -64,15 +66,13 @@ pub fn misfit(
     let there = |error| (targets.to_owned(), error);
     let directory = Arc::new(Directory::create(place, prefix).map_err(here)?);
     let (entry, file) = Entry::create(&directory).map_err(here)?;
-    let name = format!(".{:032x}.trial", rand::random::<u128>());
+    remove_hidden(targets);
+    let name = Hidden::Trial.name();
     let spot = Target::from(targets.join(name)).open().map_err(|(_, error)| there(error))?;
     let made = attributes(Draft::begin(&spot).map_err(there)?.file());
     let why = entry.why_apart(&spot);
     match entry.move_to(&spot) {
-        Ok(()) => {
-            unlinkat(spot.directory(), spot.name(), AtFlags::empty())
-                .map_err(|errno| there(errno.into()))?;
-        }
+        Ok(()) => remove_name(spot.directory(), spot.name()).map_err(there)?,
         Err((_, Errno::XDEV)) => return Ok(Some(Misfit::Apart { why })),
         Err((_, errno)) => return Err(there(errno.into())),
     }

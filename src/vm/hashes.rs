@@ -13,9 +13,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
+use super::states::{DRAFT_PREFIX, private};
 use crate::hex::hex;
+use crate::place::Directory;
 
 /// How many hashes are remembered. If there are more, all are forgotten.
 const KEPT: usize = 256;
@@ -92,10 +93,11 @@ impl Hashes {
 
     fn write(&self, known: &BTreeMap<Mark, String>) -> io::Result<()> {
         let directory = self.list.parent().unwrap_or(Path::new("."));
-        let mut draft = NamedTempFile::with_prefix_in(".draft-", directory)?;
-        draft.write_all(&serde_json::to_vec(known)?)?;
-        draft.persist(&self.list)?;
-        Ok(())
+        // Swept, if this process is killed.
+        let drafts = Directory::create(directory, DRAFT_PREFIX)?;
+        let draft = drafts.path().join("hashes.json");
+        private(&draft)?.write_all(&serde_json::to_vec(known)?)?;
+        fs::rename(draft, &self.list)
     }
 }
 

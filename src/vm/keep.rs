@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use tempfile::NamedTempFile;
+
+use crate::place::{Draft, Target};
 
 /// Refuses a target that no disk can be kept at, as far as that can be told before.
 pub(super) fn judge(target: &Path) -> io::Result<()> {
@@ -20,9 +21,10 @@ pub(super) fn judge(target: &Path) -> io::Result<()> {
 pub(super) fn keep(disk: &Path, target: &Path) -> io::Result<()> {
     match renameat_with(CWD, disk, CWD, target, RenameFlags::NOREPLACE) {
         Err(Errno::XDEV) => {
-            let mut copy = NamedTempFile::with_prefix_in(".overlay-pool-", parent(target))?;
-            io::copy(&mut File::open(disk)?, copy.as_file_mut())?;
-            copy.persist_noclobber(target).map_err(|error| error.error)?;
+            let spot = Target::from(target).open().map_err(|(_, error)| error)?;
+            let copy = Draft::begin(&spot)?;
+            io::copy(&mut File::open(disk)?, &mut copy.file().as_ref())?;
+            copy.finish()?;
             fs::remove_file(disk)
         }
         moved => moved.map_err(io::Error::from),
@@ -31,4 +33,36 @@ pub(super) fn keep(disk: &Path, target: &Path) -> io::Result<()> {
 
 fn parent(target: &Path) -> &Path {
     target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use rustix::fs::{FileType, Mode, mknodat};
+
+    use super::*;
+
+    /// Whoever is killed while it copies a disk leaves no part of one.
+    #[test]
+    fn a_copy_has_no_name_until_it_is_whole() {
+        let [here, there] = [tempfile::tempdir(), tempfile::tempdir_in("/dev/shm")];
+        let (here, there) = (here.expect("a folder"), there.expect("a folder"));
+        // A disk that can be read half.
+        let disk = here.path().join("disk");
+        mknodat(CWD, &disk, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+        let target = there.path().join("kept");
+        let bytes = vec![7; 1 << 20];
+        std::thread::scope(|scope| {
+            let kept = scope.spawn(|| keep(&disk, &target));
+            let mut writer = File::options().write(true).open(&disk).expect("it is read");
+            // More than a pipe holds.
+            writer.write_all(&bytes).expect("it is read");
+            assert_eq!(there.path().read_dir().expect("a folder").count(), 0);
+            drop(writer);
+            kept.join().expect("no panic").expect("it is kept");
+        });
+        assert!(fs::read(&target).expect("the copy") == bytes);
+        assert!(!disk.exists());
+    }
 }

@@ -240,7 +240,7 @@ fn is_private(file: &fs::Metadata) -> bool {
     !file.is_symlink() && file.uid() == geteuid().as_raw() && file.mode() & 0o022 == 0
 }
 
-fn private(path: &Path) -> io::Result<File> {
+pub(super) fn private(path: &Path) -> io::Result<File> {
     File::options().write(true).create_new(true).mode(0o600).open(path)
 }
 

@@ -100,7 +100,8 @@ fn unnamed_files(directory: &Path) -> Finding {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Finding::note(
             WHAT,
             "not supported",
-            "a process killed while it makes an overlay may leave a hidden .draft file there: remove it",
+            "a process killed while it makes an overlay may leave a hidden .draft file there; serve \
+             removes those of its --targets when it starts, after an hour",
         ),
         Err(errno) => Finding::note(WHAT, errno, "let this user write there"),
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overlay_pool::api::{Access, AccessError, Limits, Server, VmLimits, look_again};
-use overlay_pool::place::{can_confine, misfit};
+use overlay_pool::place::{can_confine, misfit, remove_hidden};
 use overlay_pool::vm::{Measure, VmManager};
 use overlay_pool::{OverlayPool, PREFIX};
 use tokio::net::UnixListener;
@@ -206,15 +206,18 @@ impl Service {
         Ok(())
     }
 
-    /// Warns if the pool's overlays can't be moved to the targets as they are.
+    /// Removes what killed ones left among the targets, and warns if the pool's overlays can't be
+    /// moved there as they are.
     async fn try_targets(&self) {
-        if self.pool.config().pool_size() < 1 {
-            return;
-        }
+        let makes_ahead = self.pool.config().pool_size() >= 1;
         let (place, targets) = (self.pool.config().pool_dir.clone(), self.targets.clone());
         let tried = spawn_blocking(move || {
             for targets in &targets {
-                warn_of_misfit(&place, targets);
+                if makes_ahead {
+                    warn_of_misfit(&place, targets);
+                } else {
+                    remove_hidden(targets);
+                }
             }
         });
         let _ = tried.await;

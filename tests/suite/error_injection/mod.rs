@@ -8,6 +8,7 @@ mod creators;
 mod descriptors;
 mod endurance;
 mod ground;
+mod hidden_files;
 mod leases;
 mod life;
 mod memory;
