@@ -7,7 +7,7 @@ mod remote;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay_pool::api::{Client, Running};
@@ -90,12 +90,28 @@ pub(super) struct Exec {
 /// Options that say what a VM of this process shall be.
 const OF_OWN_VMS: [&str; 6] = ["memory", "cpus", "disk", "accel", "no_resume", "keep"];
 
+/// Refuses a target that no disk can be kept at, before code runs for it.
+fn expect_room_for(target: &Path) -> Result<(), Failure> {
+    const ADVICE: &str = "choose another --keep";
+    if target.symlink_metadata().is_ok() {
+        let cause = format!("{}: it is there already", target.display());
+        return Err(Failure::new(Exit::TargetExists, cause, ADVICE));
+    }
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match directory {
+        Some(directory) if !directory.is_dir() => {
+            let cause = format!("{}: there is no such directory", directory.display());
+            Err(Failure::new(Exit::NotRun, cause, ADVICE))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Exec {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let settings = arguments::vm_settings()?;
-        if let Some(target) = self.keep.as_ref().filter(|keep| keep.symlink_metadata().is_ok()) {
-            let cause = format!("{}: it is there already", target.display());
-            return Err(Failure::new(Exit::TargetExists, cause, "choose another --keep"));
+        if let Some(target) = &self.keep {
+            expect_room_for(target)?;
         }
         let wants_server = !self.wants_own_vm(&settings);
         let settings = self.settings(settings);

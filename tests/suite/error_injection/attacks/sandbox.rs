@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::harness::faults::descriptors;
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
+use crate::harness::scratch::names;
 use crate::harness::server::{self, Server};
 
 /// The program under strace, which has each call fail.
@@ -41,6 +42,28 @@ fn without_openat2_the_server_says_so(scratch: Scratch, #[values("ENOSYS", "EPER
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     let line = said.lines().find(|line| line.contains("openat2")).unwrap_or_default();
     assert!(line.starts_with("note") && line.contains("not supported"), "{said}");
+}
+
+/// Others that old kernels and sandboxes lack are done without.
+#[apply(test)]
+#[needs(Strace)]
+#[case::renameat2("renameat2", "ENOSYS")]
+#[case::statx("statx", "ENOSYS")]
+fn without_others_all_goes_on(scratch: Scratch, #[case] call: &str, #[case] errno: &str) {
+    server::one_base(&scratch);
+    let mut command = without(call, errno);
+    command.arg("serve").args(server::one_base_args(&scratch));
+    command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    server.await_ready_overlays(4);
+    for (target, status) in [("one", 200), ("two", 200), ("one", 409)] {
+        let answer = server.acquire(&server::base(&scratch), &server::vms(&scratch).join(target));
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(status != 200 || answer.body.contains("\"pooled\""), "{answer:?}");
+    }
+    assert_eq!(names(&server::vms(&scratch)), ["one", "two"]);
+    server.stop();
 }
 
 /// A limit of the size of files ends no server: an overlay over it can't be made.

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::harness::cli::{answer, assert_answer, overlay_pool_after, run};
+use crate::harness::cli::{answer, assert_answer, overlay_pool, overlay_pool_after, run};
 use crate::harness::owner::Owner;
 use crate::harness::prelude::*;
 
@@ -45,6 +45,27 @@ fn c1_what_no_pool_made_is_kept(scratch: Scratch) {
     assert!(gc.stdout.starts_with("nothing left over"), "{gc}");
     assert!(pool.join("pool-1").is_dir() && pool.join(name("b")).is_file());
     assert!(pool.join(name("a")).is_symlink() && scratch.join("other/disk.qcow2").is_file());
+}
+
+/// States of VMs too: those that were half saved go, the others stay.
+#[apply(test)]
+fn c1_half_saved_states_are_swept(scratch: Scratch) {
+    let states = scratch.join("states");
+    let [half, whole] =
+        [format!("draft-{}", "a".repeat(32)), "b".repeat(32)].map(|name| states.join(name));
+    for state in [&half, &whole] {
+        fs::create_dir_all(state).expect("a directory");
+        fs::write(state.join("ram"), "a guest's").expect("a file");
+    }
+    let gc = || run(overlay_pool(&scratch).arg("gc").env("OVERLAY_POOL_STATES", &states));
+    let answer = gc();
+    assert_eq!(
+        (answer.code, half.exists(), whole.join("ram").exists()),
+        (Some(0), false, true),
+        "{answer}"
+    );
+    assert!(answer.stdout.contains("draft-aaaa"), "{answer}");
+    assert!(gc().stdout.starts_with("nothing left over"), "{answer}");
 }
 
 /// What is mounted in a left-over stays, with all that is in it.

@@ -1,6 +1,8 @@
 //! `overlay-pool exec`.
 
-use std::io::Write;
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -91,7 +93,6 @@ fn limits_are_named(scratch: Scratch) {
 
 #[apply(test)]
 fn an_interrupt_ends_it_with_what_came(scratch: Scratch) {
-    use std::io::{BufRead, BufReader};
     let code = "print('begun')\nimport time\ntime.sleep(1000)";
     let mut command = exec(&scratch);
     command.args(["python", "-c", code]).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -119,7 +120,7 @@ fn a_damaged_state_is_told(scratch: Scratch) {
     let entries = scratch.join("states").read_dir().expect("a folder").flatten();
     let state = entries.map(|entry| entry.path()).find(|path| path.is_dir()).expect("a state");
     // Truncated, as a disk that was full or a copy that was cut off leaves it.
-    let (ram, private) = (state.join("ram"), std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    let (ram, private) = (state.join("ram"), Permissions::from_mode(0o600));
     std::fs::set_permissions(&ram, private).expect("a mode");
     let file = std::fs::File::options().write(true).open(&ram).expect("the state");
     file.set_len(file.metadata().expect("its length").len() / 2).expect("truncated");
@@ -159,12 +160,63 @@ fn what_keeps_code_from_running(scratch: Scratch) {
     std::fs::write(scratch.join("kept.qcow2"), "").expect("a file");
     let answer = run(exec(&scratch).args(["--keep", "kept.qcow2", "python", "-c", "print()"]));
     assert_eq!((answer.code, &*answer.stdout), (Some(4), ""), "{answer}");
+    let code = ["python", "-c", "print('it ran')"];
+    let answer = run(exec(&scratch).args(["--keep", "missing/kept.qcow2"]).args(code));
+    assert_eq!((answer.code, &*answer.stdout), (Some(125), ""), "{answer}");
+    assert!(answer.stderr.contains("missing: there is no such directory"), "{answer}");
     let answer = run(exec(&scratch).args(["raw", "-c", "true"]));
     assert_eq!(answer.code, Some(125), "{answer}");
     assert!(answer.stderr.contains("no base image of raw"), "{answer}");
     let answer = run(exec(&scratch).env("OVERLAY_POOL_MEMORY", "much").args(["python", "-c", ""]));
     assert_eq!(answer.code, Some(2), "{answer}");
     assert!(answer.stderr.contains("OVERLAY_POOL_MEMORY=\"much\""), "{answer}");
+}
+
+/// What a program printed is there, though its disk can't be kept since something has got in the way.
+#[apply(test)]
+fn what_was_printed_is_there_without_a_kept_disk(scratch: Scratch) {
+    let kept = scratch.join("kept.qcow2");
+    let mut command = exec(&scratch);
+    command.arg("--keep").arg(&kept).args([
+        "python",
+        "-c",
+        "print('begun'); input(); print('end')",
+    ]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    let mut output = BufReader::new(child.stdout.take().expect("its output"));
+    let mut line = String::new();
+    output.read_line(&mut line).expect("a line");
+    std::fs::write(&kept, "precious").expect("a file");
+    child.stdin.take().expect("its input").write_all(b"\n").expect("a line");
+    output.read_to_string(&mut line).expect("its output");
+    let answer = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&answer.stderr);
+    assert_eq!((answer.status.code(), &*line), (Some(125), "begun\nend\n"), "{said}");
+    assert!(said.contains("kept.qcow2"), "{said}");
+    assert_eq!(std::fs::read(&kept).expect("a file"), b"precious");
+}
+
+/// One that resumes nothing is told by its version, and no boot is spent on a try.
+#[apply(test)]
+fn qemu_that_resumes_nothing_is_started_once(scratch: Scratch) {
+    let bin = scratch.join("bin");
+    std::fs::create_dir(&bin).expect("a folder");
+    let script = "#!/bin/sh
+        case $1 in --version) echo 'QEMU emulator version 7.2.19 (Debian)'; exit;; esac
+        echo >>\"$STARTS\"
+        PATH=\"$USUAL\" exec qemu-system-x86_64 \"$@\"\n";
+    let program = bin.join("qemu-system-x86_64");
+    std::fs::write(&program, script).expect("a program");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("a mode");
+    let (starts, usual) = (scratch.join("starts"), std::env::var("PATH").expect("a PATH"));
+    let mut command = exec(&scratch);
+    command.env("STARTS", &starts).env("USUAL", &usual);
+    command.env("PATH", format!("{}:{usual}", bin.display()));
+    command.env("OVERLAY_POOL_STATES", scratch.join("states"));
+    let answer = run(command.args(["python", "-c", "print('hello')"]));
+    assert_eq!((answer.code, &*answer.stdout), (Some(0), "hello\n"), "{answer}");
+    assert_eq!(std::fs::read_to_string(&starts).expect("it was started"), "\n");
 }
 
 /// QEMU dies with its owner, however that ends; the next owner removes what it left.
