@@ -69,11 +69,47 @@ fn which(program: &Path) -> PathBuf {
 /// The processor and the kernel, which decide what a guest's processor can do.
 fn host() -> Value {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let varies = |line: &&str| !line.starts_with("cpu MHz") && !line.starts_with("bogomips");
-    let first = cpus.lines().take_while(|line| !line.is_empty()).filter(varies);
     let uname = rustix::system::uname();
-    json!({
-        "cpu": hex(&Sha256::digest(first.collect::<Vec<_>>().join("\n"))),
-        "kernel": uname.release().to_string_lossy(),
-    })
+    json!({ "cpu": processor(&cpus), "kernel": uname.release().to_string_lossy() })
+}
+
+/// The first processor in `/proc/cpuinfo`, but for its speed of the moment.
+fn processor(cpus: &str) -> String {
+    let stays = |line: &&str| !line.starts_with("cpu MHz") && !line.starts_with("bogomips");
+    let first = cpus.lines().take_while(|line| !line.is_empty()).filter(stays);
+    hex(&Sha256::digest(first.collect::<Vec<_>>().join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each line of it decides what a guest's processor can do, but for those that change all the time.
+    #[test]
+    fn a_processor_is_another_by_what_it_can() {
+        let text = |mhz: &str, bogomips: &str, flags: &str, second: &str| {
+            format!(
+                "processor\t: 0\ncpu MHz\t\t: {mhz}\nflags\t\t: {flags}\nbogomips\t: {bogomips}\n\n\
+                 processor\t: 1\nflags\t\t: {second}\n"
+            )
+        };
+        let one = processor(&text("2000", "4000", "avx", "avx"));
+        assert_eq!(one, processor(&text("3000", "4000", "avx", "avx")));
+        assert_eq!(one, processor(&text("2000", "5000", "avx", "avx")));
+        assert_eq!(one, processor(&text("2000", "4000", "avx", "sse")));
+        assert_ne!(one, processor(&text("2000", "4000", "sse", "avx")));
+        assert_eq!(host(), host());
+        assert!(!host()["kernel"].as_str().expect("a text").is_empty());
+    }
+
+    #[test]
+    fn a_program_is_looked_for_by_its_name_alone() {
+        let found = which(Path::new("sh"));
+        assert!(found.is_absolute() && found.ends_with("sh") && found.is_file(), "{found:?}");
+        // Below a directory of PATH each of these is a file.
+        for path in ["/bin/sh", "../bin/sh", "there/is/none"] {
+            assert_eq!(which(Path::new(path)), Path::new(path));
+        }
+        assert_eq!(which(Path::new("no-such-program")), Path::new("no-such-program"));
+    }
 }

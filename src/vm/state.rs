@@ -68,5 +68,6 @@ mod tests {
         let all = [Creating, Booting, Ready, Executing, Destroying, Destroyed];
         let may: Vec<_> = all.into_iter().filter(|next| from.may_become(*next)).collect();
         assert_eq!(may, allowed);
+        assert_eq!(from.to_string(), format!("{from:?}").to_lowercase());
     }
 }

@@ -100,3 +100,17 @@ fn advice(error: &io::Error) -> &'static str {
         _ => "is overlay-pool serve running?",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_is_told_another_thing_than_who_finds_nobody() {
+        let advice = |kind: io::ErrorKind| advice(&kind.into());
+        assert!(advice(io::ErrorKind::PermissionDenied).contains("--socket-group"));
+        for nobody in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
+            assert!(advice(nobody).contains("is overlay-pool serve running?"));
+        }
+    }
+}

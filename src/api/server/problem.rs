@@ -42,6 +42,7 @@ fn title(error: &str) -> &'static str {
         "bad-base" => "The base image is missing or can't be used",
         "bad-target" => "The target can't be made",
         "create-failed" => "The overlay can't be made",
+        "creator-unavailable" => "The server can't make overlays",
         "not-started" => "The pool isn't started",
         "forbidden" => "The server doesn't allow it",
         "unknown-base" => "The pool has no such base image",
@@ -172,5 +173,55 @@ impl From<QueryRejection> for Problem {
 impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
         Self::bad_request(rejection.body_text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(Errno::NOENT, 404)]
+    #[case(Errno::NOTDIR, 404)]
+    #[case(Errno::MFILE, 503)]
+    #[case(Errno::NFILE, 503)]
+    #[case(Errno::ACCESS, 403)]
+    #[case(Errno::ROFS, 403)]
+    #[case(Errno::NOSPC, 507)]
+    #[case(Errno::DQUOT, 507)]
+    #[case(Errno::NAMETOOLONG, 422)]
+    #[case(Errno::INVAL, 422)]
+    #[case(Errno::IO, 500)]
+    fn what_the_system_says_of_a_path_has_its_status(#[case] errno: Errno, #[case] status: u16) {
+        let (base, target) = (PathBuf::new(), PathBuf::new());
+        let refused = Problem::from(Error::Target { base, target, source: errno.into() });
+        assert_eq!((refused.status, &*refused.error), (status, "bad-target"));
+        let of_base = AccessError::io("base image", "/base".as_ref(), errno.into());
+        let of_target = AccessError::io("target", "/target".as_ref(), errno.into());
+        for (error, name) in [(of_base, "bad-base"), (of_target, "bad-target")] {
+            let refused = Problem::from(error);
+            assert_eq!((refused.status, &*refused.error), (status, name));
+        }
+    }
+
+    /// What passes is told from what doesn't.
+    #[rstest]
+    #[case(Errno::NOENT, 404)]
+    #[case(Errno::MFILE, 503)]
+    #[case(Errno::IO, 422)]
+    fn what_the_system_says_of_a_base_image(#[case] errno: Errno, #[case] status: u16) {
+        let base = BaseError::Io { path: PathBuf::new(), source: errno.into() };
+        assert_eq!(Problem::from(Error::Base(base)).status, status);
+    }
+
+    #[test]
+    fn a_pool_that_is_not_started_is_the_server_s_to_start() {
+        let problem = Problem::from(Error::NotStarted);
+        assert_eq!((problem.status, &*problem.error), (503, "not-started"));
+        assert!(problem.detail.contains("/readyz"), "{problem:?}");
     }
 }

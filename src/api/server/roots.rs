@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::paths::of_open;
 
 /// How often a look-up is tried again that met a rename somewhere on the way.
-pub(super) const ATTEMPTS: usize = 16;
+const ATTEMPTS: usize = 16;
 
 /// Why a path can't be opened below a root.
 #[derive(Debug)]
@@ -183,12 +183,22 @@ impl Held {
         } else {
             rest
         };
-        let mut attempts = 1;
-        loop {
-            match openat2(&self.fd, rest, flags, Mode::empty(), resolve) {
-                Err(Errno::AGAIN) if attempts < ATTEMPTS => attempts += 1,
-                result => return result,
-            }
+        let open = || openat2(&self.fd, rest, flags, Mode::empty(), resolve);
+        settled(open, |errno| *errno == Errno::AGAIN)
+    }
+}
+
+/// Looks again as long as something is renamed on the way, as `is_moving` tells: what is found is the
+/// old file or the new one.
+pub(super) fn settled<T, E>(
+    look: impl Fn() -> Result<T, E>,
+    is_moving: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let mut attempts = 1;
+    loop {
+        match look() {
+            Err(error) if attempts < ATTEMPTS && is_moving(&error) => attempts += 1,
+            looked => return looked,
         }
     }
 }
@@ -196,4 +206,30 @@ impl Held {
 /// What tells one file from another.
 pub(super) fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::{ATTEMPTS, settled};
+
+    /// Looks until there is something else than `first` at the `n`-th look; says how often.
+    fn look(first: &'static str, n: usize) -> (Result<(), &'static str>, usize) {
+        let looks = Cell::new(0);
+        let one = || {
+            looks.set(looks.get() + 1);
+            if looks.get() < n { Err(first) } else { Ok(()) }
+        };
+        let found = settled(one, |error| *error == "moving");
+        (found, looks.get())
+    }
+
+    #[test]
+    fn what_moves_is_looked_at_again_and_not_for_ever() {
+        assert_eq!(look("moving", 3), (Ok(()), 3));
+        assert_eq!(look("moving", ATTEMPTS), (Ok(()), ATTEMPTS));
+        assert_eq!(look("moving", usize::MAX), (Err("moving"), ATTEMPTS));
+        assert_eq!(look("missing", 2), (Err("missing"), 1));
+    }
 }

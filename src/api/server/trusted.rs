@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::roots::{ATTEMPTS, Held, identity};
+use super::roots::{self, Held, identity};
 use crate::paths::of_open;
 use crate::place::{MAX_LINKS, is_anothers, is_shared, others_may_change};
 
@@ -40,15 +40,9 @@ impl From<Errno> for Distrust {
     }
 }
 
-/// Looks again as long as what is looked at is replaced meanwhile: it is the old file or the new one.
+/// Looks again as long as what is looked at is replaced meanwhile.
 pub(super) fn settled<T>(look: impl Fn() -> Result<T, Distrust>) -> Result<T, Distrust> {
-    let mut attempts = 1;
-    loop {
-        match look() {
-            Err(Distrust::Replaced) if attempts < ATTEMPTS => attempts += 1,
-            looked => return looked,
-        }
-    }
+    roots::settled(look, |distrust| matches!(distrust, Distrust::Replaced))
 }
 
 /// Says where a file is that was opened below a root.

@@ -27,7 +27,7 @@ static PROCESSORS: LazyLock<usize> =
 /// After one to two of these, work keeps a thread.
 const KEPT: Duration = Duration::from_millis(5);
 /// How long a thread without work stays.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
 
 /// Is told how many turns others had since it was added.
 type Work = Box<dyn FnOnce(u64) + Send>;
@@ -238,6 +238,7 @@ impl User {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::{OF_ONE, PROCESSORS, State, THREADS, Turns, User};
 
@@ -345,6 +346,29 @@ mod tests {
         assert_eq!(is_done.recv(), Ok(2));
         drop(releases);
         assert_eq!(is_done.iter().take(2 * OF_ONE).sum::<usize>(), 2 * OF_ONE);
+    }
+
+    /// Threads that have nothing to do end, and are counted no longer; others come when they are needed.
+    #[test]
+    fn threads_without_work_end() {
+        let turns = Turns::default();
+        for _ in 0..3 {
+            let (done, is_done) = mpsc::channel();
+            for _ in 0..OF_ONE {
+                let done = done.clone();
+                turns.add(1, move |_| done.send(()).expect("a listener")).expect("a thread");
+            }
+            assert_eq!(is_done.iter().take(OF_ONE).count(), OF_ONE);
+            let ended = || {
+                let state = turns.0.state();
+                (state.threads, state.idle) == (0, 0)
+            };
+            let tries = (0..60_000).find(|_| {
+                std::thread::sleep(Duration::from_millis(1));
+                ended()
+            });
+            assert!(tries.is_some(), "{:?}", turns.0.state());
+        }
     }
 
     /// Its panic ends no thread, and is counted as an end.

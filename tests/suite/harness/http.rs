@@ -41,6 +41,8 @@ impl Response {
         let error = text("error");
         assert_eq!(text("type"), format!("urn:overlay-pool:{error}"), "{self:?}");
         assert!(!error.is_empty() && !text("title").is_empty(), "{self:?}");
+        // Which what has no name of its own is called.
+        assert_ne!(text("title"), "The request failed", "{self:?}");
         assert!(!text("detail").is_empty() && problem["status"] == status, "{self:?}");
         error
     }

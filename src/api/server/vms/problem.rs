@@ -65,3 +65,71 @@ impl From<&VmError> for Problem {
         Self::new(status, name, detail)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use rstest::rstest;
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::vm::{Language, VmState};
+
+    fn guest(source: GuestError) -> VmError {
+        VmError::Guest { vm: "vm".to_owned(), source, log: None }
+    }
+
+    fn file(errno: Errno) -> VmError {
+        VmError::File { what: "disk", path: PathBuf::new(), source: errno.into() }
+    }
+
+    fn target(errno: Errno) -> VmError {
+        let (base, target) = (PathBuf::new(), PathBuf::new());
+        VmError::Disk(Error::Target { base, target, source: errno.into() })
+    }
+
+    fn creation(source: CreatorError) -> VmError {
+        VmError::Disk(Error::Create { base: PathBuf::new(), target: PathBuf::new(), source })
+    }
+
+    /// A client tells by the status whether to try again, and by the name what went wrong.
+    #[rstest]
+    #[case(VmError::NotStarted, 503, "not-started")]
+    #[case(VmError::TooMany { limit: 1 }, 503, "too-many-vms")]
+    #[case(VmError::NoImage { language: Language::Python, directory: PathBuf::new() }, 404, "no-image")]
+    #[case(VmError::NotReady { vm: String::new(), state: VmState::Executing }, 409, "vm-busy")]
+    #[case(guest(GuestError::Refused(String::new())), 422, "guest-refused")]
+    #[case(guest(GuestError::TooLong { what: "arguments", limit: 1 }), 422, "guest-refused")]
+    #[case(guest(GuestError::Closed), 500, "vm-failed")]
+    #[case(
+        VmError::BootTimeout {
+            vm: String::new(), after: Duration::ZERO, said: String::new(), log: None
+        },
+        504,
+        "vm-failed"
+    )]
+    #[case(VmError::NoSpace { vm: String::new(), directory: PathBuf::new() }, 507, "vm-failed")]
+    #[case(file(Errno::NOSPC), 507, "vm-failed")]
+    #[case(file(Errno::DQUOT), 507, "vm-failed")]
+    #[case(file(Errno::IO), 500, "vm-failed")]
+    #[case(target(Errno::NOSPC), 507, "vm-failed")]
+    #[case(target(Errno::ACCESS), 500, "vm-failed")]
+    #[case(creation(CreatorError::Write(Errno::NOSPC.into())), 507, "vm-failed")]
+    #[case(creation(CreatorError::Stopped), 500, "vm-failed")]
+    fn each_error_has_its_status(#[case] error: VmError, #[case] status: u16, #[case] name: &str) {
+        let problem = Problem::from(error);
+        assert_eq!((problem.status, &*problem.error), (status, name), "{problem:?}");
+    }
+
+    /// They are told what a client can do, and not what its administrator can.
+    #[test]
+    fn what_is_up_to_the_server_is_not_the_client_s_to_mend() {
+        let detail = |error: VmError| Problem::from(error).detail;
+        assert!(detail(VmError::NotStarted).contains("once /readyz is"));
+        let too_many = detail(VmError::TooMany { limit: 3 });
+        assert!(too_many.starts_with("3 VMs are in use") && !too_many.contains("max_concurrent"));
+        assert!(detail(guest(GuestError::Closed)).contains("the connection to the guest ended"));
+    }
+}

@@ -1,6 +1,7 @@
 //! Which base images a server keeps ready, and which others clients may name.
 
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -55,6 +56,27 @@ fn a_link_out_of_the_images_is_followed_by_both_names(scratch: Scratch) {
         assert_eq!(answer.json()["base"], json!(real));
         assert_eq!(answer.json()["source"], "pooled");
     }
+}
+
+/// Links among the images are the administrator's to make, and no others lead to a base image.
+#[apply(test)]
+fn links_of_others_name_no_base(scratch: Scratch) {
+    let (images, store) = images(&scratch);
+    let server = start(&scratch, &images);
+    let why = |base: &Path| {
+        let answer = acquire(&server, &scratch, base);
+        assert_eq!(answer.problem(403), "forbidden", "{answer:?}");
+        answer.json()["detail"].as_str().expect("a text").to_owned()
+    };
+    let elsewhere = scratch.join("link.qcow2");
+    symlink(images.join("python-base-x86_64.qcow2"), &elsewhere).expect("a link");
+    assert!(why(&elsewhere).contains("outside of the directories"));
+    let late = images.join("late.qcow2");
+    symlink(store.join("node.qcow2"), &late).expect("a link");
+    assert!(why(&late).contains("outside of the directories"));
+    std::fs::set_permissions(&store, Permissions::from_mode(0o777)).expect("a mode");
+    let told = why(&late);
+    assert!(told.contains("others may write") && told.contains("store"), "{told}");
 }
 
 #[apply(test)]
