@@ -43,7 +43,7 @@ fn a_server_that_tries_its_targets_is_killed(scratch: Scratch) {
     command.arg("serve").args(server::one_base_args(&scratch));
     assert!(!Server::launch(&scratch, &mut command).wait().success());
     let left = names(&vms(&scratch));
-    assert!(left.len() == 1 && left[0].ends_with(".trial"), "not killed at that moment: {left:?}");
+    assert!(left.len() == 1 && left[0].contains(".trial"), "not killed at that moment: {left:?}");
     serve(&scratch, "1");
     assert_eq!(names(&vms(&scratch)), [""; 0]);
 }
@@ -59,7 +59,7 @@ fn a_process_that_makes_an_overlay_is_killed(scratch: Scratch, #[values("0", "1"
     let status = command.args(["create", "--creator", "native"]).arg(base(&scratch));
     assert!(!status.arg(vms(&scratch).join("vm")).status().expect("strace runs").success());
     let left = names(&vms(&scratch));
-    assert!(left.len() == 1 && left[0].ends_with(".draft"), "not killed at that moment: {left:?}");
+    assert!(left.len() == 1 && left[0].contains(".draft"), "not killed at that moment: {left:?}");
     let grow_old = |name: &str| {
         let long_ago = SystemTime::now() - Duration::from_secs(2 * 60 * 60);
         let file = File::options().append(true).open(vms(&scratch).join(name)).expect("a file");
