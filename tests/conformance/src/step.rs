@@ -146,7 +146,8 @@ pub(crate) enum Step {
         /// it wasn't done before.
         #[serde(default)]
         while_stopped: bool,
-        /// What is stopped stays so, and is gone in the end, in `create_timeout` and 5 s.
+        /// What is stopped stays so, and is gone in the end, in `create_timeout` and 5 s; no more
+        /// files are open then than before.
         #[serde(default)]
         stays_stopped: bool,
         /// One after the other, each a little later after it was sent than the one before, at last
