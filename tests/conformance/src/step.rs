@@ -91,7 +91,8 @@ pub(crate) enum Step {
         exists: usize,
     },
     /// Acquires one after the other, each when the shelf is full again: all are pooled. The shelf
-    /// isn't full again sooner than that.
+    /// isn't full again sooner than that; if that is given, never are more ready or being made than
+    /// at the beginning.
     AcquireSteadily {
         count: usize,
         #[serde(default = "base")]
