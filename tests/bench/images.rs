@@ -132,7 +132,8 @@ async fn done(command: &mut Command) -> Result<String, Error> {
         return Ok(String::from_utf8(output.stdout)?);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{:?}: {}", command.as_std().get_program(), said.trim()).into())
+    let program = command.as_std().get_program().display();
+    Err(format!("{program}: {}", said.trim()).into())
 }
 
 /// Times some work that begins with nothing to be written to the disk.
