@@ -18,6 +18,7 @@ mod gc;
 mod images;
 mod inspect;
 mod man;
+mod metrics_listener;
 mod openapi;
 mod qemu_img;
 mod serve;
