@@ -2,31 +2,44 @@
   // Waits for a program on descriptor 3, and runs it as if Node.js had been started with it.
   const fs = require('fs');
   const path = require('path');
+  const { Writable } = require('stream');
   const Module = require('module');
 
-  fs.writeSync(3, 'w');
-  const said = fs.readFileSync(3);
-  fs.closeSync(3);
-  let at = 0;
-  const field = () => {
-    const end = said.indexOf(0, at);
-    const text = said.toString('utf8', at, end);
-    at = end + 1;
-    return text;
+  const parse = (said) => {
+    let at = 0;
+    const field = () => {
+      const end = said.indexOf(0, at);
+      const text = said.toString('utf8', at, end);
+      at = end + 1;
+      return text;
+    };
+    const fields = () => Array.from({ length: Number(field()) }, field);
+    const [args, variables] = [fields(), fields()];
+    return { args, variables, code: said.toString('utf8', at).replace(/^#!/, '//') };
   };
-  const fields = () => Array.from({ length: Number(field()) }, field);
+  const run = (main, name, code) => {
+    main.filename = path.resolve(name);
+    main.paths = Module._nodeModulePaths(process.cwd());
+    main._compile(code, main.filename);
+    main.loaded = true;
+  };
 
-  const args = fields();
-  for (const variable of fields()) {
+  // All that a program's first line goes through, once for nothing: Node.js makes its streams and
+  // compiles its own functions when they are first used.
+  process.stderr.write('');
+  process.stdout.write('');
+  const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
+  new console.Console(nowhere).log('ready');
+  run(new Module('.', null), '[eval]', parse(Buffer.from('1\0-c\x000\0console.log')).code);
+
+  fs.writeSync(3, 'w');
+  const { args, variables, code } = parse(fs.readFileSync(3));
+  fs.closeSync(3);
+  for (const variable of variables) {
     const equals = variable.indexOf('=');
     process.env[variable.slice(0, equals)] = variable.slice(equals + 1);
   }
-  const name = args[0] === '-c' ? '[eval]' : args[0];
   process.argv.splice(1, process.argv.length, ...args);
-  const main = new Module('.', null);
-  main.filename = path.resolve(name);
-  main.paths = Module._nodeModulePaths(process.cwd());
-  process.mainModule = main;
-  main._compile(said.toString('utf8', at).replace(/^#!/, '//'), main.filename);
-  main.loaded = true;
+  process.mainModule = new Module('.', null);
+  run(process.mainModule, args[0] === '-c' ? '[eval]' : args[0], code);
 }

@@ -117,6 +117,15 @@ async fn outputs_and_ends(scratch: Scratch) {
     let execution = execute(&vm, "1 +").await;
     assert_eq!(execution.end, End::Code(1));
     assert!(execution.stderr.text().contains("SyntaxError"));
+
+    let execution = execute(&vm, "def f():\n    raise ValueError\nf()").await;
+    let trace = execution.stderr.text();
+    let lines: Vec<_> = trace.lines().filter(|line| line.contains("File \"")).collect();
+    assert_eq!(
+        lines,
+        ["  File \"<string>\", line 3, in <module>", "  File \"<string>\", line 2, in f"],
+        "the program's own lines, none of what ran it"
+    );
     manager.stop().await;
 }
 
