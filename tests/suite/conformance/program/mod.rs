@@ -112,17 +112,15 @@ fn a_port_that_fails(scratch: Scratch) {
 #[needs(QemuImg)]
 fn an_overlay_that_is_not_sound(scratch: Scratch) {
     let long = "x".repeat(200);
-    let sound = format!(
-        "about = 'Sound.'\npromises = ['A9.3']\nimages.'base.qcow2' = {{}}\nsteps = [\n\
-         {{ do = 'acquire', target = 'vm.qcow2' }},\n\
-         {{ do = 'sound', overlay = 'vm.qcow2' }},\n]\n"
-    );
+    let sound = "about = 'Sound.'\npromises = ['A9.3']\nimages.'base.qcow2' = {}\nsteps = [\n\
+                 { do = 'acquire', target = 'vm.qcow2' },\n\
+                 { do = 'sound', overlay = 'vm.qcow2' },\n]\n";
     let absent = format!(
         "about = 'Absent.'\npromises = ['L2.1']\nsteps = [\n\
          {{ do = 'write', path = '{long}', text = '' }},\n\
          {{ do = \"absent\", path = \"{long}\" }},\n]\n"
     );
-    let cases = cases(&scratch, &[("sound", &sound), ("absent", &absent)]);
+    let cases = cases(&scratch, &[("sound", sound), ("absent", &absent)]);
     let (status, said) = told(run(&scratch, "", &cases));
     assert_eq!(status, Some(1), "{said}");
     let wrong = "its cluster-size is 65536, not 131072, its extended-l2 is false, not true, its \
