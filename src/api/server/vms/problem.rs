@@ -8,11 +8,17 @@ use super::tenants::TooMany;
 use crate::Error;
 use crate::api::wire::Problem;
 use crate::creator::CreatorError;
-use crate::vm::{GuestError, VmError};
+use crate::vm::{GuestError, UnknownLanguage, VmError};
 
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-vms", error.to_string())
+    }
+}
+
+impl From<UnknownLanguage> for Problem {
+    fn from(error: UnknownLanguage) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-request", error.to_string())
     }
 }
 
