@@ -1,12 +1,12 @@
 //! Arguments that several subcommands take.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::Profile;
-use overlay_pool::vm::{Accelerator, Language, VmSettings};
+use overlay_pool::vm::{Accelerator, Languages, VmSettings};
 use rustix::process::geteuid;
 
 use super::exit::Exit;
@@ -86,6 +86,15 @@ pub(super) fn vm_settings() -> Result<VmSettings, Failure> {
         .map_err(|error| Failure::new(Exit::Usage, error, "or unset it"))
 }
 
+/// What they are told if the languages that there are stand in a file.
+pub(super) fn with_interpreters(
+    settings: VmSettings,
+    file: Option<&Path>,
+) -> Result<VmSettings, Failure> {
+    let Some(file) = file else { return Ok(settings) };
+    Ok(VmSettings { languages: Languages::read(file)?, ..settings })
+}
+
 /// A path that the environment names.
 pub(super) fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
@@ -122,14 +131,6 @@ pub(super) fn profile() -> impl TypedValueParser<Value = Profile> {
         "portable" => Profile::Portable,
         _ => Profile::Qemu,
     })
-}
-
-/// Takes a language by its name.
-pub(super) fn language() -> impl TypedValueParser<Value = Language> {
-    let value = |language: Language| {
-        PossibleValue::new(language.as_str()).aliases(language.aliases().iter().copied())
-    };
-    PossibleValuesParser::new(Language::ALL.map(value)).try_map(|name| name.parse::<Language>())
 }
 
 /// Takes an accelerator by its name.

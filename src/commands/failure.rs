@@ -8,6 +8,7 @@ use overlay_pool::api::{ClientError, Problem};
 use overlay_pool::creator::CreatorError;
 use overlay_pool::image::{BaseError, HeaderError};
 use overlay_pool::place::PlaceError;
+use overlay_pool::vm::{LanguagesError, UnknownLanguage};
 use serde_json::{Value, json};
 
 use super::exit::Exit;
@@ -75,6 +76,21 @@ impl From<Error> for Failure {
             _ => (Exit::Failed, ""),
         };
         Self::new(exit, &error, advice)
+    }
+}
+
+impl From<LanguagesError> for Failure {
+    fn from(error: LanguagesError) -> Self {
+        match &error {
+            LanguagesError::Read { source, .. } => Self::new(Exit::Failed, &error, system(source)),
+            _ => Self::new(Exit::Usage, &error, "see overlay-pool exec --help"),
+        }
+    }
+}
+
+impl From<&UnknownLanguage> for Failure {
+    fn from(error: &UnknownLanguage) -> Self {
+        Self::new(Exit::Usage, error, "name others with --interpreters")
     }
 }
 

@@ -106,6 +106,8 @@ Guest images and VMs (images, exec):
   OVERLAY_POOL_MAX_OUTPUT       how many bytes of each output are kept: 1048576
   OVERLAY_POOL_RESUME           on or off, whether saved states are resumed: on
   OVERLAY_POOL_STATES           where these are: states in OVERLAY_POOL_DIR
+  OVERLAY_POOL_INTERPRETERS     a file of further languages, as exec --help has
+                                one: none
   OVERLAY_POOL_WARM             how many wait for code, as in
                                 python=4,javascript=2: none
   OVERLAY_POOL_WARM_IDLE        after how many seconds unasked they are given

@@ -45,7 +45,7 @@ pub enum VmError {
         reason: String,
     },
     /// No base image of the language.
-    #[error("no base image of {language} in {}: build the guest images with overlay-pool images build, or name their directory with OVERLAY_POOL_IMAGES", directory.display())]
+    #[error("no base image of {language} in {} (as {}): build the guest images with overlay-pool images build, or name their directory with OVERLAY_POOL_IMAGES", directory.display(), language.images())]
     NoImage {
         /// The language.
         language: Language,

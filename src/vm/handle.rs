@@ -15,7 +15,7 @@ use super::error::VmError;
 use super::execution::{Execution, Outcome, Output};
 use super::guest::{self, GuestError, Ran, Run, Stream};
 use super::home::{Address, Home};
-use super::interpreter::{Interpreter, Order};
+use super::interpreter::Order;
 use super::keep;
 use super::language::Language;
 use super::program::Program;
@@ -184,11 +184,11 @@ impl Vm {
         output: mpsc::Sender<(Stream, Vec<u8>)>,
     ) -> Result<Outcome, VmError> {
         let begin = Instant::now();
-        let interpreter = Interpreter::of(self.language);
-        let Order { start, code } = interpreter.order(program);
+        let Order { start, code, file } = self.language.interpreter().order(program);
         let run = Run {
             start: start.as_ref(),
             code: &code,
+            file,
             limit: program.max_output.unwrap_or(self.max_output),
             deadline: begin + program.timeout.unwrap_or(self.execute_timeout),
         };
@@ -235,7 +235,7 @@ impl Vm {
         let mut guest = alive.guest.lock().await;
         let ran = self.unless_full(alive, guest.run(run, input, output)).await?;
         if ran.is_ok()
-            && let Some(start) = Interpreter::of(self.language).start()
+            && let Some(start) = self.language.interpreter().start()
         {
             // Ready for the next program, if there is one.
             let _ = guest.prepare(&start);
@@ -275,7 +275,7 @@ impl Vm {
         keep::judge(target).map_err(failed)?;
         let sync = guest::Start { arguments: vec!["sync".to_owned()], ..guest::Start::default() };
         let deadline = Instant::now() + self.execute_timeout;
-        let run = Run { start: Some(&sync), code: &[], limit: 0, deadline };
+        let run = Run { start: Some(&sync), code: &[], file: None, limit: 0, deadline };
         let (output, _parts) = mpsc::channel(1);
         self.ask(run, empty(), output).await?;
         let (busy, alive) = self.busy()?;

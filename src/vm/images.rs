@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::error::VmError;
 use super::hashes::sha256;
 use super::language::Language;
+use super::languages::Languages;
 
 /// A manifest of more bytes than this isn't one.
 const MAX_MANIFEST: u64 = 1 << 20;
@@ -32,7 +33,7 @@ pub(super) fn find(directory: &Path, language: Language) -> Result<PathBuf, VmEr
 
 /// Where this project's guest images are looked for: the first of the usual directories that has a
 /// base image, or else where they would be built.
-pub(super) fn usual(dir: &Path) -> PathBuf {
+pub(super) fn usual(dir: &Path, languages: &Languages) -> PathBuf {
     let built = built(dir);
     let places = [
         Path::new("images"),
@@ -40,8 +41,7 @@ pub(super) fn usual(dir: &Path) -> PathBuf {
         &built,
         Path::new("/var/lib/overlay-pool/guest-images"),
     ];
-    let has_one =
-        |place: &Path| Language::ALL.into_iter().any(|language| find(place, language).is_ok());
+    let has_one = |place: &Path| languages.iter().any(|language| find(place, language).is_ok());
     places.into_iter().find(|place| has_one(place)).unwrap_or(&built).to_owned()
 }
 
@@ -148,9 +148,9 @@ mod tests {
             let name = format!("python-{version}-base-x86_64.qcow2");
             std::fs::write(dir.path().join(name), "").expect("a file");
         }
-        let found = find(dir.path(), Language::Python).expect("an image");
+        let found = find(dir.path(), Language::PYTHON).expect("an image");
         assert_eq!(found, dir.path().join("python-3.13-base-x86_64.qcow2"));
-        let missing = find(dir.path(), Language::Raw).expect_err("no image");
+        let missing = find(dir.path(), Language::RAW).expect_err("no image");
         assert!(matches!(missing, VmError::NoImage { .. }), "{missing}");
     }
 }

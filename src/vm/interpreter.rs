@@ -1,41 +1,71 @@
-//! The table of interpreters: how the guest runs each language's code.
+//! The table of interpreters: what runs each language's code, and how.
 
 use super::guest::Start;
-use super::language::Language;
 use super::program::Program;
 
-/// How a language's code is run.
-#[derive(Clone, Copy, Debug)]
+/// A language's entry: its names, its base images, and how its code is run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Interpreter {
-    command: &'static [&'static str],
-    /// Whether the command starts without code, says so with one byte on its descriptor 3, and
-    /// takes its program from there. One that doesn't wait finds its code alone there.
-    waits: bool,
+    /// The language's name.
+    pub(super) name: &'static str,
+    /// What else it may be called.
+    pub(super) aliases: &'static [&'static str],
+    /// What its base images are named, with `*` for any characters.
+    pub(super) images: &'static str,
+    /// How much memory the guest has if the settings don't say, in MiB.
+    pub(super) memory_mib: u32,
+    pub(super) command: &'static [&'static str],
+    pub(super) takes: Takes,
     /// Code that takes the way that a caller's first line of output will.
     pub(super) rehearsal: &'static str,
-    /// Variables beginning so are looked at when it starts.
-    early: &'static [&'static str],
 }
 
-const PYTHON: Interpreter = Interpreter {
+/// How an interpreter takes its code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Takes {
+    /// It starts without code, says so with one byte on its descriptor 3, and reads from there, to the
+    /// end: how many arguments follow, and these, its name the first; how many variables, and
+    /// these; each with a NUL at its end; then the code.
+    Waiting {
+        /// Variables beginning so are looked at when it starts.
+        early: &'static [&'static str],
+    },
+    /// As after `#!`: the path of a file with the code follows the command, and the arguments
+    /// follow that.
+    File {
+        /// The path in the guest.
+        path: &'static str,
+    },
+}
+
+pub(super) const PYTHON: Interpreter = Interpreter {
+    name: "python",
+    aliases: &["py"],
+    images: "python-*-base-*.qcow2",
+    memory_mib: 128,
     command: &["python3", "-c", include_str!("interpreters/python.py")],
-    waits: true,
+    takes: Takes::Waiting { early: &["PYTHON"] },
     rehearsal: "print('ready')",
-    early: &["PYTHON"],
 };
 
-const NODE: Interpreter = Interpreter {
+pub(super) const NODE: Interpreter = Interpreter {
+    name: "javascript",
+    aliases: &["js", "node"],
+    images: "node-*-base-*.qcow2",
+    memory_mib: 256,
     command: &["node", "-e", include_str!("interpreters/node.js")],
-    waits: true,
+    takes: Takes::Waiting { early: &["NODE_", "UV_", "OPENSSL_", "SSL_"] },
     rehearsal: "console.log('ready')",
-    early: &["NODE_", "UV_", "OPENSSL_", "SSL_"],
 };
 
-const SHELL: Interpreter = Interpreter {
-    command: &["/bin/sh", "/proc/self/fd/3"],
-    waits: false,
+pub(super) const SHELL: Interpreter = Interpreter {
+    name: "raw",
+    aliases: &["sh"],
+    images: "raw-base-*.qcow2",
+    memory_mib: 128,
+    command: &["/bin/sh"],
+    takes: Takes::File { path: "/run/code" },
     rehearsal: "echo ready",
-    early: &[],
 };
 
 /// What every program finds in its environment.
@@ -53,41 +83,38 @@ const EARLY: [&str; 5] = ["LD_", "LC_", "LANG", "TZ", "MALLOC_"];
 pub(super) struct Order {
     /// What to start; none for the interpreter that waits.
     pub(super) start: Option<Start>,
-    /// What it finds on its descriptor 3.
+    /// What it finds in the file, or else on its descriptor 3.
     pub(super) code: Vec<u8>,
+    pub(super) file: Option<&'static str>,
 }
 
 impl Interpreter {
-    pub(super) fn of(language: Language) -> Self {
-        match language {
-            Language::Python => PYTHON,
-            Language::Javascript => NODE,
-            Language::Raw => SHELL,
-        }
-    }
-
     /// How it is started to wait for code, if it does.
     pub(super) fn start(&self) -> Option<Start> {
-        self.waits.then(|| self.command(&[], &[]))
+        matches!(self.takes, Takes::Waiting { .. }).then(|| self.command(&[], &[]))
     }
 
     /// What the guest is told, for it to run the program.
     pub(super) fn order(&self, program: &Program) -> Order {
         let Program { name, arguments, environment, code, .. } = program;
-        if !self.waits {
-            let start = Some(self.command(arguments, environment));
-            return Order { start, code: code.clone() };
-        }
-        let is_early = |variable: &String| {
-            EARLY.iter().chain(self.early).any(|early| variable.starts_with(early))
+        let early = match self.takes {
+            Takes::Waiting { early } => early,
+            Takes::File { path } => {
+                let arguments: Vec<_> =
+                    [path.to_owned()].iter().chain(arguments).cloned().collect();
+                let start = Some(self.command(&arguments, environment));
+                return Order { start, code: code.clone(), file: Some(path) };
+            }
         };
+        let is_early =
+            |variable: &String| EARLY.iter().chain(early).any(|early| variable.starts_with(early));
         let start = environment.iter().any(is_early).then(|| self.command(&[], environment));
         let mut order = Vec::new();
         let names: Vec<&String> = std::iter::once(name).chain(arguments).collect();
         push(&mut order, &names);
         push(&mut order, &environment.iter().collect::<Vec<_>>());
         order.extend(code);
-        Order { start, code: order }
+        Order { start, code: order, file: None }
     }
 
     fn command(&self, arguments: &[String], environment: &[String]) -> Start {
@@ -122,24 +149,33 @@ mod tests {
     #[rstest]
     fn what_waits_is_told_all_in_one() {
         let program = Program::new("print()").name("a.py").argument("x").variable("A", "b");
-        let order = Interpreter::of(Language::Python).order(&program);
-        assert_eq!(order.code, b"2\0a.py\0x\x001\0A=b\0print()");
-        assert_eq!(order.start, None);
+        let Order { start, code, file } = PYTHON.order(&program);
+        assert_eq!(code, b"2\0a.py\0x\x001\0A=b\0print()");
+        assert_eq!((start, file), (None, None));
     }
 
     #[rstest]
-    #[case(Language::Python, "PYTHONHASHSEED", true)]
-    #[case(Language::Python, "LD_PRELOAD", true)]
-    #[case(Language::Python, "NODE_OPTIONS", false)]
-    #[case(Language::Javascript, "NODE_OPTIONS", true)]
-    #[case(Language::Raw, "ANY", true)]
+    fn what_does_not_wait_finds_its_code_in_a_file() {
+        let program = Program::new("echo").name("a.sh").argument("x");
+        let Order { start, code, file } = SHELL.order(&program);
+        let arguments = start.map(|start| start.arguments).unwrap_or_default();
+        assert_eq!(arguments, ["/bin/sh", "/run/code", "x"]);
+        assert_eq!((&*code, file), (&b"echo"[..], Some("/run/code")));
+    }
+
+    #[rstest]
+    #[case(PYTHON, "PYTHONHASHSEED", true)]
+    #[case(PYTHON, "LD_PRELOAD", true)]
+    #[case(PYTHON, "NODE_OPTIONS", false)]
+    #[case(NODE, "NODE_OPTIONS", true)]
+    #[case(SHELL, "ANY", true)]
     fn an_interpreter_that_looks_at_a_variable_is_started_with_it(
-        #[case] language: Language,
+        #[case] interpreter: Interpreter,
         #[case] variable: &str,
         #[case] started: bool,
     ) {
         let program = Program::new("").variable(variable, "1");
-        let order = Interpreter::of(language).order(&program);
+        let order = interpreter.order(&program);
         assert_eq!(order.start.is_some(), started);
         let of = |start: Start| start.environment.contains(&format!("{variable}=1"));
         assert!(order.start.is_none_or(of));

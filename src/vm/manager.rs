@@ -44,7 +44,7 @@ const GIVE_WAY: Duration = Duration::from_secs(2);
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let manager = VmManager::new(VmSettings::from_env()?);
 /// manager.start().await?;
-/// let vm = manager.create_vm(Language::Python, "tenant", "task").await?;
+/// let vm = manager.create_vm(Language::PYTHON, "tenant", "task").await?;
 /// let execution = vm.execute("print('hello from pool')", None).await?;
 /// assert_eq!(execution.stdout.bytes, b"hello from pool\n");
 /// manager.stop().await;
@@ -98,9 +98,11 @@ impl VmManager {
     /// [`VmError::Disk`].
     pub async fn start(&self) -> Result<(), VmError> {
         let mut bases = Vec::new();
-        for language in Language::ALL {
-            match self.base_image(language) {
-                Ok(base) => bases.push(BaseRef::qcow2(base)),
+        for language in self.settings.languages.iter() {
+            match self.base_image(language).map(BaseRef::qcow2) {
+                // Several languages may have one base image.
+                Ok(base) if bases.contains(&base) => {}
+                Ok(base) => bases.push(base),
                 Err(VmError::NoImage { .. }) => {}
                 Err(error) => return Err(error),
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::accelerator::Accelerator;
 use super::images;
 use super::language::Language;
+use super::languages::Languages;
 use super::variable::{SettingsError, Variable, number, on_off, text};
 use crate::PoolConfig;
 
@@ -61,6 +62,9 @@ pub struct VmSettings {
     /// How much of the host's disk a VM's disk may take, in MiB; past that the guest's writes
     /// fail. `OVERLAY_POOL_DISK`; default [`VmSettings::DISK_MIB`].
     pub disk_mib: u32,
+    /// What VMs' code may be written in. `OVERLAY_POOL_INTERPRETERS`, a file as [`Languages::read`] takes
+    /// it; default [`Language::BUILT_IN`].
+    pub languages: Languages,
     /// How many VMs of each language wait for code. `OVERLAY_POOL_WARM`, as in
     /// `python=4,javascript=2`; default none.
     pub warm: BTreeMap<Language, u32>,
@@ -80,7 +84,7 @@ impl Default for VmSettings {
     fn default() -> Self {
         let dir = PoolConfig::default().pool_dir;
         Self {
-            base_images_dir: images::usual(&dir),
+            base_images_dir: images::usual(&dir, &Languages::default()),
             kernel_path: None,
             initramfs_path: None,
             max_concurrent_vms: 10,
@@ -95,6 +99,7 @@ impl Default for VmSettings {
             resume: true,
             states_dir: None,
             disk_mib: Self::DISK_MIB,
+            languages: Languages::default(),
             warm: BTreeMap::new(),
             warm_idle: Duration::from_secs(600),
             vm_user: None,
@@ -135,8 +140,10 @@ impl VmSettings {
         let default = Self::default();
         let path = |name| get(name).value.map(PathBuf::from);
         let dir = path("OVERLAY_POOL_DIR").unwrap_or(dir);
+        let languages = get("OVERLAY_POOL_INTERPRETERS").read(Languages::read)?.unwrap_or_default();
         Ok(Self {
-            base_images_dir: path("OVERLAY_POOL_IMAGES").unwrap_or_else(|| images::usual(&dir)),
+            base_images_dir: path("OVERLAY_POOL_IMAGES")
+                .unwrap_or_else(|| images::usual(&dir, &languages)),
             kernel_path: path("OVERLAY_POOL_KERNEL"),
             initramfs_path: path("OVERLAY_POOL_INITRAMFS"),
             max_concurrent_vms: get("OVERLAY_POOL_MAX_VMS")
@@ -159,7 +166,10 @@ impl VmSettings {
             resume: get("OVERLAY_POOL_RESUME").parse(on_off)?.unwrap_or(default.resume),
             states_dir: path("OVERLAY_POOL_STATES"),
             disk_mib: get("OVERLAY_POOL_DISK").parse(Self::mib)?.unwrap_or(default.disk_mib),
-            warm: get("OVERLAY_POOL_WARM").parse(Self::warm)?.unwrap_or_default(),
+            warm: get("OVERLAY_POOL_WARM")
+                .parse(|text| languages.counts(text))?
+                .unwrap_or_default(),
+            languages,
             warm_idle: get("OVERLAY_POOL_WARM_IDLE")
                 .parse(Self::seconds)?
                 .unwrap_or(default.warm_idle),
@@ -229,22 +239,6 @@ impl VmSettings {
         cpus.ok_or_else(|| "give a number of processors from 1 to 255".to_owned())
     }
 
-    /// Takes how many VMs of each language shall wait, as in `python=4,javascript=2`.
-    ///
-    /// # Errors
-    ///
-    /// What it should be.
-    pub fn warm(text: &str) -> Result<BTreeMap<Language, u32>, String> {
-        let one = |pair: &str| {
-            let (language, count) = pair.split_once('=')?;
-            Some((language.trim().parse().ok()?, count.trim().parse().ok()?))
-        };
-        let pairs: Option<BTreeMap<_, _>> = text.split(',').map(one).collect();
-        pairs.ok_or_else(|| {
-            "give a number for each language, as in python=4,javascript=2".to_owned()
-        })
-    }
-
     /// What the pool of the VMs' disks is told.
     pub(super) fn pool(&self) -> PoolConfig {
         PoolConfig {
@@ -270,7 +264,11 @@ mod tests {
 
     #[rstest]
     fn every_setting_has_a_variable() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(&file, "[ruby]\ncommand = ['ruby']").expect("a language");
+        let languages = Languages::read(file.path()).expect("languages");
         let values = [
+            ("OVERLAY_POOL_INTERPRETERS", file.path().to_str().expect("text")),
             ("OVERLAY_POOL_IMAGES", "/i"),
             ("OVERLAY_POOL_KERNEL", "/k"),
             ("OVERLAY_POOL_INITRAMFS", "/r"),
@@ -286,7 +284,7 @@ mod tests {
             ("OVERLAY_POOL_RESUME", "off"),
             ("OVERLAY_POOL_STATES", "/s"),
             ("OVERLAY_POOL_DISK", "100"),
-            ("OVERLAY_POOL_WARM", "python=4, javascript=2"),
+            ("OVERLAY_POOL_WARM", "python=4, ruby=2"),
             ("OVERLAY_POOL_WARM_IDLE", "60"),
             ("OVERLAY_POOL_VM_USER", "nobody"),
             ("OVERLAY_POOL_CGROUP", "off"),
@@ -310,7 +308,11 @@ mod tests {
             resume: false,
             states_dir: Some("/s".into()),
             disk_mib: 100,
-            warm: BTreeMap::from([(Language::Python, 4), (Language::Javascript, 2)]),
+            warm: BTreeMap::from([
+                (Language::PYTHON, 4),
+                (languages.find("ruby").expect("a language"), 2),
+            ]),
+            languages,
             warm_idle: Duration::from_secs(60),
             vm_user: Some("nobody".to_owned()),
             cgroup: false,

@@ -1,6 +1,7 @@
 //! A variable of the environment that settings come from.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 /// A variable of the environment whose value can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,5 +50,18 @@ impl Variable {
             None => Err("not UTF-8".to_owned()),
         };
         parsed.map(Some).map_err(|expected| SettingsError { variable, value, expected })
+    }
+
+    /// Takes what is in the file that it names.
+    pub(super) fn read<T, E: ToString>(
+        self,
+        read: impl FnOnce(&Path) -> Result<T, E>,
+    ) -> Result<Option<T>, SettingsError> {
+        let Self { name: variable, value } = self;
+        let Some(value) = value else { return Ok(None) };
+        read(value.as_ref()).map(Some).map_err(|error| {
+            let expected = error.to_string();
+            SettingsError { variable, value, expected }
+        })
     }
 }

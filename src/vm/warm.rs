@@ -20,7 +20,7 @@ use super::execution::End;
 use super::guest::{Guest, GuestError, Run};
 use super::hashes::Mark;
 use super::home::Home;
-use super::interpreter::Interpreter;
+use super::interpreter::Order;
 use super::language::Language;
 use super::program::Program;
 use super::qemu::QemuError;
@@ -302,10 +302,10 @@ impl Shelf {
 
 /// Takes the way that a caller's code will, once, and lets the next interpreter wait.
 async fn rehearse(guest: &mut Guest, language: Language) -> Result<(), GuestError> {
-    let interpreter = Interpreter::of(language);
+    let interpreter = language.interpreter();
     let deadline = Instant::now() + REHEARSAL;
-    let order = interpreter.order(&Program::new(interpreter.rehearsal));
-    let run = Run { start: order.start.as_ref(), code: &order.code, limit: SAID, deadline };
+    let Order { start, code, file } = interpreter.order(&Program::new(interpreter.rehearsal));
+    let run = Run { start: start.as_ref(), code: &code, file, limit: SAID, deadline };
     let (output, mut said) = mpsc::channel(4);
     let (ran, ()) = tokio::join!(guest.run(run, empty(), output), async {
         while said.recv().await.is_some() {}

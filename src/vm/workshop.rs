@@ -19,7 +19,6 @@ use super::error::VmError;
 use super::hashes::Hashes;
 use super::home::{Address, Home};
 use super::images;
-use super::interpreter::Interpreter;
 use super::language::Language;
 use super::launch::{self, Launch, Launched};
 use super::machine::Machine;
@@ -125,7 +124,7 @@ impl Workshop {
             disk: address.disk(),
             containment: Arc::clone(&self.containment),
             patience: self.settings.boot_timeout,
-            interpreter: Interpreter::of(language).start(),
+            interpreter: language.interpreter().start(),
             autopsy: self.autopsy(&address.id),
         };
         let resumed = match &self.saved {

@@ -98,7 +98,7 @@ impl Bench for Vms {
         };
         let accelerator = settings.accelerator.resolve()?;
         let mut columns = BTreeMap::new();
-        for (name, language) in [("python", Language::Python), ("node", Language::Javascript)] {
+        for (name, language) in [("python", Language::PYTHON), ("node", Language::JAVASCRIPT)] {
             ground.progress(format!("{name}: saving a state"));
             columns.insert(name, self.language(&ground, &settings, language).await?);
         }
@@ -212,21 +212,21 @@ impl Vms {
 impl Vms {
     /// Asks that come however many are under way, while four VMs wait at most.
     async fn load(&self, ground: &Ground, settings: &VmSettings) -> Result<Figures, Error> {
-        let warm = BTreeMap::from([(Language::Python, 4)]);
+        let warm = BTreeMap::from([(Language::PYTHON, 4)]);
         let settings = VmSettings { warm, max_concurrent_vms: 12, ..settings.clone() };
         let manager = Arc::new(VmManager::new(settings));
-        manager.start_for(Language::Python).await?;
+        manager.start_for(Language::PYTHON).await?;
         let mut figures = Figures::default();
         for rate in [1, 10] {
             ground.progress(format!("load: {rate} a second"));
-            wait_for(&manager, Language::Python, 4).await?;
-            let misses = manager.warm_stats(Language::Python).misses;
+            wait_for(&manager, Language::PYTHON, 4).await?;
+            let misses = manager.warm_stats(Language::PYTHON).misses;
             let (mut asks, mut lines) = (JoinSet::new(), Vec::new());
             let mut tick = interval(Duration::from_secs(1) / u32::try_from(rate)?);
             for _ in 0..rate * self.seconds {
                 tick.tick().await;
                 let manager = Arc::clone(&manager);
-                asks.spawn(async move { ask(&manager, Language::Python, None).await });
+                asks.spawn(async move { ask(&manager, Language::PYTHON, None).await });
             }
             let (mut refused, mut failed) = (0, 0);
             while let Some(asked) = asks.join_next().await {
@@ -238,7 +238,7 @@ impl Vms {
                     },
                 }
             }
-            let misses = manager.warm_stats(Language::Python).misses - misses;
+            let misses = manager.warm_stats(Language::PYTHON).misses - misses;
             figures.set(format!("asks_at_{rate}"), float(rate * self.seconds));
             figures.set(format!("misses_at_{rate}"), float(usize::try_from(misses)?));
             figures.set(format!("refused_at_{rate}"), float(refused));
@@ -292,7 +292,7 @@ async fn ask(
 
 fn hello(language: Language) -> String {
     match language {
-        Language::Javascript => format!("console.log('{HELLO}')"),
+        Language::JAVASCRIPT => format!("console.log('{HELLO}')"),
         _ => format!("print('{HELLO}')"),
     }
 }

@@ -3,23 +3,9 @@
 use super::vms::{Language, PhaseSeconds, VmStart};
 use crate::vm;
 
-impl From<Language> for vm::Language {
-    fn from(language: Language) -> Self {
-        match language {
-            Language::Python => Self::Python,
-            Language::Javascript => Self::Javascript,
-            Language::Raw => Self::Raw,
-        }
-    }
-}
-
 impl From<vm::Language> for Language {
     fn from(language: vm::Language) -> Self {
-        match language {
-            vm::Language::Python => Self::Python,
-            vm::Language::Javascript => Self::Javascript,
-            vm::Language::Raw => Self::Raw,
-        }
+        language.as_str().into()
     }
 }
 

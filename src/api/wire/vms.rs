@@ -10,17 +10,17 @@ use utoipa::ToSchema;
 
 use super::{Problem, Source};
 
-/// What code is written in, which chooses the VM's base image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "server", derive(ToSchema))]
-#[serde(rename_all = "kebab-case")]
-pub enum Language {
-    /// Python 3.
-    Python,
-    /// JavaScript, by Node.js.
-    Javascript,
-    /// The guest's own shell, on a base image of the server's.
-    Raw,
+/// What code is written in, which chooses the VM's base image and what runs the code: `python`,
+/// `javascript`, `raw` for the guest's own shell, or another that the server is configured with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(ToSchema), schema(example = "python"))]
+#[serde(transparent)]
+pub struct Language(pub String);
+
+impl From<&str> for Language {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
 }
 
 /// What a program may use up. What isn't given is as the server is set up.
@@ -120,7 +120,8 @@ impl ExecuteRequest {
 impl RunRequest {
     /// The same for a VM that is made for it.
     #[must_use]
-    pub fn of(self, language: Language) -> ExecuteRequest {
+    pub fn of(self, language: impl Into<Language>) -> ExecuteRequest {
+        let language = language.into();
         let Self { code, name, arguments, environment, stdin, files, limits } = self;
         ExecuteRequest { language, code, name, arguments, environment, stdin, files, limits }
     }
@@ -176,7 +177,7 @@ pub struct VmInfo {
 }
 
 /// What VM is to be made and kept.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmRequest {
@@ -340,7 +341,7 @@ mod tests {
     #[rstest]
     #[case(json!({ "language": "python", "code": "", "colour": "red" }))]
     #[case(json!({ "code": "" }))]
-    #[case(json!({ "language": "cobol", "code": "" }))]
+    #[case(json!({ "language": ["python"], "code": "" }))]
     #[case(json!({ "language": "python", "code": "", "limits": { "second": 1 } }))]
     fn what_nobody_understands_is_refused(#[case] request: serde_json::Value) {
         serde_json::from_value::<ExecuteRequest>(request).expect_err("no request");

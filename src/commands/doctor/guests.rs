@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use indicatif::BinaryBytes;
-use overlay_pool::vm::{Manifest, Measure, VmSettings, containment};
+use overlay_pool::vm::{Language, Manifest, Measure, VmManager, VmSettings, containment};
 use rustix::io::Errno;
 
 use super::super::arguments::pool_dir;
@@ -13,6 +13,7 @@ use super::Finding;
 const IMAGES: &str = "guest images";
 const STATES: &str = "saved states";
 const EXEC: &str = "exec";
+const INTERPRETERS: &str = "interpreters";
 
 pub(super) fn look() -> Vec<Finding> {
     let settings = match VmSettings::from_env_in(pool_dir()) {
@@ -51,11 +52,32 @@ pub(super) fn look() -> Vec<Finding> {
         (Ok(_), Ok(accelerator)) => Finding::ok(EXEC, format!("can run code, on {accelerator}")),
     };
     let mut findings = vec![images, states(&settings.states()), exec];
+    findings.extend(interpreters(&settings));
     match containment(&settings) {
         Ok(measures) => findings.extend(measures.into_iter().map(contained)),
         Err(error) => findings.push(Finding::bad(EXEC, error, "")),
     }
     findings
+}
+
+/// The languages that a file configures, and their base images.
+fn interpreters(settings: &VmSettings) -> Vec<Finding> {
+    let manager = VmManager::new(settings.clone());
+    let configured =
+        settings.languages.iter().filter(|language| !Language::BUILT_IN.contains(language));
+    let finding = |language: Language| match manager.base_image(language) {
+        Ok(base) => Finding::ok(INTERPRETERS, format!("{language}: {}", base.display())),
+        Err(_) => Finding::note(
+            INTERPRETERS,
+            format!(
+                "{language}: no {} in {}",
+                language.images(),
+                settings.base_images_dir.display()
+            ),
+            "put one there, or say in OVERLAY_POOL_INTERPRETERS what its images are named",
+        ),
+    };
+    configured.map(finding).collect()
 }
 
 /// What contains the VMs of a program that is started as this one was.

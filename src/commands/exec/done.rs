@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use overlay_pool::api::{EndReason, Event, PhaseSeconds, Source, VmStart};
-use overlay_pool::vm::{End, Language, Outcome, Stream, Vm};
+use overlay_pool::vm::{End, Outcome, Stream, Vm};
 use serde_json::{Value, json};
 
 use crate::commands::exit::Exit;
@@ -83,7 +83,7 @@ impl Outputs {
     /// Prints the object, if one was asked for.
     pub(super) fn tell(
         &self,
-        language: Language,
+        language: &str,
         facts: &Facts,
         outcome: &Outcome,
     ) -> Result<(), Failure> {
@@ -93,7 +93,7 @@ impl Outputs {
     }
 }
 
-fn object(language: Language, facts: &Facts, outcome: &Outcome, outputs: [&[u8]; 2]) -> Value {
+fn object(language: &str, facts: &Facts, outcome: &Outcome, outputs: [&[u8]; 2]) -> Value {
     let Facts { vm, start, disk, seconds } = facts;
     let [stdout, stderr] = outputs.map(String::from_utf8_lossy);
     json!({

@@ -33,6 +33,16 @@ The exit code is the code's own: 128 or more if a signal ended it, 124 if its ti
 Ctrl-C. It is 125 if the code could not be run, or not to its end. `raw` is a shell, in a base image
 of your own named raw-base-*.qcow2.
 
+A file of further languages is TOML, a table for each; only `command` is needed. The path of the code's
+file follows it, as after `#!`, and then the code's arguments:
+  [ruby]
+  command = [\"ruby\"]
+  aliases = [\"rb\"]
+  images = \"ruby-*-base-*.qcow2\"  # the base image, of several the newest: so by default
+  memory = 256                      # MiB: by default 128
+  rehearsal = \"puts 'ready'\"      # run once in a VM that waits: by default an empty program
+  file = \"main.rb\"                # for what goes by its ending: by default code
+
 Examples:
   overlay-pool exec python -c \"print('hello from pool')\"
   overlay-pool exec js script.js one two < data
@@ -43,9 +53,9 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Exec {
-    /// What the code is written in, which chooses the base image; py, js, node and sh will do.
-    #[arg(value_parser = arguments::language())]
-    language: Language,
+    /// What the code is written in, which chooses the base image: python, javascript, raw (py, js,
+    /// node and sh will do), one of --interpreters, or one that only the server has.
+    language: String,
     /// The code's file, or `-` or nothing for the standard input, and the code's arguments; with
     /// --code its arguments alone.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILE [ARGUMENTS]")]
@@ -62,7 +72,11 @@ pub(super) struct Exec {
     /// Run it in a VM of the server that listens there, and nowhere else.
     #[arg(long, value_name = "PATH", conflicts_with_all = OF_OWN_VMS)]
     socket: Option<PathBuf>,
-    /// The VM's memory in MiB; `OVERLAY_POOL_MEMORY`, or else 128, for JavaScript 256.
+    /// A file of further languages; `OVERLAY_POOL_INTERPRETERS`, or else none.
+    #[arg(long, value_name = "FILE")]
+    interpreters: Option<PathBuf>,
+    /// The VM's memory in MiB; `OVERLAY_POOL_MEMORY`, or else as the language has it: 128, for
+    /// JavaScript 256.
     #[arg(long, value_parser = VmSettings::mib, value_name = "MIB")]
     memory: Option<u32>,
     /// The VM's processors; `OVERLAY_POOL_CPUS`, or else 1.
@@ -88,7 +102,8 @@ pub(super) struct Exec {
 }
 
 /// Options that say what a VM of this process shall be.
-const OF_OWN_VMS: [&str; 6] = ["memory", "cpus", "disk", "accel", "no_resume", "keep"];
+const OF_OWN_VMS: [&str; 7] =
+    ["interpreters", "memory", "cpus", "disk", "accel", "no_resume", "keep"];
 
 /// Refuses a target that no disk can be kept at, before code runs for it.
 fn expect_room_for(target: &Path) -> Result<(), Failure> {
@@ -110,11 +125,16 @@ fn expect_room_for(target: &Path) -> Result<(), Failure> {
 impl Exec {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let settings = arguments::vm_settings()?;
+        let settings = arguments::with_interpreters(settings, self.interpreters.as_deref())?;
         if let Some(target) = &self.keep {
             expect_room_for(target)?;
         }
         let wants_server = !self.wants_own_vm(&settings);
         let settings = self.settings(settings);
+        if !wants_server || !self.socket().is_some_and(|socket| socket.exists()) {
+            // Before the code is read, which may come from a person.
+            self.language(&settings)?;
+        }
         let job = Job::of(&self)?;
         let manager = VmManager::new(own::settings(settings.clone()));
         let done = block_on(async {
@@ -142,6 +162,16 @@ impl Exec {
         }
     }
 
+    /// The language, if it is one of ours.
+    fn language(&self, settings: &VmSettings) -> Result<Language, Failure> {
+        settings.languages.find(&self.language).map_err(|unknown| Failure::from(&unknown))
+    }
+
+    /// Where a server may be.
+    fn socket(&self) -> Option<PathBuf> {
+        arguments::socket(self.socket.clone()).ok()
+    }
+
     /// Whether anything was said of the VM, as no server's may be.
     fn wants_own_vm(&self, settings: &VmSettings) -> bool {
         let said = self.memory.is_some()
@@ -150,6 +180,7 @@ impl Exec {
             || self.accel.is_some()
             || self.keep.is_some()
             || self.no_resume
+            || self.language(settings).is_ok_and(|found| !Language::BUILT_IN.contains(&found))
             || arguments::variable("OVERLAY_POOL_IMAGES").is_some();
         let usual = VmSettings::default();
         let of_vm = VmSettings {
@@ -159,6 +190,7 @@ impl Exec {
             max_output: usual.max_output,
             boot_timeout: usual.boot_timeout,
             max_concurrent_vms: usual.max_concurrent_vms,
+            languages: usual.languages.clone(),
             warm: usual.warm.clone(),
             warm_idle: usual.warm_idle,
             ..settings.clone()
@@ -175,15 +207,16 @@ impl Exec {
     ) -> Result<Outcome, Failure> {
         let mut outputs = Outputs::new(self.json);
         if wants_server && let Some(running) = self.begin(settings, job).await? {
-            return remote::run(running, self.language, &mut outputs).await;
+            return remote::run(running, &self.language, &mut outputs).await;
         }
-        own::run(manager, self.language, job, &mut outputs, self.keep.as_deref()).await
+        let language = self.language(settings)?;
+        own::run(manager, language, job, &mut outputs, self.keep.as_deref()).await
     }
 
     /// Has a server begin with it; none if none does, and none was asked for.
     async fn begin(&self, settings: &VmSettings, job: &Job) -> Result<Option<Running>, Failure> {
-        let Ok(socket) = arguments::socket(self.socket.clone()) else { return Ok(None) };
-        match remote::begin(&Client::new(&socket), self.language, job, settings).await {
+        let Some(socket) = self.socket() else { return Ok(None) };
+        match remote::begin(&Client::new(&socket), &self.language, job, settings).await {
             Ok(running) => Ok(Some(running)),
             Err(failure) if self.socket.is_some() => Err(failure),
             Err(failure) => {

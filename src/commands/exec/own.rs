@@ -38,7 +38,7 @@ pub(super) async fn run(
     manager.start_for(language).await?;
     let vm = create(manager, language).await?;
     let outcome = pass_on(&vm, job, outputs).await?;
-    outputs.tell(language, &Facts::of(&vm), &outcome)?;
+    outputs.tell(language.as_str(), &Facts::of(&vm), &outcome)?;
     if manager.settings().resume && vm.start() == Some(Start::Booted) {
         // Where standard error is closed, there is nobody to tell.
         let _ = writeln!(

@@ -3,7 +3,7 @@
 use std::io;
 
 use overlay_pool::api::{Client, ClientError, Event, Problem, ProgramLimits, RunRequest, Running};
-use overlay_pool::vm::{End, Language, Outcome, Stream, VmSettings};
+use overlay_pool::vm::{End, Outcome, Stream, VmSettings};
 
 use super::done::{Facts, Outputs, outcome, unwritten};
 use super::job::{Job, Stdin};
@@ -13,7 +13,7 @@ use crate::commands::failure::Failure;
 /// Has a server begin with it. Until then nothing of the standard input is read.
 pub(super) async fn begin(
     client: &Client,
-    language: Language,
+    language: &str,
     job: &Job,
     settings: &VmSettings,
 ) -> Result<Running, Failure> {
@@ -32,7 +32,7 @@ pub(super) async fn begin(
         },
         ..RunRequest::default()
     };
-    let request = request.of(language.into());
+    let request = request.of(language);
     let running = if job.reads {
         client.execute_with(&request, Stdin::new()?).await
     } else {
@@ -44,7 +44,7 @@ pub(super) async fn begin(
 /// Takes what the program writes, as it comes.
 pub(super) async fn run(
     mut running: Running,
-    language: Language,
+    language: &str,
     outputs: &mut Outputs,
 ) -> Result<Outcome, Failure> {
     let mut facts = None;

@@ -119,6 +119,9 @@ pub(super) struct Options {
     /// A language, and how many VMs wait for code in it, as in python=4; can be given again.
     #[arg(long, value_name = "LANGUAGE=N", help_heading = VMS)]
     language: Vec<String>,
+    /// A file of further languages, instead of `OVERLAY_POOL_INTERPRETERS`; exec --help has one.
+    #[arg(long, value_name = "FILE", help_heading = VMS)]
+    interpreters: Option<PathBuf>,
     /// How many VMs a user may have who is neither root nor this one. By default half of --vms.
     #[arg(long, value_name = "N", help_heading = VMS)]
     vms_per_user: Option<NonZeroUsize>,
@@ -260,6 +263,7 @@ impl Options {
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
             vms: self.vms.or(file.vms),
             language: list(self.language, file.language),
+            interpreters: self.interpreters.or(file.interpreters),
             vms_per_user: self.vms_per_user.or(file.vms_per_user),
             session_idle: self.session_idle.or(file.session_idle),
             max_upload: self.max_upload.or(file.max_upload),
@@ -384,8 +388,11 @@ impl Options {
             return Err(usage("--language without VMs".to_owned(), "say how many with --vms"));
         };
         let settings = arguments::vm_settings()?;
-        let warm = std::mem::take(&mut self.language).join(",");
-        let warm = if warm.is_empty() { Ok(BTreeMap::new()) } else { VmSettings::warm(&warm) };
+        let settings = arguments::with_interpreters(settings, self.interpreters.as_deref())?;
+        let warm = match &*std::mem::take(&mut self.language).join(",") {
+            "" => Ok(BTreeMap::new()),
+            warm => settings.languages.counts(warm),
+        };
         let settings = VmSettings {
             max_concurrent_vms: vms.get(),
             warm: warm.map_err(|expected| usage(format!("--language: {expected}"), ""))?,

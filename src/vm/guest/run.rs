@@ -13,14 +13,17 @@ use crate::vm::execution::End;
 
 /// How long killed programs may take to be gone, and what they wrote to be read.
 const GRACE: Duration = Duration::from_secs(10);
+/// The permissions of code's file.
+const MODE: u32 = 0o600;
 
 /// A program, and what it may do.
 #[derive(Debug)]
 pub(in crate::vm) struct Run<'a> {
     /// What to start; none for the interpreter that waits.
     pub(in crate::vm) start: Option<&'a Start>,
-    /// What it finds on its descriptor 3.
+    /// What it finds on its descriptor 3; or else in this file, which is made for it.
     pub(in crate::vm) code: &'a [u8],
+    pub(in crate::vm) file: Option<&'a str>,
     /// How many bytes of each output come.
     pub(in crate::vm) limit: usize,
     /// When all of the guest's processes are killed.
@@ -44,6 +47,13 @@ impl Guest {
         input: impl AsyncRead + Unpin,
         output: mpsc::Sender<(Stream, Vec<u8>)>,
     ) -> Result<Ran, GuestError> {
+        let code = match run.file {
+            Some(path) => {
+                self.put(path, MODE, run.code, run.deadline).await?;
+                &[]
+            }
+            None => run.code,
+        };
         // After a renewal it begins at once: nothing is waited for in between.
         if self.torn {
             self.in_step(run.deadline + GRACE).await?;
@@ -55,7 +65,7 @@ impl Guest {
             channel: &mut self.channel,
             renewing: &mut self.renewing,
             output,
-            code: Some(run.code),
+            code: Some(code),
             credit: [WINDOW; 2],
             left: [run.limit; 2],
             ran: Ran { end: End::TimedOut, cut: [false; 2] },

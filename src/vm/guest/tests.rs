@@ -46,7 +46,7 @@ fn guest(said: Vec<u8>) -> Guest {
 /// Runs a program that may write 1,000 bytes, and throws them away.
 async fn run(guest: &mut Guest, patience: Duration) -> Result<Ran, GuestError> {
     let deadline = Instant::now() + patience;
-    let run = Run { start: None, code: b"code", limit: 1000, deadline };
+    let run = Run { start: None, code: b"code", file: None, limit: 1000, deadline };
     let (sender, mut parts) = mpsc::channel(1);
     let (ran, ()) = tokio::join!(guest.run(run, empty(), sender), async {
         while parts.recv().await.is_some() {}
@@ -136,7 +136,7 @@ async fn no_more_is_sent_than_the_guest_has_room_for() {
     let mut host = Guest::new(ours);
     let deadline = Instant::now() + Duration::from_secs(5);
     let code = vec![b'#'; 1 << 20];
-    let run = Run { start: None, code: &code, limit: 1000, deadline };
+    let run = Run { start: None, code: &code, file: None, limit: 1000, deadline };
     let (sender, _parts) = mpsc::channel(1);
     let ran = host.run(run, repeat(b'x'), sender).await.expect("an end");
     assert_eq!(ran.end, End::TimedOut);
@@ -194,7 +194,7 @@ async fn output_that_nobody_takes_stops_no_end(#[case] gone: bool, #[case] end: 
     });
     let mut host = Guest::new(ours);
     let deadline = Instant::now() + Duration::from_secs(5);
-    let run = Run { start: None, code: b"", limit: 1000, deadline };
+    let run = Run { start: None, code: b"", file: None, limit: 1000, deadline };
     let (sender, parts) = mpsc::channel(1);
     let parts = (!gone).then_some(parts);
     let ran = host.run(run, empty(), sender).await.expect("an end");
@@ -209,7 +209,7 @@ async fn a_guest_that_does_not_obey_is_given_up_soon() {
     let begin = Instant::now();
     let mut guest = guest(Vec::new());
     let deadline = begin + Duration::from_secs(86400);
-    let run = Run { start: None, code: b"code", limit: 1000, deadline };
+    let run = Run { start: None, code: b"code", file: None, limit: 1000, deadline };
     let (sender, parts) = mpsc::channel(1);
     drop(parts);
     let error = guest.run(run, empty(), sender).await.expect_err("no end");

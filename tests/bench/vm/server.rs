@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use overlay_pool::api::{self, Client, Event, RunRequest, VmStart};
+use overlay_pool::api::{Client, Event, RunRequest, VmStart};
 use overlay_pool::vm::{Language, VmSettings};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -60,12 +60,8 @@ impl Server {
     /// How long the first line of a program's output takes, by a client in this process.
     pub(super) async fn first_line(&self) -> Result<Duration, Error> {
         let client = Client::new(&self.socket);
-        let language = match self.language {
-            Language::Javascript => api::Language::Javascript,
-            _ => api::Language::Python,
-        };
         let code = hello(self.language);
-        let request = RunRequest { code, ..RunRequest::default() }.of(language);
+        let request = RunRequest { code, ..RunRequest::default() }.of(self.language.as_str());
         let begin = Instant::now();
         let mut running = client.execute(&request).await?;
         let (mut first, mut said, mut started) = (None, Vec::new(), None);

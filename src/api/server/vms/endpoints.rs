@@ -57,6 +57,7 @@ pub(super) async fn create(
     Body(VmRequest { language, idle_seconds }): Body<VmRequest>,
 ) -> Result<Response, Problem> {
     let vms = shared.vms()?;
+    let language = vms.language(&language)?;
     let place = vms.tenants.admit(peer)?;
     let most = vms.limits.session_idle;
     let idle = idle_seconds.map(|seconds| period("idle_seconds", seconds)).transpose()?;

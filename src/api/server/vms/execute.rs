@@ -48,6 +48,7 @@ pub(super) async fn execute(
     let asked = Asked::<ExecuteRequest>::read(request, vms.limits.upload, vms.patience).await?;
     let Asked { request, files, stdin } = asked;
     let (language, request) = request.split();
+    let language = vms.language(&language)?;
     let (order, files) = order(request, files, stdin)?;
     let lease = vms.create(language, peer, place).await?;
     put_files(lease.vm(), &files).await?;

@@ -4,8 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-use crate::api::wire::Language;
-use crate::vm::{self, End, Outcome, Start, Vm, VmError};
+use crate::vm::{self, End, Language, Outcome, Start, Vm, VmError};
 
 type Labels = [(&'static str, &'static str); 2];
 
@@ -35,7 +34,7 @@ impl Default for Figures {
 impl Figures {
     pub(super) fn created(&self, language: Language, vm: &Vm) {
         let start = start(vm);
-        self.asks.get_or_create(&[("language", name(language)), ("start", start)]).inc();
+        self.asks.get_or_create(&[("language", language.as_str()), ("start", start)]).inc();
         let vm::Phases { overlay, spawn, boot, renew } = vm.phases();
         let phases = [("overlay", overlay), ("spawn", spawn), ("boot", boot), ("renew", renew)];
         for (phase, took) in phases {
@@ -48,7 +47,7 @@ impl Figures {
     }
 
     pub(super) fn not_created(&self, language: Language) {
-        self.asks.get_or_create(&[("language", name(language)), ("start", "failed")]).inc();
+        self.asks.get_or_create(&[("language", language.as_str()), ("start", "failed")]).inc();
     }
 
     /// A program has ended, or its VM has.
@@ -83,8 +82,4 @@ fn start(vm: &Vm) -> &'static str {
         Some(Start::Resumed) => "resumed",
         Some(Start::Booted) | None => "booted",
     }
-}
-
-fn name(language: Language) -> &'static str {
-    vm::Language::from(language).as_str()
 }

@@ -8,8 +8,8 @@ use super::lease::Lease;
 use super::sessions::Sessions;
 use super::tenants::{Place, Tenants};
 use crate::api::server::peers::Peer;
-use crate::api::wire::{Language, Problem};
-use crate::vm::VmManager;
+use crate::api::wire::{self, Problem};
+use crate::vm::{Language, VmManager};
 
 /// What clients may have of VMs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,14 @@ impl Vms {
         3 * self.manager.settings().boot_timeout
     }
 
+    /// The language that a client names.
+    pub(super) fn language(
+        &self,
+        wire::Language(name): &wire::Language,
+    ) -> Result<Language, Problem> {
+        Ok(self.manager.settings().languages.find(name)?)
+    }
+
     /// A VM for a user who may have one more.
     pub(super) async fn create(
         &self,
@@ -73,10 +81,10 @@ impl Vms {
         place: Place,
     ) -> Result<Lease, Problem> {
         let tenant = format!("uid-{}", peer.uid());
-        let created = self.manager.create_vm(language.into(), &tenant, "http").await;
+        let created = self.manager.create_vm(language, &tenant, "http").await;
         let vm = created.inspect_err(|_| self.figures.not_created(language))?;
         self.figures.created(language, &vm);
-        tracing::debug!(%peer, vm = vm.id(), ?language, start = ?vm.start(), "VM");
+        tracing::debug!(%peer, vm = vm.id(), %language, start = ?vm.start(), "VM");
         Ok(Lease::new(Arc::clone(&self.manager), vm, place))
     }
 }

@@ -8,11 +8,17 @@ use super::tenants::TooMany;
 use crate::Error;
 use crate::api::wire::Problem;
 use crate::creator::CreatorError;
-use crate::vm::{GuestError, VmError};
+use crate::vm::{GuestError, UnknownLanguage, VmError};
 
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-vms", error.to_string())
+    }
+}
+
+impl From<UnknownLanguage> for Problem {
+    fn from(error: UnknownLanguage) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-request", error.to_string())
     }
 }
 
@@ -98,7 +104,7 @@ mod tests {
     #[rstest]
     #[case(VmError::NotStarted, 503, "not-started")]
     #[case(VmError::TooMany { limit: 1 }, 503, "too-many-vms")]
-    #[case(VmError::NoImage { language: Language::Python, directory: PathBuf::new() }, 404, "no-image")]
+    #[case(VmError::NoImage { language: Language::PYTHON, directory: PathBuf::new() }, 404, "no-image")]
     #[case(VmError::NotReady { vm: String::new(), state: VmState::Executing }, 409, "vm-busy")]
     #[case(guest(GuestError::Refused(String::new())), 422, "guest-refused")]
     #[case(guest(GuestError::TooLong { what: "arguments", limit: 1 }), 422, "guest-refused")]

@@ -57,8 +57,8 @@ fn process(pid: Option<u32>) -> PathBuf {
 
 #[apply(test)]
 async fn the_sandbox_is_in_force_on_each_thread(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     // By now the threads run that write to the disk.
     assert_eq!(prints(&vm, "open('/root/file', 'w').write('x')\nprint('well')").await, "well\n");
     let process = process(vm.pid());
@@ -82,8 +82,8 @@ async fn the_sandbox_is_in_force_on_each_thread(scratch: Scratch) {
 async fn limits_and_files(scratch: Scratch, #[case] resume: bool, #[case] start: Start) {
     let settings = VmSettings { resume, disk_mib: 200, ..settings(&scratch) };
     let disk_limit = (200 << 20).to_string();
-    let manager = started(settings, Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings, Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(start));
     let process = process(vm.pid());
     assert_eq!(limit(&process, "Max file size"), disk_limit);
@@ -114,10 +114,10 @@ async fn another_user(scratch: Scratch) {
         states_dir: Some(states.clone()),
         ..settings(&scratch)
     };
-    let manager = started(settings.clone(), Language::Python).await;
+    let manager = started(settings.clone(), Language::PYTHON).await;
     // The first saves the state that the second is resumed from too.
     for _ in 0..2 {
-        let vm = create(&manager, Language::Python).await;
+        let vm = create(&manager, Language::PYTHON).await;
         assert_eq!(vm.start(), Some(Start::Resumed));
         let process = process(vm.pid());
         let all = [SOMEBODY; 4].map(|id| id.to_string()).join("\t");
@@ -139,8 +139,8 @@ async fn another_user(scratch: Scratch) {
     }
     manager.stop().await;
     // A server that runs them as itself takes the same state.
-    let manager = started(VmSettings { vm_user: None, ..settings }, Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(VmSettings { vm_user: None, ..settings }, Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Resumed));
     manager.stop().await;
     let saved = fs::read_dir(&states).expect("states").flatten().filter(|e| e.path().is_dir());
@@ -179,8 +179,8 @@ async fn a_kernel_that_the_user_may_not_read(scratch: Scratch) {
         resume: false,
         ..settings(&scratch)
     };
-    let manager = started(settings, Language::Python).await;
-    let create = manager.create_vm(Language::Python, "tenant", "task");
+    let manager = started(settings, Language::PYTHON).await;
+    let create = manager.create_vm(Language::PYTHON, "tenant", "task");
     let error = create.await.expect_err("no VM").to_string();
     assert!(error.contains("nobody, whom QEMU runs as, may not read it"), "{error}");
     assert!(error.contains(kernel.to_str().expect("a plain path")), "{error}");

@@ -10,8 +10,8 @@ const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator]
 
 #[apply(test)]
 async fn a_guest_that_panics(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let code = "open('/proc/sysrq-trigger', 'w').write('c')";
     let error = vm.execute(code, None).await.expect_err("the guest panics");
     let VmError::Ended { said, log: Some(log), .. } = &error else { panic!("{error:?}") };
@@ -26,8 +26,8 @@ async fn a_guest_that_panics(scratch: Scratch) {
 
 #[apply(test)]
 async fn a_qemu_that_is_killed(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let pid = Pid::from_raw(i32::try_from(vm.pid().expect("a process")).expect("a PID"));
     let kill = async {
         eventually("code runs", || vm.state() == VmState::Executing).await;
@@ -44,8 +44,8 @@ async fn a_qemu_that_is_killed(scratch: Scratch) {
 /// The supervisor is a process of the guest's, whose code is root: it can't be killed all the same.
 #[apply(test)]
 async fn a_supervisor_outlives_what_it_runs(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let code = "import os, signal\nfor number in range(1, 32):\n  os.kill(1, number)\n\
                 os.kill(-1, signal.SIGKILL)\nprint('alone')";
     assert_eq!(prints(&vm, code).await, "alone\n");
@@ -63,8 +63,8 @@ async fn a_supervisor_outlives_what_it_runs(scratch: Scratch) {
 )]
 #[case::json("while True: os.write(port, b'{\"\":0},' * 1000)", "isn't to be trusted")]
 async fn a_guest_that_lies_is_destroyed(scratch: Scratch, #[case] lie: &str, #[case] why: &str) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let code = format!(
         "import ctypes, os
 fds = os.listdir('/proc/1/fd')
@@ -89,8 +89,8 @@ time.sleep(1000)"
 #[apply(test)]
 async fn a_disk_that_reaches_its_limit(scratch: Scratch) {
     let settings = VmSettings { disk_mib: 32, ..settings(&scratch) };
-    let manager = started(settings, Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings, Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let code = "import os
 try:
   with open('/root/file', 'wb') as file:
@@ -112,8 +112,8 @@ except OSError as error:
 /// What a guest writes on its console takes a bounded room.
 #[apply(test)]
 async fn a_console_that_is_flooded(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let code = "with open('/dev/console', 'w') as console:\n  for _ in range(3000):\n    \
                 console.write('x' * 99 + '\\n')";
     assert_eq!(execute(&vm, code).await.end.code(), 0);

@@ -13,10 +13,10 @@ const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator]
 #[apply(test)]
 async fn over_the_limit_a_vm_is_refused_before_qemu_starts(scratch: Scratch) {
     let settings = VmSettings { max_concurrent_vms: 1, ..settings(&scratch) };
-    let manager = started(settings, Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings, Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let before = children();
-    let refused = manager.create_vm(Language::Python, "tenant", "task").await;
+    let refused = manager.create_vm(Language::PYTHON, "tenant", "task").await;
     let refused = refused.expect_err("one too many");
     assert!(matches!(refused, VmError::TooMany { limit: 1 }), "{refused}");
     assert_eq!(children(), before);
@@ -24,7 +24,7 @@ async fn over_the_limit_a_vm_is_refused_before_qemu_starts(scratch: Scratch) {
     manager.destroy_vm(&vm).await;
     manager.destroy_vm(&vm).await;
     assert!(manager.active_vms().is_empty());
-    let next = create(&manager, Language::Python).await;
+    let next = create(&manager, Language::PYTHON).await;
     assert_ne!(next.id(), vm.id());
     manager.stop().await;
     manager.stop().await;
@@ -35,13 +35,13 @@ async fn over_the_limit_a_vm_is_refused_before_qemu_starts(scratch: Scratch) {
 #[apply(test)]
 async fn what_is_refused_leaves_nothing(scratch: Scratch) {
     let manager = VmManager::new(settings(&scratch));
-    let create = |id| manager.create_vm(Language::Python, id, "task");
+    let create = |id| manager.create_vm(Language::PYTHON, id, "task");
     assert!(matches!(create("t").await, Err(VmError::NotStarted)));
     manager.start().await.expect("the manager starts");
     assert!(matches!(manager.start().await, Err(VmError::AlreadyStarted)));
     assert!(matches!(create("../t").await, Err(VmError::BadId { what: "tenant", .. })));
-    let raw = manager.create_vm(Language::Raw, "tenant", "task").await;
-    assert!(matches!(raw, Err(VmError::NoImage { language: Language::Raw, .. })));
+    let raw = manager.create_vm(Language::RAW, "tenant", "task").await;
+    assert!(matches!(raw, Err(VmError::NoImage { language: Language::RAW, .. })));
     assert!(manager.active_vms().is_empty());
     manager.stop().await;
     assert!(matches!(create("t").await, Err(VmError::NotStarted)));
@@ -59,8 +59,8 @@ async fn a_qemu_that_refuses_to_start_is_quoted(scratch: Scratch) {
     let kernel = scratch.join("kernel");
     std::fs::write(&kernel, "no kernel").expect("a file");
     let settings = VmSettings { kernel_path: Some(kernel), resume: false, ..settings(&scratch) };
-    let manager = started(settings, Language::Python).await;
-    let error = manager.create_vm(Language::Python, "tenant", "task").await.expect_err("no VM");
+    let manager = started(settings, Language::PYTHON).await;
+    let error = manager.create_vm(Language::PYTHON, "tenant", "task").await.expect_err("no VM");
     let VmError::Ended { said, .. } = &error else { panic!("{error}") };
     assert!(said.contains("kernel"), "{error}");
     assert!(manager.active_vms().is_empty());
@@ -70,9 +70,9 @@ async fn a_qemu_that_refuses_to_start_is_quoted(scratch: Scratch) {
 
 #[apply(test)]
 async fn twenty_rounds_leave_nothing(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
     for round in 0..20 {
-        let vm = create(&manager, Language::Python).await;
+        let vm = create(&manager, Language::PYTHON).await;
         assert_eq!(children().len(), 1, "round {round}");
         manager.destroy_vm(&vm).await;
         assert_eq!(vm.directory(), None);
@@ -84,8 +84,8 @@ async fn twenty_rounds_leave_nothing(scratch: Scratch) {
 
 #[apply(test)]
 async fn a_dropped_manager_leaves_nothing(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     drop(manager);
     assert_eq!(vm.state(), VmState::Destroyed);
     assert_no_vm_left(&scratch).await;
@@ -94,10 +94,10 @@ async fn a_dropped_manager_leaves_nothing(scratch: Scratch) {
 #[apply(test)]
 async fn a_vm_that_is_being_made_can_be_given_up(scratch: Scratch) {
     let settings = VmSettings { resume: false, ..settings(&scratch) };
-    let manager = started(settings, Language::Python).await;
+    let manager = started(settings, Language::PYTHON).await;
     // The call is dropped.
     {
-        let create = manager.create_vm(Language::Python, "tenant", "task");
+        let create = manager.create_vm(Language::PYTHON, "tenant", "task");
         tokio::pin!(create);
         tokio::select! {
             vm = &mut create => panic!("it can't be ready yet: {vm:?}"),
@@ -109,7 +109,7 @@ async fn a_vm_that_is_being_made_can_be_given_up(scratch: Scratch) {
     assert!(manager.active_vms().is_empty());
     eventually("QEMU is gone", || children().is_empty()).await;
     // The manager is stopped.
-    let create = manager.create_vm(Language::Python, "tenant", "task");
+    let create = manager.create_vm(Language::PYTHON, "tenant", "task");
     let stop = async {
         eventually("QEMU runs", || !children().is_empty()).await;
         manager.stop().await;
@@ -123,8 +123,8 @@ async fn a_vm_that_is_being_made_can_be_given_up(scratch: Scratch) {
 async fn private_files(scratch: Scratch) {
     use std::os::unix::fs::PermissionsExt;
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o7777;
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let directory = vm.directory().expect("a working directory");
     assert_eq!(mode(&directory), 0o700);
     assert_eq!(mode(&vm.disk().expect("a disk")), 0o600);

@@ -8,6 +8,7 @@ mod fault;
 mod http;
 mod http_fault;
 mod killed;
+mod languages;
 mod lifecycle;
 mod python_client;
 mod quotas;

@@ -48,8 +48,8 @@ say('clock', process.hrtime.bigint() + ' ' + Date.now());
 
 /// VMs that waited, whose interpreters had started before they were asked for.
 #[apply(test)]
-#[case::python(Language::Python, PYTHON, 14)]
-#[case::javascript(Language::Javascript, JAVASCRIPT, 9)]
+#[case::python(Language::PYTHON, PYTHON, 14)]
+#[case::javascript(Language::JAVASCRIPT, JAVASCRIPT, 9)]
 async fn pairs_differ(
     scratch: Scratch,
     #[case] language: Language,

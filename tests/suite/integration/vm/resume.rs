@@ -14,8 +14,8 @@ const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator]
 
 #[apply(test)]
 async fn the_clock_is_right(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
     let before = now();
     let seconds = prints(&vm, "import time\nprint(time.time())").await;
@@ -31,8 +31,8 @@ async fn the_clock_is_right(scratch: Scratch) {
 async fn a_bad_state_is_not_resumed(scratch: Scratch) {
     let states = scratch.join("states");
     let settings = VmSettings { states_dir: Some(states.clone()), ..settings(&scratch) };
-    let manager = started(settings.clone(), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings.clone(), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Resumed), "the first one saves a state");
     manager.destroy_vm(&vm).await;
     let state = only_entry(&states);
@@ -47,7 +47,7 @@ async fn a_bad_state_is_not_resumed(scratch: Scratch) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("a byte");
     file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
-    let vm = create(&manager, Language::Python).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Booted), "a damaged state is not resumed");
     assert_eq!(prints(&vm, "print('hello from pool')").await, "hello from pool\n");
     assert!(!state.exists(), "it is removed");
@@ -56,8 +56,8 @@ async fn a_bad_state_is_not_resumed(scratch: Scratch) {
 
     // It is saved again, for a machine with more memory: QEMU itself would take the other one.
     let settings = VmSettings { memory_mib: Some(160), ..settings };
-    let manager = started(settings.clone(), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings.clone(), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Resumed));
     manager.stop().await;
     let other = only_entry(&states);
@@ -66,8 +66,8 @@ async fn a_bad_state_is_not_resumed(scratch: Scratch) {
     assert!(!state.exists());
     std::fs::rename(&other, &state).expect("renamed");
     let settings = VmSettings { memory_mib: None, ..settings };
-    let manager = started(settings, Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings, Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Resumed));
     let memory = "print(next(open('/proc/meminfo')).split()[1])";
     let kib: u64 = prints(&vm, memory).await.trim().parse().expect("a number");
@@ -95,9 +95,9 @@ async fn a_state_of_another_content_is_not_resumed(scratch: Scratch) {
         base_images_dir: images_dir,
         ..settings(&scratch)
     };
-    let manager = started(settings.clone(), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
-    let base = manager.base_image(Language::Python).expect("a base image");
+    let manager = started(settings.clone(), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
+    let base = manager.base_image(Language::PYTHON).expect("a base image");
     manager.stop().await;
     assert_eq!(vm.state(), VmState::Destroyed);
     let first = only_entry(&states);
@@ -110,8 +110,8 @@ async fn a_state_of_another_content_is_not_resumed(scratch: Scratch) {
     file.read_exact_at(&mut byte, at).expect("a byte");
     file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
     file.set_modified(before.modified().expect("a time")).expect("the same time");
-    let manager = started(settings, Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings, Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Resumed));
     manager.stop().await;
     let states: Vec<_> = states.read_dir().expect("a folder").flatten().collect();

@@ -19,9 +19,9 @@ const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator,
 #[apply(test)]
 async fn a_vm_boots_on_a_pooled_overlay(scratch: Scratch) {
     let settings = VmSettings { resume: false, ..settings(&scratch) };
-    let manager = started(settings, Language::Python).await;
-    let base = manager.base_image(Language::Python).expect("a base image");
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings, Language::PYTHON).await;
+    let base = manager.base_image(Language::PYTHON).expect("a base image");
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Booted));
     assert_eq!(vm.disk_source(), Some(Source::Pooled));
     assert_eq!(vm.state(), VmState::Ready);
@@ -49,8 +49,8 @@ async fn a_vm_boots_on_a_pooled_overlay(scratch: Scratch) {
 #[apply(test)]
 async fn three_vms_at_once(scratch: Scratch) {
     let settings = VmSettings { max_concurrent_vms: 4, ..settings(&scratch) };
-    let manager = started(settings, Language::Python).await;
-    let create = || create(&manager, Language::Python);
+    let manager = started(settings, Language::PYTHON).await;
+    let create = || create(&manager, Language::PYTHON);
     let (one, two, three) = tokio::join!(create(), create(), create());
     assert_eq!(manager.active_vms().len(), 3);
     let vms = [one, two, three];
@@ -67,8 +67,8 @@ async fn three_vms_at_once(scratch: Scratch) {
 
 #[apply(test)]
 async fn two_vms_write_to_the_same_place_of_their_base(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let create = || create(&manager, Language::Python);
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let create = || create(&manager, Language::PYTHON);
     let (one, two) = tokio::join!(create(), create());
     let write = |text| format!("import os\nopen('/etc/hosts', 'w').write('{text}')\nos.sync()");
     prints(&one, &write("one")).await;
@@ -82,16 +82,16 @@ async fn two_vms_write_to_the_same_place_of_their_base(scratch: Scratch) {
 
 #[apply(test)]
 async fn javascript_prints(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Javascript).await;
-    let vm = create(&manager, Language::Javascript).await;
+    let manager = started(settings(&scratch), Language::JAVASCRIPT).await;
+    let vm = create(&manager, Language::JAVASCRIPT).await;
     assert_eq!(prints(&vm, "console.log('hello from pool')").await, "hello from pool\n");
     manager.stop().await;
 }
 
 #[apply(test)]
 async fn outputs_and_ends(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
 
     let code = "import sys\nprint('out')\nprint('err', file=sys.stderr)\nsys.exit(7)";
     let execution = execute(&vm, code).await;
@@ -131,8 +131,8 @@ async fn outputs_and_ends(scratch: Scratch) {
 
 #[apply(test)]
 async fn a_time_out_kills_what_runs_and_leaves_the_vm_usable(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     prints(&vm, "").await;
     let left = "import os\nnames = [open(f'/proc/{pid}/comm').read() for pid in os.listdir('/proc')\
                 if pid.isdigit()]\nprint('sleep\\n' in names)";
@@ -160,8 +160,8 @@ async fn a_time_out_kills_what_runs_and_leaves_the_vm_usable(scratch: Scratch) {
 
 #[apply(test)]
 async fn one_code_at_a_time(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let busy = tokio::spawn({
         let vm = vm.clone();
         async move { vm.execute("import time\ntime.sleep(1000)", None).await }
@@ -179,8 +179,8 @@ async fn one_code_at_a_time(scratch: Scratch) {
 
 #[apply(test)]
 async fn a_stopped_qemu_is_given_up(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let pid = i32::try_from(vm.pid().expect("a process")).expect("a PID");
     let pid = rustix::process::Pid::from_raw(pid).expect("a PID");
     kill_process(pid, Signal::STOP).expect("it is stopped");
@@ -194,12 +194,12 @@ async fn a_stopped_qemu_is_given_up(scratch: Scratch) {
 #[apply(test)]
 async fn a_program_gets_what_it_is_given(
     scratch: Scratch,
-    #[values(Language::Python, Language::Javascript)] language: Language,
+    #[values(Language::PYTHON, Language::JAVASCRIPT)] language: Language,
 ) {
     let manager = started(settings(&scratch), language).await;
     let vm = create(&manager, language).await;
     let code = match language {
-        Language::Javascript => {
+        Language::JAVASCRIPT => {
             "const fs = require('fs'); const [, ...args] = process.argv.slice(1);
 console.log(args.join(' '), process.env.MODE, fs.readFileSync(0).length)"
         }
@@ -225,7 +225,7 @@ print(*sys.argv[1:], os.environ['MODE'], len(sys.stdin.buffer.read()))"
     assert_eq!(said(program.clone()).await, "one two words test 300000\n");
     // An interpreter that waits has started without this one.
     let early = match language {
-        Language::Javascript => ("NODE_OPTIONS", "--no-warnings"),
+        Language::JAVASCRIPT => ("NODE_OPTIONS", "--no-warnings"),
         _ => ("PYTHONHASHSEED", "0"),
     };
     assert_eq!(said(program.variable(early.0, early.1)).await, "one two words test 300000\n");
@@ -234,8 +234,8 @@ print(*sys.argv[1:], os.environ['MODE'], len(sys.stdin.buffer.read()))"
 
 #[apply(test)]
 async fn files_go_in_and_come_out(scratch: Scratch) {
-    let manager = started(settings(&scratch), Language::Python).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let bytes: Vec<u8> = (0..200_000_u32).map(|number| number.to_le_bytes()[0]).collect();
     vm.put_file("/root/in", 0o640, &bytes).await.expect("a file goes in");
     let code = "import os\nprint(oct(os.stat('in').st_mode))\n\

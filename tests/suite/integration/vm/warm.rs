@@ -16,26 +16,26 @@ use crate::harness::vms::{
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
 
 fn ready(manager: &VmManager) -> usize {
-    manager.warm_stats(Language::Python).ready
+    manager.warm_stats(Language::PYTHON).ready
 }
 
 #[apply(test)]
 async fn one_that_waits_is_given_out_and_replaced(scratch: Scratch) {
-    let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    until_ready(&manager, Language::Python, 1).await;
-    let vm = create(&manager, Language::Python).await;
+    let manager = warmed(settings(&scratch), Language::PYTHON, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!((vm.start(), vm.disk_source()), (Some(Start::Warm), Some(Source::Pooled)));
     let code = "import socket\nprint(socket.gethostname())\nopen('/root/file', 'w').write('x')";
     assert_eq!(prints(&vm, code).await, format!("{}\n", vm.id()));
     // It can be used again, as any other.
     assert_eq!(prints(&vm, "print(open('/root/file').read())").await, "x\n");
-    until_ready(&manager, Language::Python, 1).await;
-    let other = create(&manager, Language::Python).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
+    let other = create(&manager, Language::PYTHON).await;
     assert_eq!(other.start(), Some(Start::Warm));
     assert_ne!(vm.id(), other.id());
     let files = "import os\nprint(os.listdir('/root'))";
     assert_eq!(prints(&other, files).await, "[]\n", "nothing of the first one's is there");
-    let stats = manager.warm_stats(Language::Python);
+    let stats = manager.warm_stats(Language::PYTHON);
     assert_eq!((stats.hits, stats.misses), (2, 0));
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
@@ -44,12 +44,12 @@ async fn one_that_waits_is_given_out_and_replaced(scratch: Scratch) {
 /// The clock of one that waits stands still; it is set when it goes on.
 #[apply(test)]
 async fn the_clock_of_one_that_waited_is_right(scratch: Scratch) {
-    let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    until_ready(&manager, Language::Python, 1).await;
+    let manager = warmed(settings(&scratch), Language::PYTHON, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
     let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let begin = now().expect("a time");
     eventually("time passes", || now().expect("a time") > begin + Duration::from_secs(3)).await;
-    let vm = create(&manager, Language::Python).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Warm));
     let before = now().expect("a time");
     let said = prints(&vm, "import time\nprint(time.time())").await;
@@ -61,13 +61,13 @@ async fn the_clock_of_one_that_waited_is_right(scratch: Scratch) {
 
 #[apply(test)]
 async fn one_that_died_is_not_given_out(scratch: Scratch) {
-    let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    until_ready(&manager, Language::Python, 1).await;
+    let manager = warmed(settings(&scratch), Language::PYTHON, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
     for pid in children().into_keys() {
         let pid = Pid::from_raw(pid).expect("a PID");
         kill_process(pid, Signal::KILL).expect("it is killed");
     }
-    let vm = create(&manager, Language::Python).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(prints(&vm, "print('well')").await, "well\n");
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
@@ -76,14 +76,14 @@ async fn one_that_died_is_not_given_out(scratch: Scratch) {
 /// It is given up in its time, and the next one that waits, or a new one, takes its place.
 #[apply(test)]
 async fn one_that_hangs_is_given_up(scratch: Scratch) {
-    let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    until_ready(&manager, Language::Python, 1).await;
+    let manager = warmed(settings(&scratch), Language::PYTHON, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
     let hung = children();
     for pid in hung.keys() {
         let pid = Pid::from_raw(*pid).expect("a PID");
         kill_process(pid, Signal::STOP).expect("it is stopped");
     }
-    let vm = create(&manager, Language::Python).await;
+    let vm = create(&manager, Language::PYTHON).await;
     let of_vm = |pid: i32| u32::try_from(pid).ok() == vm.pid();
     assert!(!hung.keys().any(|pid| of_vm(*pid)), "it hangs");
     assert_eq!(prints(&vm, "print('well')").await, "well\n");
@@ -99,13 +99,13 @@ async fn those_on_a_base_that_was_replaced_are_given_up(scratch: Scratch) {
         std::fs::copy(entry.path(), images_dir.join(entry.file_name())).expect("a copy");
     }
     let settings = VmSettings { base_images_dir: images_dir.clone(), ..settings(&scratch) };
-    let manager = warmed(settings, Language::Python, 1).await;
-    until_ready(&manager, Language::Python, 1).await;
-    let base = manager.base_image(Language::Python).expect("a base image");
+    let manager = warmed(settings, Language::PYTHON, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
+    let base = manager.base_image(Language::PYTHON).expect("a base image");
     let copy = scratch.join("copy");
     std::fs::copy(&base, &copy).expect("a copy");
     std::fs::rename(&copy, &base).expect("it is replaced");
-    let vm = create(&manager, Language::Python).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(vm.start(), Some(Start::Resumed));
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
@@ -114,13 +114,13 @@ async fn those_on_a_base_that_was_replaced_are_given_up(scratch: Scratch) {
 #[apply(test)]
 async fn those_that_nobody_asks_for_are_given_up(scratch: Scratch) {
     let settings = VmSettings { warm_idle: Duration::from_secs(60), ..settings(&scratch) };
-    let manager = warmed(settings.clone(), Language::Python, 1).await;
-    until_ready(&manager, Language::Python, 1).await;
+    let manager = warmed(settings.clone(), Language::PYTHON, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
     manager.stop().await;
     let idle = VmSettings { warm_idle: Duration::ZERO, ..settings };
-    let manager = warmed(idle, Language::Python, 1).await;
+    let manager = warmed(idle, Language::PYTHON, 1).await;
     // None is even made.
-    let vm = create(&manager, Language::Python).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_eq!(ready(&manager), 0);
     manager.destroy_vm(&vm).await;
     manager.stop().await;
@@ -131,12 +131,12 @@ async fn those_that_nobody_asks_for_are_given_up(scratch: Scratch) {
 #[apply(test)]
 async fn one_that_waits_makes_room(scratch: Scratch) {
     let settings = VmSettings { max_concurrent_vms: 1, ..settings(&scratch) };
-    let manager = warmed(settings, Language::Python, 1).await;
-    until_ready(&manager, Language::Python, 1).await;
-    let vm = create(&manager, Language::Javascript).await;
+    let manager = warmed(settings, Language::PYTHON, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
+    let vm = create(&manager, Language::JAVASCRIPT).await;
     assert_eq!(ready(&manager), 0);
     assert_eq!(prints(&vm, "console.log('hello')").await, "hello\n");
-    let refused = manager.create_vm(Language::Python, "tenant", "task").await;
+    let refused = manager.create_vm(Language::PYTHON, "tenant", "task").await;
     assert!(matches!(refused, Err(VmError::TooMany { limit: 1 })), "{refused:?}");
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
@@ -146,22 +146,22 @@ async fn one_that_waits_makes_room(scratch: Scratch) {
 #[apply(test)]
 async fn one_that_is_being_made_makes_room(scratch: Scratch) {
     let settings = VmSettings { max_concurrent_vms: 1, ..settings(&scratch) };
-    let manager = warmed(settings, Language::Python, 1).await;
+    let manager = warmed(settings, Language::PYTHON, 1).await;
     eventually("one is being made", || !children().is_empty()).await;
-    let vm = create(&manager, Language::Python).await;
+    let vm = create(&manager, Language::PYTHON).await;
     assert_ne!(vm.start(), Some(Start::Warm));
     assert_eq!(prints(&vm, "print('hello')").await, "hello\n");
     manager.destroy_vm(&vm).await;
     // Its turn comes again.
-    until_ready(&manager, Language::Python, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
 }
 
 #[apply(test)]
 async fn a_dropped_manager_leaves_none_waiting(scratch: Scratch) {
-    let manager = warmed(settings(&scratch), Language::Python, 1).await;
-    until_ready(&manager, Language::Python, 1).await;
+    let manager = warmed(settings(&scratch), Language::PYTHON, 1).await;
+    until_ready(&manager, Language::PYTHON, 1).await;
     drop(manager);
     assert_no_vm_left(&scratch).await;
 }
@@ -169,8 +169,8 @@ async fn a_dropped_manager_leaves_none_waiting(scratch: Scratch) {
 #[apply(test)]
 async fn what_nobody_wants_to_wait_does_not(scratch: Scratch) {
     let manager = VmManager::new(VmSettings { warm: BTreeMap::new(), ..settings(&scratch) });
-    manager.start_for(Language::Python).await.expect("the manager starts");
+    manager.start_for(Language::PYTHON).await.expect("the manager starts");
     assert!(children().is_empty());
-    assert_eq!(manager.warm_stats(Language::Python), overlay_pool::vm::WarmStats::default());
+    assert_eq!(manager.warm_stats(Language::PYTHON), overlay_pool::vm::WarmStats::default());
     manager.stop().await;
 }
