@@ -29,6 +29,8 @@ pub(super) enum Takes {
     Waiting {
         /// Variables beginning so are looked at when it starts.
         early: &'static [&'static str],
+        /// It rehearses by itself before it waits.
+        rehearses: bool,
     },
     /// As after `#!`: the path of a file with the code follows the command, and the arguments
     /// follow that.
@@ -44,8 +46,8 @@ pub(super) const PYTHON: Interpreter = Interpreter {
     images: "python-*-base-*.qcow2",
     memory_mib: 128,
     command: &["python3", "-c", include_str!("interpreters/python.py")],
-    takes: Takes::Waiting { early: &["PYTHON"] },
-    rehearsal: "print('ready')",
+    takes: Takes::Waiting { early: &["PYTHON"], rehearses: true },
+    rehearsal: "",
 };
 
 pub(super) const NODE: Interpreter = Interpreter {
@@ -54,8 +56,8 @@ pub(super) const NODE: Interpreter = Interpreter {
     images: "node-*-base-*.qcow2",
     memory_mib: 256,
     command: &["node", "-e", include_str!("interpreters/node.js")],
-    takes: Takes::Waiting { early: &["NODE_", "UV_", "OPENSSL_", "SSL_"] },
-    rehearsal: "console.log('ready')",
+    takes: Takes::Waiting { early: &["NODE_", "UV_", "OPENSSL_", "SSL_"], rehearses: true },
+    rehearsal: "",
 };
 
 pub(super) const SHELL: Interpreter = Interpreter {
@@ -89,6 +91,14 @@ pub(super) struct Order {
 }
 
 impl Interpreter {
+    /// What a VM that waits runs once. For one that rehearses by itself it is but the way to the
+    /// guest and back: to start it twice would take as long as to make the VM.
+    pub(super) fn rehearsal(&self) -> Order {
+        let rehearses = matches!(self.takes, Takes::Waiting { rehearses: true, .. });
+        let runs = if rehearses { &SHELL } else { self };
+        runs.order(&Program::new(runs.rehearsal))
+    }
+
     /// How it is started to wait for code, if it does.
     pub(super) fn start(&self) -> Option<Start> {
         matches!(self.takes, Takes::Waiting { .. }).then(|| self.command(&[], &[]))
@@ -98,7 +108,7 @@ impl Interpreter {
     pub(super) fn order(&self, program: &Program) -> Order {
         let Program { name, arguments, environment, code, .. } = program;
         let early = match self.takes {
-            Takes::Waiting { early } => early,
+            Takes::Waiting { early, .. } => early,
             Takes::File { path } => {
                 let arguments: Vec<_> =
                     [path.to_owned()].iter().chain(arguments).cloned().collect();

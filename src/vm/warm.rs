@@ -22,7 +22,6 @@ use super::hashes::Mark;
 use super::home::Home;
 use super::interpreter::Order;
 use super::language::Language;
-use super::program::Program;
 use super::qemu::QemuError;
 use super::workshop::Workshop;
 
@@ -304,7 +303,7 @@ impl Shelf {
 async fn rehearse(guest: &mut Guest, language: Language) -> Result<(), GuestError> {
     let interpreter = language.interpreter();
     let deadline = Instant::now() + REHEARSAL;
-    let Order { start, code, file } = interpreter.order(&Program::new(interpreter.rehearsal));
+    let Order { start, code, file } = interpreter.rehearsal();
     let run = Run { start: start.as_ref(), code: &code, file, limit: SAID, deadline };
     let (output, mut said) = mpsc::channel(4);
     let (ran, ()) = tokio::join!(guest.run(run, empty(), output), async {
