@@ -32,6 +32,8 @@ mod hex;
 mod pool;
 mod process;
 mod qmp;
+#[cfg(any(feature = "csi", feature = "server"))]
+mod scrape;
 mod sys;
 mod worker;
 

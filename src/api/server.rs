@@ -47,7 +47,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
@@ -98,6 +98,9 @@ pub struct Limits {
     pub client_timeout: Duration,
     /// How long a request may take from its head to its answer. Default 30 s.
     pub request_timeout: Duration,
+    /// Disks with an id that a user may have at once who is neither root nor the server's own.
+    /// Default 1,000.
+    pub disks_per_user: usize,
     /// How long requests under way may take once the server is to end. Default 10 s.
     pub drain_timeout: Duration,
 }
@@ -111,6 +114,7 @@ impl Default for Limits {
             body: 64 << 10,
             client_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
+            disks_per_user: 1000,
             drain_timeout: Duration::from_secs(10),
         }
     }
@@ -121,6 +125,7 @@ impl Default for Limits {
 pub struct Server {
     shared: Shared,
     limits: Limits,
+    metrics: Option<TcpListener>,
 }
 
 impl Server {
@@ -128,7 +133,17 @@ impl Server {
     #[must_use]
     pub fn new(pool: Arc<OverlayPool>, access: Arc<Access>, limits: Limits) -> Self {
         let limits = Limits { client_timeout: limits.client_timeout.min(LONGEST), ..limits };
-        Self { shared: Arc::new(All::new(pool, access)), limits }
+        Self {
+            shared: Arc::new(All::new(pool, access, limits.disks_per_user)),
+            limits,
+            metrics: None,
+        }
+    }
+
+    /// Answers `GET /metrics` to whoever connects to this TCP socket too, and nothing else there.
+    #[must_use]
+    pub fn with_metrics(self, listener: TcpListener) -> Self {
+        Self { metrics: Some(listener), ..self }
     }
 
     /// Keeps what it has to know of disks that are acquired with an id in a directory of its own,
@@ -169,7 +184,11 @@ impl Server {
         self.attend(acceptor, end)
     }
 
-    async fn attend(self, mut acceptor: Acceptor, end: impl Future<Output = ()>) -> io::Result<()> {
+    async fn attend(
+        mut self,
+        mut acceptor: Acceptor,
+        end: impl Future<Output = ()>,
+    ) -> io::Result<()> {
         let router = self.router();
         let Limits { connections: all, connections_per_peer: of_one, .. } = self.limits;
         let peers = Peers::new(Room { all, of_one });
@@ -179,6 +198,9 @@ impl Server {
         let mut end = std::pin::pin!(end);
         let mut look = interval(LOOK);
         clients.spawn(leases::look_after(Arc::clone(&self.shared)));
+        if let Some(listener) = self.metrics.take() {
+            clients.spawn(metrics::answer(listener, Arc::clone(&self.shared)));
+        }
         loop {
             let stream = tokio::select! {
                 () = &mut end => break,

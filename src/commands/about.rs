@@ -12,11 +12,13 @@ use super::version::version;
 const PROGRAMS: [&str; 3] = ["qemu-img", "qemu-storage-daemon", "qemu-system-x86_64"];
 
 /// Cargo's features.
-const FEATURES: [(&str, bool); 4] = [
+const FEATURES: [(&str, bool); 6] = [
     ("cli", cfg!(feature = "cli")),
     ("client", cfg!(feature = "client")),
     ("server", cfg!(feature = "server")),
     ("vm", cfg!(feature = "vm")),
+    ("images", cfg!(feature = "images")),
+    ("csi", cfg!(feature = "csi")),
 ];
 
 /// A line each.

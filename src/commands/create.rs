@@ -41,7 +41,7 @@ pub(super) struct Create {
     #[arg(long, value_parser = arguments::creator(), default_value = CreatorKind::Native.as_str())]
     creator: CreatorKind,
     /// The size of the guest's disk, as in 20GiB: the base image's by default, and never smaller.
-    #[arg(long, value_parser = arguments::size)]
+    #[arg(long, value_parser = arguments::size, allow_negative_numbers = true)]
     size: Option<u64>,
     /// Which qcow2 features to use: for QEMU, or for other readers.
     #[arg(long, value_parser = arguments::profile(), default_value = "qemu")]
@@ -68,6 +68,8 @@ impl Create {
             creator: self.creator,
             overlay: OverlayOptions { profile: self.profile, virtual_size: self.size },
             references: if self.allow_references { References::Allow } else { References::Deny },
+            // Swept, and not used.
+            pool_dir: arguments::pool_dir(),
             ..PoolConfig::default()
         })?;
         let warning = self.raw.then(|| doubt(&self.base)).flatten();

@@ -1,19 +1,20 @@
 //! `csi`: overlays as ephemeral volumes of Kubernetes.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay_pool::api::LabelError;
 use overlay_pool::csi::{Driver, NAME, Settings};
 use overlay_pool::place::can_confine;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::arguments::Socket;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::{Answer, socket};
+use super::{Answer, metrics_listener, socket};
 
 /// How long what is still under way may take once the driver has ended.
 const LAST: Duration = Duration::from_secs(1);
@@ -53,6 +54,13 @@ pub(super) struct Csi {
     /// How many volumes this node may have; 0 for as many as there is room for.
     #[arg(long, value_name = "N", default_value_t = 0)]
     max_volumes: u64,
+    /// Answer `GET /metrics` on this TCP port: a port of loopback, as in 9470, or an address and a
+    /// port, as in 0.0.0.0:9470.
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_listener::address)]
+    metrics_listen: Option<SocketAddr>,
+    /// Keep a feature file for node-feature-discovery here, with a label for each image of --images.
+    #[arg(long, value_name = "FILE")]
+    image_labels: Option<PathBuf>,
 }
 
 impl Csi {
@@ -72,13 +80,15 @@ impl Csi {
             images: absolute(&self.images)?,
             kubelet: absolute(&self.kubelet_dir)?,
             max_volumes: self.max_volumes,
+            image_labels: self.image_labels.as_deref().map(absolute).transpose()?,
         };
         let endpoint = path_of(&self.endpoint);
         // Bound while there is one thread: the mode of what is made is the process's.
         let (listener, _name) = socket::open(endpoint.as_ref(), None, "--endpoint")?;
+        let metrics = self.metrics_listen.map(metrics_listener::open).transpose()?;
         let runtime = tokio::runtime::Runtime::new()
             .map_err(|error| Failure::new(Exit::Failed, error, "raise the limit of open files"))?;
-        let served = runtime.block_on(serve(settings, listener));
+        let served = runtime.block_on(serve(settings, listener, metrics));
         runtime.shutdown_timeout(LAST);
         served.map(|()| Answer::default())
     }
@@ -88,6 +98,7 @@ impl Csi {
 async fn serve(
     settings: Settings,
     listener: std::os::unix::net::UnixListener,
+    metrics: Option<std::net::TcpListener>,
 ) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, error, "");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -95,6 +106,10 @@ async fn serve(
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     tracing::info!(node = settings.node_id, server = %settings.socket.display(), "listening");
+    let mut driver = Driver::new(settings);
+    if let Some(metrics) = metrics {
+        driver = driver.with_metrics(TcpListener::from_std(metrics).map_err(failed)?);
+    }
     let told = Notify::new();
     let signals = async {
         for _ in 0..2 {
@@ -106,7 +121,7 @@ async fn serve(
         }
     };
     tokio::select! {
-        served = Driver::new(settings).serve(listener, told.notified()) => served.map_err(failed),
+        served = driver.serve(listener, told.notified()) => served.map_err(failed),
         () = signals => Ok(()),
     }
 }

@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::CommandFactory;
-
 use super::exit::Exit;
 use super::failure::{self, Failure};
-use super::{Answer, Cli, text};
+use super::{Answer, help, text};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,7 +22,7 @@ impl Man {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let directory = text::escaped_path(&self.directory);
         let written = std::fs::create_dir_all(&self.directory)
-            .and_then(|()| clap_mangen::generate_to(Cli::command(), &self.directory));
+            .and_then(|()| clap_mangen::generate_to(help::command(), &self.directory));
         written.map_err(|error| {
             let advice = failure::system(&error);
             Failure::new(Exit::Failed, format!("{directory}: can't write: {error}"), advice)

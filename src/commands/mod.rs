@@ -15,9 +15,12 @@ mod exit;
 mod failure;
 mod filesystem;
 mod gc;
+mod help;
 mod images;
 mod inspect;
+mod lacking;
 mod man;
+mod metrics_listener;
 mod openapi;
 mod qemu_img;
 mod serve;
@@ -35,7 +38,7 @@ use std::io;
 
 use anstream::{AutoStream, ColorChoice};
 use clap::error::ErrorKind;
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
@@ -53,46 +56,62 @@ Exit codes:
   0  everything was done
   1  something failed; standard error says what, and what to do
   2  the arguments can't be understood
-  3  an image is missing, unreadable or refused, or can't have a disk of that size
+  3  an image is missing, unreadable or refused, or can't have a disk of that
+     size
   4  a target already exists
   5  this machine lacks what the creator needs
   6  no server answers at the socket
-  125  exec: the code could not be run; otherwise exec's exit code is the code's own
+  125  exec: the code could not be run; otherwise exec's exit code is the code's
+       own
   130  Ctrl-C
 If several things failed, the code is that of the first. With --json they are in `failures` on
 standard output too, each with its `exit_code` and `message`.
 
 Environment, with what holds where a variable isn't set:
-  OVERLAY_POOL_DIR     where pools make their directories: for root /var/lib/overlay-pool, else
-                       overlay-pool in XDG_STATE_HOME or ~/.local/state
-  OVERLAY_POOL_SOCKET  where the server listens: for root /run/overlay-pool/pool.sock, else
-                       overlay-pool.sock in XDG_RUNTIME_DIR
-  OVERLAY_POOL_STORE   where images of registries are kept: base-images in OVERLAY_POOL_DIR
-  OVERLAY_POOL_LOG     what to log on standard error, as in `overlay_pool=debug`: nothing, for serve
+  OVERLAY_POOL_DIR     where pools make their directories: for root
+                       /var/lib/overlay-pool, else overlay-pool in
+                       XDG_STATE_HOME or ~/.local/state
+  OVERLAY_POOL_SOCKET  where the server listens: for root
+                       /run/overlay-pool/pool.sock, else overlay-pool.sock in
+                       XDG_RUNTIME_DIR
+  OVERLAY_POOL_STORE   where images of registries are kept: base-images in
+                       OVERLAY_POOL_DIR
+  OVERLAY_POOL_LOG     what to log on standard error, as in
+                       `overlay_pool=debug`: nothing, for serve
                        `overlay_pool=info`
-  NO_COLOR, CLICOLOR, CLICOLOR_FORCE  whether help and log have colours: on a terminal
+  NO_COLOR, CLICOLOR, CLICOLOR_FORCE
+                       whether help and log have colours: on a terminal
 Guest images and VMs (images, exec):
-  OVERLAY_POOL_IMAGES           the guest images: the first of these that has some: images and
-                                target/guest-images here, guest-images in OVERLAY_POOL_DIR and in
+  OVERLAY_POOL_IMAGES           the guest images: the first of these that has
+                                some: images and target/guest-images here,
+                                guest-images in OVERLAY_POOL_DIR and in
                                 /var/lib/overlay-pool
   OVERLAY_POOL_KERNEL           the guests' kernel: beside the images
   OVERLAY_POOL_INITRAMFS        their initramfs: beside the images
-  OVERLAY_POOL_QEMU             the QEMU that runs them: qemu-system-x86_64 on PATH
-  OVERLAY_POOL_ACCEL            kvm, tcg or auto, which is KVM and never TCG: auto
+  OVERLAY_POOL_QEMU             the QEMU that runs them: qemu-system-x86_64 on
+                                PATH
+  OVERLAY_POOL_ACCEL            kvm, tcg or auto, which is KVM and never TCG:
+                                auto
   OVERLAY_POOL_MEMORY           a guest's memory in MiB: 128, for JavaScript 256
   OVERLAY_POOL_CPUS             a guest's processors: 1
-  OVERLAY_POOL_DISK             what a guest's disk may take of the host's, in MiB: 1056
-  OVERLAY_POOL_VM_USER          the unprivileged user that QEMU runs as, for root: this user
-  OVERLAY_POOL_CGROUP           on or off, whether each VM has a cgroup if one can be made: on
+  OVERLAY_POOL_DISK             what a guest's disk may take of the host's, in
+                                MiB: 1056
+  OVERLAY_POOL_VM_USER          the unprivileged user that QEMU runs as, for
+                                root: this user
+  OVERLAY_POOL_CGROUP           on or off, whether each VM has a cgroup if one
+                                can be made: on
   OVERLAY_POOL_MAX_VMS          how many there may be at once: 10
   OVERLAY_POOL_BOOT_TIMEOUT     how long one may take to boot, in seconds: 60
   OVERLAY_POOL_EXECUTE_TIMEOUT  how long code may run, in seconds: 60
   OVERLAY_POOL_MAX_OUTPUT       how many bytes of each output are kept: 1048576
   OVERLAY_POOL_RESUME           on or off, whether saved states are resumed: on
   OVERLAY_POOL_STATES           where these are: states in OVERLAY_POOL_DIR
-  OVERLAY_POOL_WARM             how many wait for code, as in python=4,javascript=2: none
-  OVERLAY_POOL_WARM_IDLE        after how many seconds unasked they are given up: 600
-  OVERLAY_POOL_DEBIAN_MIRROR    the mirror that images build takes packages from: that of apt
+  OVERLAY_POOL_WARM             how many wait for code, as in
+                                python=4,javascript=2: none
+  OVERLAY_POOL_WARM_IDLE        after how many seconds unasked they are given
+                                up: 600
+  OVERLAY_POOL_DEBIAN_MIRROR    the mirror that images build takes packages
+                                from: that of apt
 
 Examples:
   overlay-pool create base.qcow2 vm-1.qcow2 vm-2.qcow2
@@ -159,7 +178,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Answer {
 }
 
 fn parse_and_run(arguments: &[OsString]) -> Answer {
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = help::command().try_get_matches_from(arguments);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(said) => return said_by_clap(said, arguments),
     };
@@ -205,6 +225,10 @@ fn said_by_clap(said: clap::Error, arguments: &[OsString]) -> Answer {
             let colours = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
             Answer::from(if colours { text.ansi().to_string() } else { text.to_string() })
         }
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument => qemu_img::advice(arguments)
+            .or_else(|| lacking::advice(arguments))
+            .unwrap_or_else(|| Failure::from(said))
+            .into(),
         _ => qemu_img::advice(arguments).unwrap_or_else(|| Failure::from(said)).into(),
     }
 }

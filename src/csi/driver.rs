@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 
+use super::figures::Figures;
+use super::image_labels::ImageLabels;
 use super::leases::Leases;
 use super::place::{Place, PlaceError};
 use super::refusal::Refusal;
@@ -29,6 +32,8 @@ pub struct Settings {
     pub kubelet: PathBuf,
     /// How many volumes this node may have; 0 if nobody says how many.
     pub max_volumes: u64,
+    /// Where to tell node-feature-discovery which images there are, a feature file.
+    pub image_labels: Option<PathBuf>,
 }
 
 /// A driver of the volumes of one node.
@@ -40,20 +45,33 @@ pub struct Driver {
     leases: Leases,
     /// Who works on which volume.
     claims: Claims<String>,
+    pub(super) figures: Figures,
+    pub(super) metrics: Option<TcpListener>,
+    pub(super) image_labels: Option<ImageLabels>,
 }
 
 impl Driver {
     /// A driver that has done nothing yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let Settings { node_id, socket, owner, images, kubelet, max_volumes } = settings;
+        let Settings { node_id, socket, owner, images, kubelet, max_volumes, image_labels } =
+            settings;
         Self {
             node_id,
+            image_labels: image_labels.map(|file| ImageLabels::new(images.clone(), file)),
             images,
             place: Place::new(kubelet),
             leases: Leases::new(socket, owner, max_volumes),
             claims: Claims::default(),
+            figures: Figures::default(),
+            metrics: None,
         }
+    }
+
+    /// Answers `GET /metrics` to whoever connects to this TCP socket.
+    #[must_use]
+    pub fn with_metrics(self, listener: TcpListener) -> Self {
+        Self { metrics: Some(listener), ..self }
     }
 
     pub(super) fn node_id(&self) -> &str {
@@ -154,6 +172,7 @@ impl Driver {
             if self.at(target, |place, target| Ok(place.has_forgotten(target))).await? {
                 self.remove(&id, target).await?;
                 tracing::warn!(id = id.as_str(), target = %target.display(), "removed, its Pod is gone");
+                self.figures.forgotten.inc();
                 removed += 1;
             }
         }

@@ -10,8 +10,10 @@
 
 mod base_mount;
 mod driver;
+mod figures;
 mod identity;
 mod image;
+mod image_labels;
 mod leases;
 mod messages;
 mod node;

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::Request;
+use tonic::Code;
 use tonic::body::Body;
 
 use super::driver::Driver;
@@ -54,7 +56,9 @@ async fn publish(
     request: NodePublishVolumeRequest,
 ) -> Result<NodePublishVolumeResponse, Refusal> {
     let request = Publish::try_from(request)?;
+    let begun = Instant::now();
     let done = driver.publish(&request).await;
+    driver.figures.answered("publish", code(&done), begun.elapsed());
     log(&done, "published", &request.id, &request.target);
     done.map(|()| NodePublishVolumeResponse {})
 }
@@ -65,9 +69,15 @@ async fn unpublish(
 ) -> Result<NodeUnpublishVolumeResponse, Refusal> {
     let id = request::id(request.volume_id)?;
     let target = request::path("target_path", &request.target_path)?;
+    let begun = Instant::now();
     let done = driver.unpublish(&id, &target).await;
+    driver.figures.answered("unpublish", code(&done), begun.elapsed());
     log(&done, "unpublished", &id, &target);
     done.map(|()| NodeUnpublishVolumeResponse {})
+}
+
+fn code(done: &Result<(), Refusal>) -> Code {
+    done.as_ref().err().map_or(Code::Ok, Refusal::code)
 }
 
 fn log(done: &Result<(), Refusal>, what: &str, id: &Label, target: &Path) {

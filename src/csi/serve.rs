@@ -1,23 +1,29 @@
 //! A driver's life: it answers the kubelet, and looks for what the kubelet has forgotten.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::task::spawn_blocking;
 use tonic::transport::Server;
 
 use super::driver::Driver;
+use super::figures::Figures;
 use super::identity::Identity;
+use super::image_labels::ImageLabels;
 use super::node::Node;
 use super::service::Serving;
+use crate::scrape;
 
 /// How many calls of one connection are answered at once; the kubelet has one connection for all.
 const AT_ONCE: usize = 64;
 /// How often disks of forgotten Pods are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
+/// How often is looked which images there are.
+const LOOK: Duration = Duration::from_secs(5);
 /// After how long it is tried again what failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -29,10 +35,11 @@ impl Driver {
     ///
     /// What the system says of the socket.
     pub async fn serve(
-        self,
+        mut self,
         listener: UnixListener,
         end: impl Future<Output = ()> + Send,
     ) -> io::Result<()> {
+        let metrics = self.metrics.take();
         let driver = Arc::new(self);
         let mut server = Server::builder().concurrency_limit_per_connection(AT_ONCE);
         let serving = server
@@ -42,6 +49,8 @@ impl Driver {
         tokio::select! {
             served = serving => served.map_err(io::Error::other),
             () = sweep(&driver) => Ok(()),
+            () = tell_figures(metrics, driver.figures.clone()) => Ok(()),
+            () = tell_images(driver.image_labels.as_ref()) => Ok(()),
         }
     }
 }
@@ -59,6 +68,33 @@ fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStre
             }
         }
     })
+}
+
+/// Never ends.
+async fn tell_figures(listener: Option<TcpListener>, figures: Figures) {
+    let Some(listener) = listener else { return pending().await };
+    let text = move || {
+        let text = figures.text();
+        async move { Some(text) }
+    };
+    scrape::serve(listener, text).await;
+}
+
+/// Never ends.
+async fn tell_images(labels: Option<&ImageLabels>) {
+    let Some(labels) = labels else { return pending().await };
+    let mut said = None;
+    loop {
+        let labels = labels.clone();
+        let renewed =
+            spawn_blocking(move || labels.renew()).await.unwrap_or_else(|ended| Err(ended.into()));
+        let failure = renewed.err().map(|error| error.to_string());
+        if let Some(error) = failure.as_ref().filter(|_| failure != said) {
+            tracing::warn!(error, "the node's images can't be told");
+        }
+        said = failure;
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Never ends.

@@ -4,6 +4,7 @@
 //! - [`first_pool`]: a pool in a program.
 //! - [`sandbox`]: code of strangers in VMs.
 //! - [`ci_runner`]: a fresh disk for each job of a runner.
+//! - [`server`]: who may use it, its limits, disks with an id, and code over HTTP.
 //! - [`service`]: systemd and NixOS.
 //! - [`registries`]: base images from OCI registries.
 //! - [`operating`]: metrics, alerts, sizing, space, upgrades, and what to do after each error.
@@ -25,6 +26,9 @@ pub mod sandbox {}
 #[cfg(feature = "client")]
 #[doc = include_str!("ci_runner.md")]
 pub mod ci_runner {}
+
+#[doc = include_str!("server.md")]
+pub mod server {}
 
 #[doc = include_str!("service.md")]
 pub mod service {}

@@ -14,6 +14,9 @@ use serde_json::Value;
 use super::base::{BaseError, read};
 use super::header::Header;
 
+/// How many links the kernel follows for one path.
+const MOST_LINKS: usize = 40;
+
 /// The files that images below some directories refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -124,7 +127,7 @@ impl Look {
             for name in named {
                 // Relative to the file that it stands in.
                 let written = path.parent().unwrap_or(Path::new("/")).join(name);
-                let resolved = written.canonicalize().ok();
+                let resolved = resolved(&written);
                 if self.in_use.files.insert(written)
                     && let Some(resolved) = resolved
                 {
@@ -154,6 +157,23 @@ fn named(path: &Path) -> Result<Vec<PathBuf>, BaseError> {
     let Ok(header) = Header::parse(&bytes) else { return Ok(Vec::new()) };
     let names = [header.backing_file, header.extensions.data_file].into_iter().flatten();
     Ok(names.flat_map(files_of).collect())
+}
+
+/// Where a path leads, also if nothing is there: who removes a file moves it aside before.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        if let Ok(real) = path.canonicalize() {
+            return Some(real);
+        }
+        let parent = path.parent()?.canonicalize().ok()?;
+        let here = parent.join(path.file_name()?);
+        match here.read_link() {
+            Ok(to) => path = parent.join(to),
+            Err(_) => return Some(here),
+        }
+    }
+    None
 }
 
 /// The files that a name means: a path, or what QEMU also understands.

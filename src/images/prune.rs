@@ -33,6 +33,10 @@ impl Store {
     /// takes more than `max_bytes`, the image that was used longest ago. What `in_use` names, by its
     /// resolved path, stays. With `dry_run` it only tells what would go.
     ///
+    /// `in_use` is asked twice: what is to go is moved aside, where nobody begins to use it, and put
+    /// back if somebody had begun before. Whoever makes a disk looks after that whether its base image
+    /// is still there, as a server does.
+    ///
     /// # Errors
     ///
     /// [`ImageError::Busy`] while somebody pulls into it, [`ImageError::File`], and those of
@@ -40,15 +44,17 @@ impl Store {
     pub fn prune(
         &self,
         max_bytes: Option<u64>,
-        in_use: impl FnOnce() -> Result<BTreeSet<PathBuf>, ImageError>,
+        in_use: impl Fn() -> Result<BTreeSet<PathBuf>, ImageError>,
         dry_run: bool,
     ) -> Result<Vec<Pruned>, ImageError> {
         let _alone = self.hold_alone()?;
-        let in_use = in_use()?;
-        let is_used = |image: &Stored| {
-            let resolved = image.path.canonicalize();
-            in_use.contains(&image.path) || resolved.is_ok_and(|path| in_use.contains(&path))
+        self.put_back()?;
+        let real = self.path().canonicalize().map_err(ImageError::file(self.path()))?;
+        let is_used = |image: &Stored, used: &BTreeSet<PathBuf>| {
+            let below = image.path.strip_prefix(self.path()).unwrap_or(&image.path);
+            used.contains(&image.path) || used.contains(&real.join(below))
         };
+        let used = in_use()?;
         if !dry_run {
             self.remove_partials()?;
             self.remove_new_links()?;
@@ -64,16 +70,27 @@ impl Store {
                 false if max_bytes.is_some_and(|most| total > most) => Reason::Unused,
                 false => continue,
             };
-            if is_used(&image) {
+            if is_used(&image, &used) {
                 continue;
-            }
-            if !dry_run {
-                self.remove(&image)?;
             }
             total -= image.size;
             pruned.push(Pruned { image, reason });
         }
-        Ok(pruned)
+        if dry_run || pruned.is_empty() {
+            return Ok(pruned);
+        }
+        let mut remove = || {
+            for Pruned { image, .. } in &pruned {
+                self.set_aside(image)?;
+            }
+            // Somebody may have begun with one before, and have a disk of it by now.
+            let used = in_use()?;
+            pruned.retain(|pruned| !is_used(&pruned.image, &used));
+            pruned.iter().try_for_each(|pruned| self.remove(&pruned.image))
+        };
+        let removed = remove();
+        self.put_back()?;
+        removed.map(|()| pruned)
     }
 
     /// Removes what nobody receives any more.
@@ -87,5 +104,58 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::image::{BaseImage, BaseRef, OverlayOptions, References};
+    use crate::images::{Digest, bases_below};
+
+    /// A store with one image that has no name, and a directory of disks.
+    fn store(dir: &Path) -> (Store, PathBuf, PathBuf) {
+        let store = Store::open(dir.join("store")).expect("a store");
+        let image = store.image(&Digest::of(b"disk"));
+        fs::write(&image, [7; 4096]).expect("an image");
+        let disks = dir.join("disks");
+        fs::create_dir(&disks).expect("a folder");
+        (store, image, disks)
+    }
+
+    /// Makes a disk whose header names its base image as `base`.
+    fn make_disk(disks: &Path, base: &Path) {
+        let image = BaseImage::open(&BaseRef::raw(base), References::Deny).expect("an image");
+        let overlay = image.overlay(OverlayOptions::default()).expect("an overlay");
+        let file = fs::File::create(disks.join("disk.qcow2")).expect("a file");
+        for extent in overlay.extents() {
+            file.write_all_at(&extent.bytes, extent.offset).expect("written");
+        }
+        file.set_len(overlay.file_len()).expect("its length");
+    }
+
+    /// As an acquire does that had opened the image before.
+    #[test]
+    fn a_disk_that_is_made_meanwhile_keeps_its_image() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (store, image, disks) = store(dir.path());
+        let in_use = || {
+            let found = bases_below(std::slice::from_ref(&disks));
+            if image.exists() {
+                make_disk(&disks, &image);
+            }
+            found
+        };
+        let pruned = store.prune(None, in_use, false).expect("pruned");
+        assert_eq!(pruned, [], "a disk refers to it");
+        assert_eq!(fs::read(&image).expect("the image"), [7; 4096]);
+        assert_eq!(store.list().expect("a list").len(), 1);
+        fs::remove_file(disks.join("disk.qcow2")).expect("removed");
+        let pruned = store.prune(None, || bases_below(std::slice::from_ref(&disks)), false);
+        assert_eq!(pruned.expect("pruned").len(), 1);
+        assert!(!image.exists());
     }
 }

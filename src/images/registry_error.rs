@@ -1,6 +1,7 @@
 //! What a registry did instead of what it was asked for.
 
 use std::error::Error;
+use std::io;
 
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 
@@ -16,6 +17,12 @@ pub enum RegistryError {
     /// It can't be reached, it is silent for too long, or the connection breaks off.
     #[error("no answer, or not all of it: {0}")]
     Transport(String),
+    /// It isn't who it says it is, as far as this system knows.
+    #[error(
+        "its certificate isn't trusted: {0}; if an authority of your own signed it, name a file with \
+         that authority's certificate in SSL_CERT_FILE"
+    )]
+    Certificate(String),
     /// It wants to know who asks, or forbids it.
     #[error("access is refused; are the credentials for it in auth.json or config.json right?")]
     Denied,
@@ -80,7 +87,10 @@ impl RegistryError {
     }
 
     /// What went wrong with a connection, with all its causes.
-    pub(super) fn transport(error: &dyn Error) -> Self {
+    pub(super) fn transport(error: &(dyn Error + 'static)) -> Self {
+        if let Some(why) = untrusted(error) {
+            return Self::Certificate(shown(&why.to_string()));
+        }
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -121,6 +131,23 @@ impl RegistryError {
             error => Self::Answer(shown(&error.to_string())),
         }
     }
+}
+
+/// What is wrong with a certificate, if that is among the causes of an error.
+fn untrusted<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::CertificateError> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let mut error = error;
+        // What is in an error of input or output isn't its source.
+        while let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            error = inner;
+        }
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return Some(why);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// The beginning of it, on one line.

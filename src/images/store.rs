@@ -25,6 +25,8 @@ const LAYERS: &str = "layers";
 const PARTIAL: &str = "partial";
 /// Links to directories in which disks may refer to the images.
 const DISKS: &str = "disks";
+/// Images that may be removed, while it is looked again whether something needs them.
+const ASIDE: &str = "aside";
 /// Locked by whoever adds, together, or prunes, alone.
 const LOCK: &str = ".lock";
 /// A link is made here under another name first.
@@ -73,8 +75,14 @@ impl Store {
         let path = path.into();
         let path = std::path::absolute(&path).map_err(ImageError::file(&path))?;
         let store = Self { path };
-        for name in ["", IMAGES, LAYERS, PARTIAL, DISKS] {
+        for name in ["", IMAGES, LAYERS, PARTIAL, DISKS, ASIDE] {
             make_directory(&store.path.join(name))?;
+        }
+        // Who prunes holds it alone, and puts back what stays.
+        if !read_directory(&store.path.join(ASIDE))?.is_empty()
+            && let Some(_holding) = store.lock(FlockOperation::NonBlockingLockShared)?
+        {
+            store.put_back()?;
         }
         Ok(store)
     }
@@ -345,7 +353,36 @@ impl Store {
         Ok(())
     }
 
-    /// Removes an image with its names, and what is known of the layers that it was in.
+    /// Moves an image aside: nothing finds it any more, and it can be put back.
+    pub(super) fn set_aside(&self, image: &Stored) -> Result<(), ImageError> {
+        let moved = fs::rename(&image.path, self.aside(&image.digest));
+        moved.map_err(ImageError::file(&image.path))
+    }
+
+    /// Puts back what is aside, also what somebody left there who was killed.
+    pub(super) fn put_back(&self) -> Result<(), ImageError> {
+        for entry in read_directory(&self.path.join(ASIDE))? {
+            let Some(digest) = entry.file_name().to_str().and_then(Digest::from_hex) else {
+                continue;
+            };
+            let (from, to) = (entry.path(), self.image(&digest));
+            let moved = match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => fs::remove_file(&from),
+                // Another process puts it back too.
+                Err(Errno::NOENT) => Ok(()),
+                moved => moved.map_err(Into::into),
+            };
+            moved.map_err(ImageError::file(&from))?;
+        }
+        Ok(())
+    }
+
+    fn aside(&self, digest: &Digest) -> PathBuf {
+        self.path.join(ASIDE).join(digest.hex())
+    }
+
+    /// Removes an image that is aside, with its names, and what is known of the layers that it was
+    /// in.
     pub(super) fn remove(&self, image: &Stored) -> Result<(), ImageError> {
         // The names first: none shall lead nowhere.
         for name in &image.names {
@@ -358,7 +395,8 @@ impl Store {
                 fs::remove_file(entry.path()).map_err(ImageError::file(entry.path()))?;
             }
         }
-        fs::remove_file(&image.path).map_err(ImageError::file(&image.path))
+        let aside = self.aside(&image.digest);
+        fs::remove_file(&aside).map_err(ImageError::file(&aside))
     }
 
     /// Removes the directories of a name that are empty now.

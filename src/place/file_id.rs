@@ -5,12 +5,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, StatxFlags, makedev, statx};
+use rustix::fs::{AtFlags, FsWord, StatxFlags, fstatfs, makedev, statx};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::target::Spot;
 use crate::sys;
+
+/// `FUSE_SUPER_MAGIC`, statfs(2).
+const FUSE: FsWord = 0x6573_5546;
 
 /// What tells one file from all others, also from those that come after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +43,21 @@ impl FileId {
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// That a file at a spot can be told by its id for good. A filesystem in user space numbers its
+    /// files anew when it is mounted, or when the kernel has forgotten them.
+    ///
+    /// # Errors
+    ///
+    /// It can't, or the system doesn't say.
+    pub(crate) fn expect_to_last(spot: &Spot) -> io::Result<()> {
+        if fstatfs(spot.directory())?.f_type == FUSE {
+            let why = "on a filesystem in user space (FUSE), where the disk could not be found again \
+                       by its id; leave the id out, or choose a target elsewhere";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        Ok(())
     }
 
     fn look(at: impl AsFd, name: &CStr) -> Result<Self, Errno> {

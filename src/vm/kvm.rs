@@ -31,6 +31,11 @@ pub enum Kvm {
         /// Why not.
         reason: String,
     },
+    /// `/dev/kvm` is there, and this user may not open it.
+    Forbidden {
+        /// What the system said.
+        reason: String,
+    },
     /// There is no `/dev/kvm`.
     Absent {
         /// What the system said.
@@ -53,6 +58,7 @@ impl fmt::Display for Kvm {
                 write!(f, "usable: a million guest instructions took {elapsed:.1?}")
             }
             Self::PresentOnly { reason } => write!(f, "only present: {reason}"),
+            Self::Forbidden { reason } => write!(f, "forbidden: {reason}"),
             Self::Absent { reason } => write!(f, "absent: {reason}"),
         }
     }
@@ -101,6 +107,11 @@ fn run() -> Kvm {
         Err(guest::GuestError::NoDevice(error)) => {
             Kvm::Absent { reason: format!("/dev/kvm: {error}") }
         }
+        Err(guest::GuestError::Forbidden(error)) => Kvm::Forbidden {
+            reason: format!(
+                "/dev/kvm: {error}: let this user open it, by the group kvm on most systems"
+            ),
+        },
         Err(error) => present(error.to_string()),
     }
 }

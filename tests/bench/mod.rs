@@ -5,6 +5,7 @@
 
 mod csi;
 mod daemon;
+mod images;
 mod proc;
 mod ready;
 pub(crate) mod server;
@@ -106,6 +107,7 @@ pub(crate) fn main(name: &str) -> ExitCode {
         "vm" => run(vm::Vms::parse()),
         "daemon" => run(daemon::Daemon::parse()),
         "csi" => run(csi::Csi::parse()),
+        "images" => run(images::Images::parse()),
         _ => Err(format!("there is no benchmark {name}").into()),
     };
     match done {

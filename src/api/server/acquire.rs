@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,13 +10,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use rustix::fs::{AtFlags, unlinkat};
+use rustix::io::Errno;
 
 use super::access::{AccessError, TARGET};
 use super::caller::Caller;
 use super::extract::Body;
 use super::leases;
 use super::refusals::{Acquiring, Opening};
-use super::refused::{expect_listening, failed, refused};
+use super::refused::{expect_listening, expect_there, failed, refused};
 use super::state::Shared;
 use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, OpenAnswer, OpenRequest, Problem};
 use crate::error::Error;
@@ -51,8 +53,7 @@ pub(super) async fn acquire(
     let work = async move { hand_over(&pool, &asks, request).await };
     let undo = |done: Result<(AcquireAnswer, OwnedFd), Problem>| {
         let Ok((AcquireAnswer { target, .. }, directory)) = done else { return };
-        let name = target.file_name().unwrap_or_default();
-        let removed = unlinkat(directory, name, AtFlags::empty());
+        let removed = take_back(&directory, &target);
         tracing::warn!(target = %target.display(), ?removed, "taken back, its time was over");
     };
     let (answer, _) = caller.take_turn(&shared.turns, work, undo).await??;
@@ -66,6 +67,11 @@ fn leased(request: &AcquireRequest) -> Result<Option<Label>, Problem> {
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-request", detail));
     }
     Ok(request.id.clone())
+}
+
+/// Removes an overlay that nobody was told of.
+fn take_back(directory: &OwnedFd, target: &Path) -> Result<(), Errno> {
+    unlinkat(directory, target.file_name().unwrap_or_default(), AtFlags::empty())
 }
 
 /// Also gives the target's directory, wherever it is by then.
@@ -102,6 +108,11 @@ async fn hand_over(
         Some(size) => pool.acquire_sized(base, target, size).await?,
         None => pool.acquire(base, target).await?,
     };
+    if let Err(gone) = expect_there(&acquired.base) {
+        let removed = take_back(&directory, &acquired.target);
+        tracing::warn!(target = %acquired.target.display(), ?removed, "taken back, its base image is gone");
+        return Err(failed(shared, gone.into()));
+    }
     let took = since.elapsed();
     shared.traffic.handed_over(acquired.source, took);
     shared.held.note(&acquired.base, &shared.turns);

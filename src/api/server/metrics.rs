@@ -38,6 +38,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header;
@@ -48,6 +49,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use rustix::process::geteuid;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, oneshot};
 
 use super::bases::states;
 use super::caller::Caller;
@@ -59,6 +63,7 @@ use super::traffic::Traffic;
 use crate::api::wire::{BaseState, Problem};
 use crate::paths;
 use crate::pool::Stats;
+use crate::scrape;
 
 /// Gives the pool's figures in Prometheus' text format, version 0.0.4.
 #[utoipa::path(
@@ -78,6 +83,28 @@ pub(super) async fn metrics(
     let turns = shared.turns.clone();
     let text = caller.look(&turns, move || text(shared)).await?;
     Ok(([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text))
+}
+
+/// Answers whoever connects to `listener`. Never ends.
+pub(super) async fn answer(listener: TcpListener, shared: Shared) {
+    // One after the other, and if a disk doesn't answer, it keeps that one: whoever asks over TCP
+    // takes nobody else's turns.
+    let one = Arc::new(Mutex::new(()));
+    let text = move || {
+        let (shared, one) = (Arc::clone(&shared), Arc::clone(&one));
+        async move {
+            let turn = one.lock_owned().await;
+            let (done, made) = oneshot::channel();
+            let turns = shared.turns.clone();
+            let make = move |_| {
+                let _ = done.send(text(shared));
+                drop(turn);
+            };
+            turns.add(geteuid().as_raw(), make).ok()?;
+            made.await.ok()
+        }
+    };
+    scrape::serve(listener, text).await;
 }
 
 fn text(shared: Shared) -> String {

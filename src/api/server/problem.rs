@@ -57,6 +57,7 @@ fn title(error: &str) -> &'static str {
         "not-ready" => "The server isn't ready",
         "no-vms" => "The server runs no VMs",
         "no-image" => "The server has no VMs of this language",
+        "too-many-disks" => "The user has too many disks with an id",
         "id-taken" => "The id is another disk's",
         "no-leases" => "The server can't keep disks with an id",
         "unknown-disk" => "There is no such disk",

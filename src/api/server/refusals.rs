@@ -48,6 +48,12 @@ const UNKNOWN_BASE: Refusal = Refusal {
     error: "unknown-base",
     detail: "base image /var/lib/vms/images/other.qcow2: not one of the pool's",
 };
+const MAY_NOT_ACQUIRE: Refusal = Refusal {
+    description: "The server doesn't allow this path, others may write where the base image is, the \
+                  system denies it, or the user has as many disks with an id as it may \
+                  (`too-many-disks`).",
+    ..FORBIDDEN
+};
 const EXISTS: Refusal = Refusal {
     status: StatusCode::CONFLICT,
     description: "Something is at the target already, which is left as it was; or the id is another \
@@ -173,7 +179,7 @@ impl IntoResponses for Removing {
 impl IntoResponses for Acquiring {
     fn responses() -> Responses {
         let mut responses = Opening::responses();
-        responses.extend(problems([EXISTS]));
+        responses.extend(problems([MAY_NOT_ACQUIRE, EXISTS]));
         responses
     }
 }

@@ -17,6 +17,13 @@ pub(super) fn expect_listening(caller: &Caller) -> Result<(), Problem> {
     Ok(())
 }
 
+/// That a base image is where it was after an overlay of it has got its name: who removes images
+/// looks for overlays that need them, and may have looked before.
+pub(super) fn expect_there(base: &Path) -> Result<(), BaseError> {
+    let failed = |source| BaseError::Io { path: base.to_owned(), source };
+    base.symlink_metadata().map(drop).map_err(failed)
+}
+
 /// A path that can't be resolved fails as in the pool, and counts; to refuse one that isn't allowed
 /// is up to the server alone.
 pub(super) fn refused(shared: &All, base: &Path, error: AccessError) -> Problem {

@@ -36,8 +36,8 @@ pub(super) struct All {
 }
 
 impl All {
-    pub(super) fn new(pool: Arc<OverlayPool>, access: Arc<Access>) -> Self {
-        let leases = Leases::new(&pool.config().pool_dir);
+    pub(super) fn new(pool: Arc<OverlayPool>, access: Arc<Access>, disks_per_user: usize) -> Self {
+        let leases = Leases::new(&pool.config().pool_dir, disks_per_user);
         Self {
             pool,
             access,

@@ -42,7 +42,11 @@ pub(super) fn look() -> Vec<Finding> {
         (Err(_), _) => Finding::note(EXEC, "no guest images", "see the line about them"),
         (Ok(_), Err(error)) => Finding {
             details: error.to_string(),
-            ..Finding::note(EXEC, "nothing to run guests on", "try exec --accel tcg")
+            ..Finding::note(
+                EXEC,
+                "nothing to run guests on",
+                "see the line about kvm, or try exec --accel tcg",
+            )
         },
         (Ok(_), Ok(accelerator)) => Finding::ok(EXEC, format!("can run code, on {accelerator}")),
     };

@@ -156,6 +156,12 @@ fn kvm(kvm: &Kvm) -> Finding {
             format!("{kind}, runs no guests"),
             "boot guests with --accel tcg, or use a host that virtualizes in hardware",
         ),
+        Kvm::Forbidden { .. } => Finding::note(
+            WHAT,
+            format!("{kind} to this user"),
+            "let it open /dev/kvm (Debian: sudo usermod --append --groups kvm USER, and log in anew), \
+             or boot guests with --accel tcg",
+        ),
         Kvm::Absent { .. } => Finding::note(
             WHAT,
             kind,

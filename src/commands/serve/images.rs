@@ -206,15 +206,15 @@ impl Images {
     }
 
     /// Removes images that nothing uses: those without a name, and those over the limit.
-    async fn prune(&self, pool: &OverlayPool) {
-        let kept: Vec<_> = pool.bases().into_iter().map(|kept| kept.base.path).collect();
+    async fn prune(&self, pool: &Arc<OverlayPool>) {
         let told = self.told.iter().filter_map(|image| self.store.find(image));
         let told: Vec<_> = told.map(|digest| self.store.image(&digest)).collect();
-        let (store, limit) = (self.store.clone(), self.limit);
+        let (store, limit, pool) = (self.store.clone(), self.limit, Arc::clone(pool));
         let pruned = spawn_blocking(move || {
             let in_use = || {
                 let mut in_use = bases_below(&store.disks()?)?;
-                in_use.extend(kept.into_iter().chain(told));
+                in_use.extend(pool.bases().into_iter().map(|kept| kept.base.path));
+                in_use.extend(told.iter().cloned());
                 Ok::<BTreeSet<_>, ImageError>(in_use)
             };
             store.prune(limit, in_use, false)

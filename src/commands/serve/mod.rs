@@ -17,7 +17,7 @@ use self::options::Options;
 use self::service::Service;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::{Answer, socket};
+use super::{Answer, metrics_listener, socket};
 
 /// How long what is still under way may take once the service has ended.
 const LAST: Duration = Duration::from_secs(1);
@@ -61,10 +61,11 @@ impl Serve {
         // Bound while there is one thread: the mode of what is made is the process's.
         let (listener, _name) =
             socket::open(&settings.socket, settings.socket_group.as_deref(), "--socket")?;
+        let metrics = settings.metrics.map(metrics_listener::open).transpose()?;
         let service = Service::new(settings)?;
         let runtime = tokio::runtime::Runtime::new()
             .map_err(|error| Failure::new(Exit::Failed, error, "raise the limit of open files"))?;
-        let served = runtime.block_on(service.run(listener));
+        let served = runtime.block_on(service.run(listener, metrics));
         runtime.shutdown_timeout(LAST);
         served.map(|()| Answer::default())
     }

@@ -1,6 +1,7 @@
 //! What a server is told, on the command line and in a file.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 use crate::commands::arguments;
 use crate::commands::exit::Exit;
 use crate::commands::failure::Failure;
+use crate::commands::metrics_listener;
 
 /// The options, as the command line and a file have them.
 #[derive(Debug, Default, clap::Args, Deserialize)]
@@ -52,6 +54,12 @@ pub(super) struct Options {
     /// A group that may connect too, by name or number. By default only this user may.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
+    /// Answer `GET /metrics`, and nothing else, on this TCP port too: a port of loopback, as in
+    /// 9469, or an address and a port, as in 0.0.0.0:9469. Who reaches it is told the paths of base
+    /// images.
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_listener::address)]
+    #[serde(deserialize_with = "address")]
+    metrics_listen: Option<SocketAddr>,
     /// How overlays are made; all write the same bytes. By default native.
     #[arg(long, value_parser = arguments::creator())]
     creator: Option<CreatorKind>,
@@ -87,6 +95,9 @@ pub(super) struct Options {
     /// How many of them may be one process's, or one other user's. By default 256.
     #[arg(long, value_name = "N")]
     max_connections_per_client: Option<NonZeroUsize>,
+    /// How many disks with an id a user may have who is neither root nor this one. By default 1000.
+    #[arg(long, value_name = "N")]
+    max_disks_per_user: Option<NonZeroUsize>,
     /// How long a request may take. By default 30s.
     #[arg(long, value_name = "TIME", value_parser = arguments::period)]
     #[serde(deserialize_with = "period")]
@@ -176,6 +187,11 @@ fn accelerator<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Accelerator
     text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
+fn address<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(value)?;
+    metrics_listener::address(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 fn size<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(value)?;
     arguments::size(&text).map(Some).map_err(serde::de::Error::custom)
@@ -203,6 +219,7 @@ pub(super) struct Settings {
     pub(super) bases: Vec<BaseRef>,
     pub(super) socket: PathBuf,
     pub(super) socket_group: Option<String>,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) vms: Option<(VmSettings, VmLimits)>,
     #[cfg(feature = "images")]
     pub(super) registry: Option<super::images::Images>,
@@ -224,6 +241,7 @@ impl Options {
             max_vms: self.max_vms.or(file.max_vms),
             socket: self.socket.or(file.socket),
             socket_group: self.socket_group.or(file.socket_group),
+            metrics_listen: self.metrics_listen.or(file.metrics_listen),
             creator: self.creator.or(file.creator),
             profile: self.profile.or(file.profile),
             allow_references: self.allow_references || file.allow_references,
@@ -236,6 +254,7 @@ impl Options {
             max_connections_per_client: self
                 .max_connections_per_client
                 .or(file.max_connections_per_client),
+            max_disks_per_user: self.max_disks_per_user.or(file.max_disks_per_user),
             request_timeout: self.request_timeout.or(file.request_timeout),
             client_timeout: self.client_timeout.or(file.client_timeout),
             drain_timeout: self.drain_timeout.or(file.drain_timeout),
@@ -303,6 +322,8 @@ impl Options {
         limits.connections = self.max_connections.map_or(limits.connections, NonZeroUsize::get);
         limits.connections_per_peer =
             self.max_connections_per_client.map_or(limits.connections_per_peer, NonZeroUsize::get);
+        limits.disks_per_user =
+            self.max_disks_per_user.map_or(limits.disks_per_user, NonZeroUsize::get);
         limits.request_timeout = self.request_timeout.unwrap_or(limits.request_timeout);
         limits.client_timeout = self.client_timeout.unwrap_or(limits.client_timeout);
         limits.drain_timeout = self.drain_timeout.unwrap_or(limits.drain_timeout);
@@ -315,6 +336,7 @@ impl Options {
             bases,
             socket: arguments::socket(self.socket)?,
             socket_group: self.socket_group,
+            metrics: self.metrics_listen,
             vms,
             #[cfg(feature = "images")]
             registry,

@@ -9,7 +9,7 @@ use overlay_pool::api::{Access, AccessError, Limits, Server, VmLimits, look_agai
 use overlay_pool::place::{can_confine, misfit, remove_hidden};
 use overlay_pool::vm::{Measure, VmManager};
 use overlay_pool::{OverlayPool, PREFIX};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
@@ -83,6 +83,7 @@ impl Service {
     pub(super) async fn run(
         self,
         listener: std::os::unix::net::UnixListener,
+        metrics: Option<std::net::TcpListener>,
     ) -> Result<(), Failure> {
         let failed = |error: io::Error| Failure::new(Exit::Failed, error, "");
         let mut signals = Signals::new().map_err(failed)?;
@@ -101,6 +102,9 @@ impl Service {
         }
         if let Some((manager, limits)) = &self.vms {
             server = server.with_vms(Arc::clone(manager), *limits);
+        }
+        if let Some(metrics) = metrics {
+            server = server.with_metrics(TcpListener::from_std(metrics).map_err(failed)?);
         }
         let serve = server.serve(listener, async move { ended.notified().await });
         let mut serving = tokio::spawn(serve);

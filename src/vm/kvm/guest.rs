@@ -29,6 +29,8 @@ const FLAGS: u64 = 1 << 1;
 pub(super) enum GuestError {
     #[error("{0}")]
     NoDevice(io::Error),
+    #[error("{0}")]
+    Forbidden(io::Error),
     #[error("{0} failed: {1}")]
     Call(&'static str, io::Error),
     #[error("the guest ended by itself: {0}")]
@@ -65,6 +67,7 @@ pub(super) fn run(limit: Duration) -> Result<Duration, GuestError> {
 fn open_failed(error: io::Error) -> GuestError {
     match Errno::from_io_error(&error) {
         Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => GuestError::NoDevice(error),
+        Some(Errno::ACCESS | Errno::PERM) => GuestError::Forbidden(error),
         _ => GuestError::Call("opening /dev/kvm", error),
     }
 }
@@ -76,4 +79,20 @@ fn set_registers(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     sregs.cs.selector = 0;
     vcpu.set_sregs(&sregs)?;
     vcpu.set_regs(&kvm_regs { rip: ADDRESS, rflags: FLAGS, ..kvm_regs::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use rustix::io::Errno;
+
+    use super::{GuestError, open_failed};
+
+    /// What is to be done about it differs.
+    #[rstest]
+    fn a_device_that_may_not_be_opened_is_not_a_missing_one() {
+        assert!(matches!(open_failed(Errno::ACCESS.into()), GuestError::Forbidden(_)));
+        assert!(matches!(open_failed(Errno::NOENT.into()), GuestError::NoDevice(_)));
+        assert!(matches!(open_failed(Errno::BUSY.into()), GuestError::Call(..)));
+    }
 }

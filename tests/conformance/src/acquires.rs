@@ -108,7 +108,7 @@ impl World<'_> {
         target: &str,
         stays_stopped: bool,
     ) -> Checked {
-        let before = self.stats()?;
+        let (before, in_use) = (self.stats()?, self.in_use()?);
         let aids = self.aids()?.len();
         let mut done = Vec::new();
         for number in 0..count {
@@ -129,7 +129,8 @@ impl World<'_> {
             }
             done.extend(source);
         }
-        self.compare_with_answers(&before, &done)
+        self.compare_with_answers(&before, &done)?;
+        if stays_stopped { self.expect_in_use(in_use) } else { Ok(()) }
     }
 
     /// What hangs is ended, and not just when it goes on.

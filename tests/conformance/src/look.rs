@@ -94,28 +94,31 @@ impl World<'_> {
                 let info = oracle([ostr("info"), ostr("--output=json"), overlay.as_ref()])?;
                 let info: Value = serde_json::from_str(&info).map_err(unfit)?;
                 let data = &info["format-specific"]["data"];
-                let found = json!([
-                    info["format"],
-                    info["full-backing-filename"],
-                    info["backing-filename"],
-                    info["backing-filename-format"],
-                    info["virtual-size"],
-                    info["cluster-size"],
-                    data["extended-l2"],
-                    data["lazy-refcounts"],
-                ]);
-                let wanted = json!([
-                    "qcow2",
-                    base,
-                    base,
-                    format.as_str(),
-                    virtual_size.unwrap_or(virtual_size_mib << 20),
-                    131_072,
-                    true,
-                    true,
-                ]);
-                if found != wanted {
-                    broken!("A9: {found}, not {wanted}");
+                let expected = [
+                    ("format", &info["format"], json!("qcow2")),
+                    ("full-backing-filename", &info["full-backing-filename"], json!(base)),
+                    ("backing-filename", &info["backing-filename"], json!(base)),
+                    (
+                        "backing-filename-format",
+                        &info["backing-filename-format"],
+                        json!(format.as_str()),
+                    ),
+                    (
+                        "virtual-size",
+                        &info["virtual-size"],
+                        json!(virtual_size.unwrap_or(virtual_size_mib << 20)),
+                    ),
+                    ("cluster-size", &info["cluster-size"], json!(131_072)),
+                    ("extended-l2", &data["extended-l2"], json!(true)),
+                    ("lazy-refcounts", &data["lazy-refcounts"], json!(true)),
+                ];
+                let wrong: Vec<_> = expected
+                    .iter()
+                    .filter(|(_, found, wanted)| *found != wanted)
+                    .map(|(name, found, wanted)| format!("{name} is {found}, not {wanted}"))
+                    .collect();
+                if !wrong.is_empty() {
+                    broken!("A9: by qemu-img info its {}", wrong.join(", its "));
                 }
                 oracle([ostr("check"), ostr("-q"), overlay.as_ref()])?;
                 oracle([
@@ -194,7 +197,9 @@ impl World<'_> {
     fn compare_directories(&self, directories: usize, overlays: Option<usize>) -> Checked {
         let found = self.pool_directories();
         if found.len() != directories {
-            broken!("there are not {directories} pool directories but {found:?}");
+            broken!(
+                "directories named pool- and 32 hexadecimal digits (D1.1): {found:?}, and not {directories}"
+            );
         }
         let files = self.overlays()?;
         if let Some(overlays) = overlays.filter(|overlays| *overlays != files.len()) {

@@ -1,6 +1,7 @@
 //! When shelves are filled again.
 
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,8 @@ const MANY: usize = 60;
 const ROUNDS: usize = 60;
 
 impl World<'_> {
-    /// Acquires one overlay after the other, each when the shelf is full again.
+    /// Acquires one overlay after the other, each when the shelf is full again. With an interval no
+    /// overlay is made while another is handed over, so that those in the pool directory can be counted.
     pub(super) fn acquire_steadily(
         &mut self,
         count: usize,
@@ -32,10 +34,17 @@ impl World<'_> {
         target: &str,
         not_sooner_than: Duration,
     ) -> Checked {
+        let mut census = match not_sooner_than {
+            Duration::ZERO => None,
+            _ => Some(Census::begin(self)?),
+        };
         for number in 0..count {
             let took = self.refill(base, target, number)?;
             if took < not_sooner_than {
                 broken!("R1.1: the shelf was full again after {took:?}, not {not_sooner_than:?}");
+            }
+            if let Some(census) = &mut census {
+                census.go_on()?;
             }
         }
         Ok(())
@@ -137,5 +146,53 @@ impl World<'_> {
             broken!("R3.1: {first} files were opened in {period:?}, and then {second}");
         }
         Ok(())
+    }
+}
+
+/// How many overlays lie in the pool directory, and how many at most.
+struct Census {
+    watch: OwnedFd,
+    lie: usize,
+    at_most: usize,
+}
+
+impl Census {
+    /// Begins while all shelves are full.
+    fn begin(world: &World<'_>) -> Checked<Self> {
+        let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(unfit)?;
+        let both = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE;
+        inotify::add_watch(&watch, world.file("{pool}")?, both).map_err(unfit)?;
+        let full = world.overlays()?.len();
+        Ok(Self { watch, lie: full, at_most: full })
+    }
+
+    /// Counts on.
+    fn go_on(&mut self) -> Checked {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.watch, &mut buffer);
+        loop {
+            match events.next() {
+                Ok(event) => {
+                    let name = event.file_name().map_or(&[][..], |name| name.to_bytes());
+                    if !name.ends_with(b".qcow2") {
+                        continue;
+                    }
+                    if event.events().intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
+                        self.lie += 1;
+                    } else {
+                        self.lie = self.lie.saturating_sub(1);
+                    }
+                    if self.lie > self.at_most {
+                        broken!(
+                            "R1.3: {} overlays are ready or being made, not {}",
+                            self.lie,
+                            self.at_most
+                        );
+                    }
+                }
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(unfit(error)),
+            }
+        }
     }
 }

@@ -91,7 +91,8 @@ pub(crate) enum Step {
         exists: usize,
     },
     /// Acquires one after the other, each when the shelf is full again: all are pooled. The shelf
-    /// isn't full again sooner than that.
+    /// isn't full again sooner than that; if that is given, never are more ready or being made than
+    /// at the beginning.
     AcquireSteadily {
         count: usize,
         #[serde(default = "base")]
@@ -146,7 +147,8 @@ pub(crate) enum Step {
         /// it wasn't done before.
         #[serde(default)]
         while_stopped: bool,
-        /// What is stopped stays so, and is gone in the end, in `create_timeout` and 5 s.
+        /// What is stopped stays so, and is gone in the end, in `create_timeout` and 5 s; no more
+        /// files are open then than before.
         #[serde(default)]
         stays_stopped: bool,
         /// One after the other, each a little later after it was sent than the one before, at last

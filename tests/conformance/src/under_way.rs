@@ -38,6 +38,11 @@ impl World<'_> {
             done.extend(self.check_cancelled(id, base, &target)?);
         }
         self.compare_with_answers(&figures, &done)?;
+        self.expect_in_use(before)
+    }
+
+    /// In the end no more files are open and no more processes run than these.
+    pub(super) fn expect_in_use(&mut self, before: (usize, usize)) -> Checked {
         let mut found = Ok(before);
         until(self.port.patience, || {
             found = self.in_use();
@@ -51,7 +56,7 @@ impl World<'_> {
     }
 
     /// How many files the pool has open, and how many processes it has started.
-    fn in_use(&mut self) -> Checked<(usize, usize)> {
+    pub(super) fn in_use(&mut self) -> Checked<(usize, usize)> {
         let shim = self.shim()?;
         let (own, mut pools) = (shim.pid(), shim.started());
         pools.retain(|pid| self.port.is_pool(*pid));

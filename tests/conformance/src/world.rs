@@ -93,7 +93,9 @@ impl<'a> World<'a> {
         if path.contains("{pool}") {
             let found = self.pool_directories();
             let [pool] = found.as_slice() else {
-                broken!("D1.1: there is not one pool directory but {found:?}");
+                broken!(
+                    "D1.1: directories named pool- and 32 hexadecimal digits: {found:?}, and not one"
+                );
             };
             path = path.replace("{pool}", &pool.to_string_lossy());
         }

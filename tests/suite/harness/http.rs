@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -50,8 +51,17 @@ impl Response {
 
 /// One connection.
 #[derive(Debug)]
-pub(crate) struct Client {
-    stream: BufReader<UnixStream>,
+pub(crate) struct Client<S = UnixStream> {
+    stream: BufReader<S>,
+}
+
+impl Client<TcpStream> {
+    pub(crate) fn connect_to(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
 }
 
 impl Client {
@@ -61,9 +71,11 @@ impl Client {
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
+}
 
+impl<S: Read + Write> Client<S> {
     /// The socket, for what this client doesn't do.
-    pub(crate) fn stream(&mut self) -> &mut UnixStream {
+    pub(crate) fn stream(&mut self) -> &mut S {
         self.stream.get_mut()
     }
 
@@ -158,6 +170,21 @@ impl Client {
         }
         Ok(line.trim_end().to_owned())
     }
+}
+
+/// Where a program that says so in its log answers who asks for metrics.
+#[track_caller]
+pub(crate) fn metrics_address(log: &str) -> SocketAddr {
+    let said = log.split("metrics address=").nth(1).and_then(|rest| rest.lines().next());
+    let said = said.unwrap_or_else(|| panic!("no address in\n{log}"));
+    said.trim().parse().expect("an address")
+}
+
+/// What is told to who asks for metrics there.
+#[track_caller]
+pub(crate) fn scrape(address: SocketAddr) -> Response {
+    let answer = Client::connect_to(address).and_then(|mut client| client.get("/metrics"));
+    answer.expect("an answer")
 }
 
 fn bad(what: &str) -> io::Error {

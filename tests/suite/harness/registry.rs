@@ -48,16 +48,31 @@ impl Registry {
         Self::start_with(scratch, &format!("auth: {{htpasswd: {{realm: r, path: {path}}}}}\n"))
     }
 
+    /// Starts one that shows a certificate, with the files of one that was started in this folder
+    /// before: `certificate` and `key` are paths.
+    #[track_caller]
+    pub(crate) fn start_by_tls(scratch: &Path, certificate: &Path, key: &Path) -> Self {
+        let (certificate, key) = (certificate.display(), key.display());
+        Self::start_as(scratch, &format!(", tls: {{certificate: {certificate}, key: {key}}}"), "")
+    }
+
     #[track_caller]
     fn start_with(scratch: &Path, more: &str) -> Self {
+        Self::start_as(scratch, "", more)
+    }
+
+    #[track_caller]
+    fn start_as(scratch: &Path, http: &str, more: &str) -> Self {
         let [storage, config, log] =
             ["registry", "registry.yml", "registry.log"].map(|name| scratch.join(name));
         let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
+            "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'{http}}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n{more}",
             storage.display()
         );
         std::fs::write(&config, text).expect("a file");
+        // Where an earlier one listened is none of this one's business.
+        let _ = std::fs::remove_file(&log);
         let written = || File::options().create(true).append(true).open(&log).expect("a log");
         let mut child = Command::new(program())
             .arg("serve")
@@ -71,7 +86,7 @@ impl Registry {
         let address = loop {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             let address =
-                said.split("listening on ").nth(1).and_then(|rest| rest.split('"').next());
+                said.split("listening on ").nth(1).and_then(|rest| rest.split(['"', ',']).next());
             if let Some(Ok(address)) = address.map(str::parse) {
                 break address;
             }

@@ -90,6 +90,8 @@ pub(crate) enum Need {
     Kubectl,
     /// `kubernetes-validate`, which checks that.
     KubernetesValidate,
+    /// `openssl`, which makes certificates.
+    Openssl,
 }
 
 /// A need that this machine doesn't meet, and why.
@@ -123,7 +125,7 @@ const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 35] = [
+    pub(crate) const ALL: [Self; 36] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -159,6 +161,7 @@ impl Need {
         Self::Csi,
         Self::Kubectl,
         Self::KubernetesValidate,
+        Self::Openssl,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -198,6 +201,7 @@ impl Need {
             Self::Csi => "csi",
             Self::Kubectl => "kubectl",
             Self::KubernetesValidate => "kubernetes-validate",
+            Self::Openssl => "openssl",
         }
     }
 
@@ -249,6 +253,7 @@ impl Need {
             Self::Registry => built_with("images", cfg!(feature = "images"))
                 .and_then(|_| version(&registry::program().display().to_string(), UNPACKED)),
             Self::KubernetesValidate => python::probe(self.name(), &["--version"]),
+            Self::Openssl => said(self.name(), &["version"], "openssl"),
         })
     }
 }

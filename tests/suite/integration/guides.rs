@@ -13,11 +13,20 @@ fn root() -> &'static Path {
 /// The blocks of a text that say `tried`, as one script.
 fn tried(text: &str) -> String {
     let mut script = String::new();
-    let mut within = false;
+    // What ends the block that a line is in, if that is tried.
+    let mut within = None;
     for line in text.lines() {
         if line.starts_with("```") {
-            within = line == "```sh tried";
-        } else if within {
+            script += within.unwrap_or_default();
+            within = match line {
+                "```sh tried" => Some(""),
+                "```python tried" => {
+                    script += "python3 -B - <<'END'\n";
+                    Some("END\n")
+                }
+                _ => None,
+            };
+        } else if within.is_some() {
             script += line;
             script.push('\n');
         }
@@ -27,10 +36,11 @@ fn tried(text: &str) -> String {
 
 /// With the reader's directories in the test's folder.
 #[apply(test)]
-#[needs(QemuImg, Curl)]
+#[needs(QemuImg, Curl, Python)]
 #[case::ci_runner("src/guides/ci_runner.md")]
 #[case::operating("src/guides/operating.md")]
 #[case::readme("README.md")]
+#[case::server("src/guides/server.md")]
 fn what_a_text_says_works(scratch: Scratch, #[case] file: &str) {
     let text = std::fs::read_to_string(root().join(file)).expect("a text");
     let script = tried(&text).replace("/var/lib/vms", &scratch.join("vms").display().to_string());
@@ -41,6 +51,7 @@ fn what_a_text_says_works(scratch: Scratch, #[case] file: &str) {
     let path = [programs].into_iter().chain(std::env::split_paths(&path));
     let mut command = clean(Command::new("bash"), &scratch);
     command.env("PATH", std::env::join_paths(path).expect("a PATH"));
+    command.env("PYTHONPATH", root().join("fixtures/clients/python/src"));
     let ended = format!("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n{script}");
     let answer = run(command.args(["-c", &ended]));
     assert_eq!(answer.code, Some(0), "{ended}\n{answer}");

@@ -92,3 +92,23 @@ async fn what_is_not_known_may_be_in_use(scratch: Scratch) {
     let no_folder = in_use(&[targets.join("notes.txt")], ALL);
     assert!(!no_folder.whole && no_folder.may_hold(&other));
 }
+
+/// Somebody may have moved it aside for a moment.
+#[apply(test)]
+fn a_name_that_leads_nowhere_now_is_resolved_too(scratch: Scratch) {
+    let path = |name: &str| scratch.join(name);
+    for folder in ["targets", "store"] {
+        std::fs::create_dir(path(folder)).expect("a folder");
+    }
+    let real = path("store/real.qcow2");
+    symlink("store/real.qcow2", path("link.qcow2")).expect("a link");
+    symlink("link.qcow2", path("name.qcow2")).expect("a link");
+    let name = path("name.qcow2").as_os_str().as_encoded_bytes().to_owned();
+    Image::new(1 << 20).backing(&name).write(&path("targets/disk.qcow2"));
+    let found = in_use(&[path("targets")], ALL);
+    assert!(found.whole && found.may_hold(&real), "{found:?}");
+    symlink("loop", path("loop")).expect("a link");
+    let name = path("loop").as_os_str().as_encoded_bytes().to_owned();
+    Image::new(1 << 20).backing(&name).write(&path("targets/disk.qcow2"));
+    assert!(!in_use(&[path("targets")], ALL).may_hold(&real));
+}

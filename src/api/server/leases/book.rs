@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::error::LeaseError;
 use super::key::{Claims, Key};
 use super::record::{Record, name};
+use super::room::{Counts, Room};
 use crate::api::server::access::Access;
 use crate::place::Store;
 
@@ -15,7 +16,15 @@ use crate::place::Store;
 #[derive(Debug)]
 pub(in crate::api::server) struct Book {
     store: Store,
-    kept: Mutex<BTreeMap<Key, Arc<Record>>>,
+    kept: Mutex<BTreeMap<Key, Kept>>,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: Arc<Record>,
+    #[expect(dead_code, reason = "it is held")]
+    room: Option<Room>,
 }
 
 impl Book {
@@ -23,10 +32,14 @@ impl Book {
     pub(super) fn open(place: &Path) -> Result<Self, LeaseError> {
         let failed = |source| LeaseError::io(place, source);
         let store = Store::open(place).map_err(failed)?;
-        let mut kept = BTreeMap::new();
+        let (mut kept, counts) = (BTreeMap::new(), Counts::default());
         for name in store.names().map_err(failed)? {
             match read(&store, &name) {
-                Ok(record) => _ = kept.insert(record.key(), Arc::new(record)),
+                Ok(record) => {
+                    // What there is counts, however little there may be by now.
+                    let room = counts.take(record.uid, usize::MAX);
+                    kept.insert(record.key(), Kept { record: Arc::new(record), room });
+                }
                 Err(error) => {
                     let file = store.path().join(&name);
                     tracing::warn!(file = %file.display(), %error, "no record of a disk; remove it");
@@ -34,16 +47,18 @@ impl Book {
             }
         }
         tracing::debug!(place = %place.display(), count = kept.len(), "leases");
-        Ok(Self { store, kept: Mutex::new(kept) })
+        Ok(Self { store, kept: Mutex::new(kept), counts })
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<Arc<Record>> {
-        self.kept().get(key).cloned()
+        self.kept().get(key).map(|kept| Arc::clone(&kept.record))
     }
 
     /// All that are chosen, by user and id.
     pub(super) fn list(&self, chosen: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
-        self.kept().values().filter(|record| chosen(record)).cloned().collect()
+        let kept = self.kept();
+        let records = kept.values().map(|kept| &kept.record);
+        records.filter(|record| chosen(record)).cloned().collect()
     }
 
     pub(in crate::api::server) fn count(&self) -> usize {
@@ -53,7 +68,7 @@ impl Book {
     /// How many disks there are of each base image, by its resolved path.
     pub(in crate::api::server) fn by_base(&self) -> HashMap<PathBuf, usize> {
         let mut counts = HashMap::new();
-        for record in self.kept().values() {
+        for Kept { record, .. } in self.kept().values() {
             *counts.entry(record.answer.base.clone()).or_default() += 1;
         }
         counts
@@ -66,9 +81,14 @@ impl Book {
         written.map_err(|source| LeaseError::io(self.store.path(), source))
     }
 
+    /// Room for one more disk of a user, who may have `most`.
+    pub(super) fn room(&self, uid: u32, most: usize) -> Option<Room> {
+        self.counts.take(uid, most)
+    }
+
     /// From now on there is this disk.
-    pub(super) fn keep(&self, record: Arc<Record>) {
-        self.kept().insert(record.key(), record);
+    pub(super) fn keep(&self, record: Arc<Record>, room: Room) {
+        self.kept().insert(record.key(), Kept { record, room: Some(room) });
     }
 
     /// Forgets a record, when there is no such disk.
@@ -102,7 +122,7 @@ impl Book {
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Record>>> {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<Key, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

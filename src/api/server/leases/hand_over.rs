@@ -15,7 +15,7 @@ use super::key::{Claim, Key};
 use super::record::Record;
 use crate::api::server::caller::Caller;
 use crate::api::server::open::Aside;
-use crate::api::server::refused::{expect_listening, failed, refused};
+use crate::api::server::refused::{expect_listening, expect_there, failed, refused};
 use crate::api::server::state::Shared;
 use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, Problem};
 use crate::error::Error;
@@ -80,6 +80,8 @@ async fn hand_over(
         }
         book.forget(&record)?;
     }
+    let most = if caller.peer.is_administrator() { usize::MAX } else { shared.leases.per_user };
+    let room = book.room(claim.key().uid, most).ok_or_else(|| too_many(most))?;
     let since = Instant::now();
     let AcquireRequest { base, format, target, virtual_size, .. } = &request;
     let (directory, real) =
@@ -93,6 +95,9 @@ async fn hand_over(
         return Err(failed(shared, Error::AlreadyExists { target: spot.into_path() }));
     }
     if let Err(why) = spot.expect_outside(PREFIX) {
+        return Err(bad_target((spot.into_path(), why)));
+    }
+    if let Err(why) = FileId::expect_to_last(&spot) {
         return Err(bad_target((spot.into_path(), why)));
     }
     let image = shared.judged(&BaseRef { path: base.clone(), format: *format });
@@ -133,7 +138,16 @@ async fn hand_over(
         }
     })?;
     let record = Arc::new(record);
-    book.keep(Arc::clone(&record));
+    if let Err(gone) = expect_there(&record.answer.base) {
+        // Nobody was told of it yet.
+        let removed = record.remove_at(&spot);
+        if removed.is_ok() {
+            let _ = book.erase(claim.key());
+        }
+        tracing::warn!(target = %spot.path().display(), ?removed, "taken back, its base image is gone");
+        return Err(failed(shared, gone.into()));
+    }
+    book.keep(Arc::clone(&record), room);
     shared.traffic.handed_over(source, took);
     shared.held.note(&record.answer.base, &shared.turns);
     tracing::debug!(peer = %caller.peer, target = %spot.path().display(), ?source, ?took, "acquire with an id");
@@ -187,6 +201,14 @@ fn copy(from: &File, to: &File) -> io::Result<()> {
         }
         at += count as u64;
     }
+}
+
+fn too_many(most: usize) -> Problem {
+    let detail = format!(
+        "your user has {most} disks with an id and may have no more; remove some (DELETE \
+         /v1/disks/…), or have the server allow more (--max-disks-per-user)"
+    );
+    Problem::new(StatusCode::FORBIDDEN, "too-many-disks", detail)
 }
 
 fn taken(record: &Record) -> Problem {

@@ -19,16 +19,19 @@ pub(in crate::api::server) struct Leases {
     pool_dir: PathBuf,
     told: OnceLock<PathBuf>,
     book: OnceCell<Arc<Book>>,
+    /// How many a user may have who is neither root nor the server's own.
+    pub(in crate::api::server) per_user: usize,
     /// Who does something with which of them.
     pub(super) claims: Claims,
 }
 
 impl Leases {
-    pub(in crate::api::server) fn new(pool_dir: &Path) -> Self {
+    pub(in crate::api::server) fn new(pool_dir: &Path, per_user: usize) -> Self {
         Self {
             pool_dir: pool_dir.to_owned(),
             told: OnceLock::new(),
             book: OnceCell::new(),
+            per_user,
             claims: Claims::default(),
         }
     }

@@ -15,6 +15,7 @@ mod key;
 mod known;
 mod record;
 mod refusals;
+mod room;
 mod upkeep;
 
 use utoipa_axum::router::OpenApiRouter;

@@ -223,6 +223,23 @@ impl CaseReport {
     }
 }
 
+/// A step in which the middle of each name of more than 80 characters is left out.
+fn shortened(text: &str) -> String {
+    let mut short = String::new();
+    for word in text.split_inclusive(['"', '/']) {
+        let letters: Vec<char> = word.chars().collect();
+        match &letters[..] {
+            [first @ .., _] if first.len() > 80 => {
+                short.extend(&letters[..30]);
+                short.push('…');
+                short.extend(&letters[letters.len() - 20..]);
+            }
+            _ => short += word,
+        }
+    }
+    short
+}
+
 impl FailureReport {
     fn of(finding: &crate::finding::Finding, about: &str) -> Self {
         let (promise, seen) = match finding.failure {
@@ -360,7 +377,7 @@ impl FailureReport {
         };
         tell("expected", &self.expected);
         if let Some(Place { number, written }) = &self.step {
-            tell("step", &format!("{number}, {written}"));
+            tell("step", &format!("{number}, {}", shortened(written)));
         }
         match self.promise {
             Some(id) => tell("seen", &format!("{}: {id}: {}", self.kind, self.seen)),

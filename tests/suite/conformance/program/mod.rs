@@ -107,6 +107,29 @@ fn a_port_that_fails(scratch: Scratch) {
     assert!(transcript.is_file(), "{} isn't there", transcript.display());
 }
 
+/// What is wrong has its name, and a name that fills a screen is shortened.
+#[apply(test)]
+#[needs(QemuImg)]
+fn an_overlay_that_is_not_sound(scratch: Scratch) {
+    let long = "x".repeat(200);
+    let sound = "about = 'Sound.'\npromises = ['A9.3']\nimages.'base.qcow2' = {}\nsteps = [\n\
+                 { do = 'acquire', target = 'vm.qcow2' },\n\
+                 { do = 'sound', overlay = 'vm.qcow2' },\n]\n";
+    let absent = format!(
+        "about = 'Absent.'\npromises = ['L2.1']\nsteps = [\n\
+         {{ do = 'write', path = '{long}', text = '' }},\n\
+         {{ do = \"absent\", path = \"{long}\" }},\n]\n"
+    );
+    let cases = cases(&scratch, &[("sound", sound), ("absent", &absent)]);
+    let (status, said) = told(run(&scratch, "", &cases));
+    assert_eq!(status, Some(1), "{said}");
+    let wrong = "its cluster-size is 65536, not 131072, its extended-l2 is false, not true, its \
+                 lazy-refcounts is false, not true";
+    assert!(said.contains(wrong) && !said.contains("its format"), "{said}");
+    let step = said.lines().find(|line| line.contains("do = \"absent\"")).expect("the step");
+    assert!(step.contains("xxx…xxx") && step.len() < 120, "{said}");
+}
+
 /// A case of a part that is left out by declaration is skipped, and isn't one that is passed.
 #[apply(test)]
 fn what_a_port_leaves_out_is_skipped(scratch: Scratch) {

@@ -26,6 +26,11 @@ while read -r line; do
             ok='{"ready":{},"pooled":0,"on_demand":0,"failed":0,"discarded":0}'
             if is countless; then ok='{"ready":{}}'; fi
             ;;
+        *'"do":"acquire"'*)
+            # An overlay as qemu-img makes it of itself.
+            qemu-img create -q -f qcow2 -b "$PWD/base.qcow2" -F qcow2 vm.qcow2 >&2
+            ok="{\"source\":\"on-demand\",\"base\":\"$PWD/base.qcow2\",\"target\":\"$PWD/vm.qcow2\"}"
+            ;;
         *orphan*'"do":"start"'*)
             # What ends only when it is killed, and is found nowhere but among its own case's.
             tail -f /dev/null </dev/null >/dev/null 2>&1 &

@@ -29,6 +29,11 @@ fn version_is_the_package_s_and_tells_which_qemu_is_found(scratch: Scratch) {
         panic!("too few lines: {long}");
     };
     assert_eq!(first, VERSION.trim_end());
+    // Which commands there are depends on them.
+    let features = long.stdout.lines().find(|line| line.starts_with("features ")).expect("a line");
+    for (feature, is_on) in [("images", cfg!(feature = "images")), ("csi", cfg!(feature = "csi"))] {
+        assert_eq!(features.contains(feature), is_on, "{features}");
+    }
     assert_eq!(image_tool, "qemu-img             9.9 (of tests)");
     for (line, program) in [(daemon, "qemu-storage-daemon"), (system, "qemu-system-x86_64")] {
         assert!(line.starts_with(program) && line.contains("No such file"), "{long}");
@@ -73,6 +78,53 @@ fn help_names_every_variable_of_the_environment(scratch: Scratch) {
     for name in found {
         assert!(help.contains(&format!("  {name} ")), "{name}");
     }
+}
+
+/// Whoever reads it on a narrow terminal sees no line that ends after a word.
+#[apply(test)]
+fn paragraphs_of_help_are_broken_where_the_terminal_ends(scratch: Scratch) {
+    let lines = |columns: &str| {
+        let help =
+            run(overlay_pool(&scratch).args(["images", "build", "--help"]).env("COLUMNS", columns));
+        help.stdout
+            .split("\n\n")
+            .find(|text| text.starts_with("Kernel, "))
+            .map(str::to_owned)
+            .expect("it")
+    };
+    let (wide, narrow) = (lines("100"), lines("60"));
+    assert_eq!(
+        wide.split_whitespace().collect::<Vec<_>>(),
+        narrow.split_whitespace().collect::<Vec<_>>()
+    );
+    for (text, columns) in [(wide, 100), (narrow, 60)] {
+        let lines: Vec<_> = text.lines().collect();
+        for two in lines.windows(2) {
+            let next = two[1].split(' ').next().expect("a word");
+            assert!(two[0].len() <= columns && two[0].len() + 1 + next.len() > columns, "{text}");
+        }
+    }
+}
+
+/// Nothing like it is proposed that does something else.
+#[apply(test)]
+#[case(cfg!(feature = "csi"), "csi", &["csi"])]
+#[case(cfg!(feature = "images"), "images", &["images", "pull", "ghcr.io/acme/python:3.13"])]
+#[case(cfg!(feature = "images"), "images", &["serve", "--image=ghcr.io/acme/python:3.13", "--socket", "/none/here"])]
+fn what_another_build_has_is_told_by_its_feature(
+    scratch: Scratch,
+    #[case] is_on: bool,
+    #[case] feature: &str,
+    #[case] arguments: &[&str],
+) {
+    if is_on {
+        let help = answer(&scratch, [arguments[0], "--help"]);
+        assert_eq!(help.code, Some(0), "{help}");
+        return;
+    }
+    let lacking = answer(&scratch, arguments);
+    let advice = format!("cargo install --features {feature}");
+    assert!(lacking.code == Some(2) && lacking.stderr.contains(&advice), "{lacking}");
 }
 
 /// The same answer, as what a user of `qemu-img` types first.

@@ -29,6 +29,15 @@ fn c1_dead_owners_are_swept_and_live_ones_kept(scratch: Scratch) {
     assert_eq!((named.code, files(&dead)), (Some(0), None), "{named}");
 }
 
+/// `create` starts a pool for the moment: where this user's pools are, and not in the system's place.
+#[apply(test)]
+fn c1_create_looks_where_this_user_s_pools_are(scratch: Scratch) {
+    let dead = Owner::start(&scratch).kill();
+    assert!(dead.is_dir());
+    let _ = answer(&scratch, ["create", "none.qcow2", "vm.qcow2"]);
+    assert!(!dead.exists(), "{}", dead.display());
+}
+
 /// Whatever else lies there is somebody's.
 #[apply(test)]
 fn c1_what_no_pool_made_is_kept(scratch: Scratch) {

@@ -6,6 +6,7 @@ mod manifests;
 mod pod;
 mod refusals;
 mod restarts;
+mod told;
 
 use crate::harness::requirements::Need;
 use crate::harness::scratch::names;

@@ -1,4 +1,4 @@
-//! A pull that is killed at each step that it makes in the store.
+//! Pulls and removals that are killed at each step that they make in the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,11 +14,11 @@ const NEEDS: &[Need] = &[Need::Registry, Need::Strace];
 const STEPS: &str = "?mkdir,mkdirat,?unlink,unlinkat,fchmod,fsync,ftruncate,flock,?rename,renameat,\
     renameat2,?symlink,symlinkat,?chmod,fchmodat";
 
-/// A pull under strace with these options.
-fn pull(scratch: &Path, image: &str, options: &[&str]) -> Command {
+/// `overlay-pool images` with these arguments, under strace with these options.
+fn traced(scratch: &Path, arguments: &[&str], options: &[&str]) -> Command {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o"]).arg(scratch.join("strace.log")).args(options);
-    command.arg(env!("CARGO_BIN_EXE_overlay-pool")).args(["images", "pull", image]);
+    command.arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("images").args(arguments);
     let mut command = clean(command, scratch);
     command.env("OVERLAY_POOL_STORE", store(scratch));
     command
@@ -57,8 +57,8 @@ fn whenever_it_is_killed_no_half_image_counts(scratch: Scratch) {
     };
     prepare();
     let trace = format!("trace={STEPS}");
-    let traced = run(&mut pull(&scratch, &image, &["-e", &trace]));
-    assert_eq!(traced.code, Some(0), "{traced}");
+    let done = run(&mut traced(&scratch, &["pull", &image], &["-e", &trace]));
+    assert_eq!(done.code, Some(0), "{done}");
     let steps = steps(&std::fs::read_to_string(scratch.join("strace.log")).expect("a log"));
     let seen: BTreeSet<_> = steps.keys().map(String::as_str).collect();
     for call in ["flock", "fchmod", "fsync", "renameat2"] {
@@ -69,9 +69,9 @@ fn whenever_it_is_killed_no_half_image_counts(scratch: Scratch) {
         for number in 1..=*count {
             prepare();
             let inject = format!("inject={call}:signal=KILL:when={number}");
-            let traced =
-                run(&mut pull(&scratch, &image, &["-e", &format!("trace={call}"), "-e", &inject]));
-            killed += usize::from(traced.code != Some(0));
+            let options = ["-e", &format!("trace={call}"), "-e", &inject];
+            let done = run(&mut traced(&scratch, &["pull", &image], &options));
+            killed += usize::from(done.code != Some(0));
             let at = format!("killed at {call} {number}: {:?}", content(&scratch));
             // The name leads to the one or the other, and what is there is whole.
             let leads = name.canonicalize().expect("a name");
@@ -92,4 +92,42 @@ fn whenever_it_is_killed_no_half_image_counts(scratch: Scratch) {
         }
     }
     assert!(killed >= 8, "{killed} of {steps:?}");
+}
+
+#[apply(test)]
+fn whenever_a_removal_is_killed_an_image_is_whole_or_gone(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let bytes = disk(0, 1);
+    let image = registry.image("x:1");
+    let (name, file) = (
+        store(&scratch).join(format!("{}/x/1.qcow2", registry.address())),
+        stored(&scratch, &bytes),
+    );
+    registry.put_disk("x", "1", &bytes);
+    let prepare = || assert_eq!(run(&mut images(&scratch, &["pull", &image])).code, Some(0));
+    let prune = ["prune", "--max-size", "0"];
+    prepare();
+    let done = run(&mut traced(&scratch, &prune, &["-e", &format!("trace={STEPS}")]));
+    assert_eq!((done.code, content(&scratch)), (Some(0), vec![]), "{done}");
+    let steps = steps(&std::fs::read_to_string(scratch.join("strace.log")).expect("a log"));
+    let mut killed = 0;
+    for (call, count) in &steps {
+        for number in 1..=*count {
+            prepare();
+            let inject = format!("inject={call}:signal=KILL:when={number}");
+            let options = ["-e", &format!("trace={call}"), "-e", &inject];
+            let done = run(&mut traced(&scratch, &prune, &options));
+            killed += usize::from(done.code != Some(0));
+            let at = format!("killed at {call} {number}: {:?}", content(&scratch));
+            // Whoever comes next puts back what is aside.
+            assert_eq!(run(&mut images(&scratch, &["ls"])).code, Some(0), "{at}");
+            if file.exists() {
+                assert_eq!(std::fs::read(&file).expect("the image"), bytes, "{at}");
+            } else {
+                assert_eq!(content(&scratch), [""; 0], "{at}");
+            }
+            assert!(!name.is_symlink() || name.exists(), "{at}");
+        }
+    }
+    assert!(killed >= 4, "{killed} of {steps:?}");
 }

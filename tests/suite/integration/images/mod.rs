@@ -1,8 +1,10 @@
 //! Base images of registries, with a real one.
 
+mod bench;
 mod broken_off;
 mod hostile;
 mod kept;
 mod killed;
 mod pull;
 mod serve;
+mod tls;

@@ -1,5 +1,6 @@
 //! The pool as a service: a real server, real sockets.
 
+mod base_gone;
 mod client;
 mod creator;
 mod crowd;
@@ -12,7 +13,7 @@ mod lifecycle;
 mod limits;
 mod manager;
 mod metrics;
-mod monitoring;
+pub(super) mod monitoring;
 mod names;
 mod open;
 mod openapi;
@@ -24,6 +25,7 @@ mod socket;
 mod space;
 mod strange_servers;
 mod systemd;
+mod tcp_metrics;
 mod without_vms;
 
 use std::path::Path;

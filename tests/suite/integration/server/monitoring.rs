@@ -63,18 +63,85 @@ fn every_metric_that_is_looked_at_is_there(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
     let text = server.get("/metrics").body;
     server.stop();
-    let is_name = |char: char| char.is_ascii_lowercase() || char == '_';
-    let names = |text: &str| -> BTreeSet<String> {
-        let words = text.split(|char| !is_name(char));
-        words.filter(|word| word.starts_with("overlay_pool_")).map(str::to_owned).collect()
-    };
-    let told: BTreeSet<_> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .flat_map(|line| names(line.split(['{', ' ']).next().unwrap_or_default()))
-        .collect();
-    let looked_at = names(&(read("alerts.yml") + &expressions().join("\n")));
+    let told = told(&text);
+    // What a driver of Kubernetes tells is looked at where there is one.
+    let of_server = |name: &String| !name.starts_with("overlay_pool_csi_");
+    let looked_at: BTreeSet<_> = looked_at().into_iter().filter(of_server).collect();
     assert!(looked_at.len() > 10, "{looked_at:?}");
     let unknown: Vec<_> = looked_at.difference(&told).collect();
     assert!(unknown.is_empty(), "{unknown:?} are not among {told:?}");
+}
+
+/// Of many hosts each is told from the others, and all together are to be seen.
+#[apply(test)]
+fn the_dashboard_is_of_many_hosts() {
+    let dashboard: Value = serde_json::from_str(&read("dashboard.json")).expect("JSON");
+    let variables = dashboard["templating"]["list"].as_array().expect("variables");
+    let host = variables.iter().find(|one| one["name"] == "instance").expect("one of hosts");
+    assert_eq!((&host["multi"], &host["includeAll"]), (&true.into(), &true.into()), "{host}");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    for target in panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets")) {
+        let text = |field: &str| target[field].as_str().expect("text");
+        let (expression, legend) = (text("expr"), text("legendFormat"));
+        let selectors = expression.matches("overlay_pool_").count();
+        let chosen = expression.matches("instance=~\"$instance\"").count();
+        assert_eq!(chosen, selectors, "all of it is of the hosts that are chosen: {expression}");
+        // A sum is of all hosts, unless it says by which.
+        let sums = expression.contains("sum(") || expression.contains("sum by (");
+        let by_host = expression
+            .split("sum by (")
+            .skip(1)
+            .any(|rest| rest.split(')').next().is_some_and(|labels| labels.contains("instance")));
+        let says_host = legend.contains("{{instance}}");
+        assert_eq!(says_host, !sums || by_host, "{expression}: {legend}");
+    }
+    let hosts = panels.iter().find(|panel| panel["title"] == "Hosts").expect("a panel of hosts");
+    assert_eq!(hosts["type"], "table");
+}
+
+/// What Prometheus is to be told, to ask servers and drivers on many hosts.
+#[apply(test)]
+#[needs(Promtool)]
+fn prometheus_takes_the_configuration(scratch: Scratch) {
+    let check =
+        |file: &Path| cli::run(Command::new(promtool()).args(["check", "config"]).arg(file));
+    let answer = check(&fixture("prometheus.yml"));
+    assert_eq!(answer.code, Some(0), "{answer}");
+    // It reads the alerts too, and complains of what is wrong.
+    std::fs::copy(fixture("alerts.yml"), scratch.join("alerts.yml")).expect("a copy");
+    let wrong = read("prometheus.yml").replace("action: replace", "action: nothing");
+    assert_ne!(wrong, read("prometheus.yml"));
+    std::fs::write(scratch.join("prometheus.yml"), wrong).expect("a file");
+    assert_eq!(check(&scratch.join("prometheus.yml")).code, Some(1));
+}
+
+/// What a server or a driver tells has the form that Prometheus wants.
+#[apply(test)]
+#[needs(Promtool)]
+fn promtool_reads_what_is_told(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    let text = server.get("/metrics").body;
+    server.stop();
+    std::fs::write(scratch.join("metrics"), text).expect("a file");
+    let file = std::fs::File::open(scratch.join("metrics")).expect("a file");
+    let mut command = Command::new(promtool());
+    let answer = cli::run(command.args(["check", "metrics"]).stdin(file));
+    assert!(!answer.stderr.contains("error while linting"), "{answer}");
+}
+
+/// The names of the metrics that alerts and dashboard look at.
+pub(crate) fn looked_at() -> BTreeSet<String> {
+    names(&(read("alerts.yml") + &expressions().join("\n")))
+}
+
+/// The names of the metrics in a text that Prometheus is told.
+pub(crate) fn told(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.flat_map(|line| names(line.split(['{', ' ']).next().unwrap_or_default())).collect()
+}
+
+fn names(text: &str) -> BTreeSet<String> {
+    let is_name = |char: char| char.is_ascii_lowercase() || char == '_';
+    let words = text.split(|char| !is_name(char));
+    words.filter(|word| word.starts_with("overlay_pool_")).map(str::to_owned).collect()
 }

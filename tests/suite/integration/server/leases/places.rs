@@ -1,10 +1,12 @@
 //! Where disks with an id are, and what the server keeps of them.
 
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::process::Command;
 
 use serde_json::json;
 
 use super::{delete, ids, killed_and_started_again, records, request, target_of};
+use crate::harness::faults::fuse;
 use crate::harness::pool_process::is_whole;
 use crate::harness::prelude::*;
 use crate::harness::qemu;
@@ -125,5 +127,34 @@ fn a_file_that_is_no_record_is_named(scratch: Scratch) {
             .await_that("it is named", |server| server.log().contains(path.to_str().expect("it")));
         assert!(path.exists());
     }
+    server.stop();
+}
+
+/// Where files are numbered anew a disk could not be told from a stranger's file: so none is had there
+/// by an id, and one without is, as ever.
+#[apply(test)]
+#[needs(Fuse, MountNamespace)]
+fn no_disk_with_an_id_on_a_filesystem_in_user_space(scratch: Scratch) {
+    server::one_base(&scratch);
+    std::fs::create_dir(scratch.join("user")).expect("a folder");
+    let script = format!("{}exec \"$@\"", fuse::mount("user"));
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
+    command.args(server::one_base_args(&scratch)).arg("--targets").arg(scratch.join("user"));
+    command.env("OVERLAY_POOL_DIR", scratch.join("pool")).current_dir(&*scratch);
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    let (base, target) = (server::base(&scratch), scratch.join("user/vm"));
+    let wanted = json!({ "base": base, "target": target, "id": "vm" });
+    let refused = server.post("/v1/acquire", &wanted);
+    assert_eq!(refused.problem(422), "bad-target");
+    assert!(
+        refused.body.contains("FUSE") && refused.body.contains("leave the id out"),
+        "{refused:?}"
+    );
+    assert_eq!((ids(&server, ""), records(&scratch)), (vec![], vec![]));
+    assert_eq!(server.acquire(&base, &target).status, 200);
+    assert_eq!(server.post("/v1/acquire", &request(&scratch, "vm", "vm")).status, 200);
     server.stop();
 }

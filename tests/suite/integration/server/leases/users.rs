@@ -12,12 +12,12 @@ use crate::harness::prelude::*;
 use crate::harness::requirements::SOMEBODY;
 use crate::harness::server::{self, Server};
 use crate::harness::somebody::as_somebody;
-use crate::integration::server::names;
+use crate::integration::server::{names, start};
 
 /// A server that any user may ask.
 #[track_caller]
-fn open_to_all(scratch: &Scratch) -> Server {
-    let server = Server::of_one_base(scratch);
+fn open_to_all(scratch: &Scratch, more: &[&str]) -> Server {
+    let server = start(scratch, more);
     std::fs::set_permissions(&**scratch, Permissions::from_mode(0o755)).expect("a folder for all");
     std::fs::set_permissions(server.socket(), Permissions::from_mode(0o666)).expect("a socket");
     server
@@ -37,7 +37,7 @@ fn as_other<T: Send + 'static>(
 #[apply(test)]
 #[needs(Root)]
 fn a_disk_is_its_user_s(scratch: Scratch) {
-    let server = open_to_all(&scratch);
+    let server = open_to_all(&scratch, &[]);
     let own = request(&scratch, "vm", "own");
     let theirs = request(&scratch, "vm", "theirs");
     assert_eq!(server.post("/v1/acquire", &own).status, 200);
@@ -72,5 +72,53 @@ fn a_disk_is_its_user_s(scratch: Scratch) {
     server.await_that("they are read", |server| ids(server, "").len() == 3);
     assert_eq!(delete(&server, &format!("/v1/disks/vm?uid={SOMEBODY}")).status, 204);
     assert_eq!(names(&server::vms(&scratch)), ["2", "own"]);
+    server.stop();
+}
+
+/// Root and the server's own user may have any number.
+#[apply(test)]
+#[needs(Root)]
+fn another_user_has_so_many_disks_at_most(scratch: Scratch) {
+    let more = ["--max-disks-per-user", "2"];
+    let server = open_to_all(&scratch, &more);
+    let acquire = |name: &'static str| {
+        let wanted = request(&scratch, name, name);
+        as_other(&scratch, move |client| client.post("/v1/acquire", &wanted))
+    };
+    assert_eq!((acquire("1").status, acquire("2").status), (200, 200));
+    let refused = acquire("3");
+    assert_eq!(refused.problem(403), "too-many-disks");
+    assert!(refused.body.contains("--max-disks-per-user"), "{refused:?}");
+    assert!(refused.body.contains("has 2 disks"), "{refused:?}");
+    assert_eq!(acquire("2").status, 200, "it is there, and no further one");
+    for name in ["4", "5", "6"] {
+        assert_eq!(server.post("/v1/acquire", &request(&scratch, name, name)).status, 200);
+    }
+    // What fails takes no room, and what is gone gives it back.
+    let wanted = request(&scratch, "7", "1");
+    std::fs::remove_file(server::vms(&scratch).join("2")).expect("removed");
+    assert_eq!(as_other(&scratch, |client| client.get("/v1/disks/2")).problem(404), "unknown-disk");
+    let failed = as_other(&scratch, move |client| client.post("/v1/acquire", &wanted));
+    assert_eq!(failed.problem(409), "already-exists");
+    assert_eq!(
+        (acquire("3").status, acquire("8").problem(403)),
+        (200, "too-many-disks".to_owned())
+    );
+    // Also of those that an earlier server handed over.
+    server.signal(rustix::process::Signal::KILL);
+    server.wait();
+    let server = open_to_all(&scratch, &more);
+    let mut server = server;
+    server.await_that("they are read", |server| ids(server, "").len() == 5);
+    assert_eq!(acquire("8").problem(403), "too-many-disks");
+    let gone = as_other(&scratch, |client| client.ask("DELETE", "/v1/disks/3", None));
+    assert_eq!(gone.status, 204);
+    // Of many at once as many are had as there is room for.
+    let at_once: Vec<u16> = std::thread::scope(|scope| {
+        let names = ["a", "b", "c", "d"];
+        let threads = names.map(|name| scope.spawn(move || acquire(name).status));
+        threads.map(|thread| thread.join().expect("an answer")).into()
+    });
+    assert_eq!(at_once.iter().filter(|status| **status == 200).count(), 1, "{at_once:?}");
     server.stop();
 }
