@@ -64,10 +64,10 @@ impl Gc {
         let mut answer = Answer::default();
         let mut swept = Vec::new();
         let shown = text::escaped_path(&dir);
-        if !is_there {
-            answer.text = format!("{shown} isn't there: nothing to remove\n");
-        } else if leftovers.is_empty() {
+        if leftovers.is_empty() && is_there {
             answer.text = format!("nothing left over in {shown}\n");
+        } else if leftovers.is_empty() {
+            answer.text = format!("{shown} isn't there: nothing to remove\n");
         }
         for leftover in leftovers {
             let path = leftover.path;

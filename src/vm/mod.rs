@@ -44,6 +44,8 @@ mod workshop;
 
 /// What the names of VMs' directories begin with.
 pub const PREFIX: &str = "vm-";
+/// What the names begin with of what is being made among the saved states.
+pub const DRAFT_PREFIX: &str = "draft-";
 
 pub use accelerator::Accelerator;
 pub use alive::{Phases, Start};
@@ -60,7 +62,6 @@ pub use manager::VmManager;
 pub use program::Program;
 pub use settings::VmSettings;
 pub use state::VmState;
-pub use states::DRAFT_PREFIX;
 pub use variable::SettingsError;
 pub use warm::WarmStats;
 pub use workshop::can_resume;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::DRAFT_PREFIX;
 use super::hashes::Mark;
 use super::machine::StateFiles;
 use super::newest;
@@ -34,8 +35,6 @@ const MAX_DESCRIPTION: u64 = 1 << 20;
 const DESCRIPTION: &str = "state.json";
 const RAM: &str = "ram";
 const DEVICES: &str = "devices";
-/// What the names of states that are being saved begin with.
-pub const DRAFT_PREFIX: &str = "draft-";
 
 /// Where saved states are kept.
 #[derive(Debug)]

@@ -290,9 +290,15 @@ mod tests {
             }
             begun
         };
+        assert!(
+            !state.wants_watch() && !State::default().wants_watch(),
+            "nothing waits for threads"
+        );
         let kept = begin_all(&mut state);
         assert_eq!(kept.len(), *PROCESSORS);
         assert!(state.wants_watch(), "somebody looks after them");
+        state.is_watched = true;
+        assert!(!state.wants_watch(), "one is enough");
         state.look();
         assert!(!state.has_work(), "they may have begun just before");
         state.look();
@@ -359,6 +365,10 @@ mod tests {
                 turns.add(1, move |_| done.send(()).expect("a listener")).expect("a thread");
             }
             assert_eq!(is_done.iter().take(OF_ONE).count(), OF_ONE);
+            let (release, hung) = mpsc::channel::<()>();
+            turns.add(1, move |_| hung.recv().unwrap_or(())).expect("a thread");
+            assert!((1..=OF_ONE).contains(&turns.0.state().threads), "{:?}", turns.0.state());
+            drop(release);
             let ended = || {
                 let state = turns.0.state();
                 (state.threads, state.idle) == (0, 0)

@@ -16,7 +16,8 @@ use crate::harness::server::{self, Server};
 /// The program under strace, which has each call fail.
 fn without(call: &str, errno: &str) -> Command {
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    // The program is our child, and is told to end.
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
     command.args(["-e", &format!("inject={call}:error={errno}")]);
     command.arg(env!("CARGO_BIN_EXE_overlay-pool"));
     command
@@ -56,7 +57,7 @@ fn without_others_all_goes_on(scratch: Scratch, #[case] call: &str, #[case] errn
     command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
     let mut server = Server::launch(&scratch, &mut command);
     server.await_ready();
-    server.await_ready_overlays(4);
+    server.await_ready_overlays(2);
     for (target, status) in [("one", 200), ("two", 200), ("one", 409)] {
         let answer = server.acquire(&server::base(&scratch), &server::vms(&scratch).join(target));
         assert_eq!(answer.status, status, "{answer:?}");

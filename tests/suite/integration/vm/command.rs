@@ -202,16 +202,19 @@ fn what_was_printed_is_there_without_a_kept_disk(scratch: Scratch) {
 fn qemu_that_resumes_nothing_is_started_once(scratch: Scratch) {
     let bin = scratch.join("bin");
     std::fs::create_dir(&bin).expect("a folder");
-    let script = "#!/bin/sh
-        case $1 in --version) echo 'QEMU emulator version 7.2.19 (Debian)'; exit;; esac
-        echo >>\"$STARTS\"
-        PATH=\"$USUAL\" exec qemu-system-x86_64 \"$@\"\n";
+    let (starts, usual) = (scratch.join("starts"), std::env::var("PATH").expect("a PATH"));
+    let script = format!(
+        "#!/bin/sh
+         case $1 in --version) echo 'QEMU emulator version 7.2.19 (Debian)'; exit;; esac
+         echo >>'{}'
+         PATH='{usual}'
+         exec qemu-system-x86_64 \"$@\"\n",
+        starts.display()
+    );
     let program = bin.join("qemu-system-x86_64");
     std::fs::write(&program, script).expect("a program");
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("a mode");
-    let (starts, usual) = (scratch.join("starts"), std::env::var("PATH").expect("a PATH"));
     let mut command = exec(&scratch);
-    command.env("STARTS", &starts).env("USUAL", &usual);
     command.env("PATH", format!("{}:{usual}", bin.display()));
     command.env("OVERLAY_POOL_STATES", scratch.join("states"));
     let answer = run(command.args(["python", "-c", "print('hello')"]));
