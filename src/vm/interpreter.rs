@@ -29,8 +29,9 @@ pub(super) enum Takes {
     Waiting {
         /// Variables beginning so are looked at when it starts.
         early: &'static [&'static str],
-        /// It rehearses by itself before it waits.
-        rehearses: bool,
+        /// If it rehearses by itself before it waits: what takes the rest of the way, to the guest,
+        /// to the end and back, as a command that starts sooner.
+        rest: Option<&'static [&'static str]>,
     },
     /// As after `#!`: the path of a file with the code follows the command, and the arguments
     /// follow that.
@@ -46,7 +47,10 @@ pub(super) const PYTHON: Interpreter = Interpreter {
     images: "python-*-base-*.qcow2",
     memory_mib: 128,
     command: &["python3", "-c", include_str!("interpreters/python.py")],
-    takes: Takes::Waiting { early: &["PYTHON"], rehearses: true },
+    takes: Takes::Waiting {
+        early: &["PYTHON"],
+        rest: Some(&["python3", "-I", "-S", "-c", "print('ready')"]),
+    },
     rehearsal: "",
 };
 
@@ -56,7 +60,10 @@ pub(super) const NODE: Interpreter = Interpreter {
     images: "node-*-base-*.qcow2",
     memory_mib: 256,
     command: &["node", "-e", include_str!("interpreters/node.js")],
-    takes: Takes::Waiting { early: &["NODE_", "UV_", "OPENSSL_", "SSL_"], rehearses: true },
+    takes: Takes::Waiting {
+        early: &["NODE_", "UV_", "OPENSSL_", "SSL_"],
+        rest: Some(&["/bin/sh", "-c", "echo ready"]),
+    },
     rehearsal: "",
 };
 
@@ -91,12 +98,15 @@ pub(super) struct Order {
 }
 
 impl Interpreter {
-    /// What a VM that waits runs once. For one that rehearses by itself it is but the way to the
-    /// guest and back: to start it twice would take as long as to make the VM.
+    /// What a VM that waits runs once.
     pub(super) fn rehearsal(&self) -> Order {
-        let rehearses = matches!(self.takes, Takes::Waiting { rehearses: true, .. });
-        let runs = if rehearses { &SHELL } else { self };
-        runs.order(&Program::new(runs.rehearsal))
+        match self.takes {
+            Takes::Waiting { rest: Some(command), .. } => {
+                let start = Some(Self { command, ..self.clone() }.command(&[], &[]));
+                Order { start, code: Vec::new(), file: None }
+            }
+            _ => self.order(&Program::new(self.rehearsal)),
+        }
     }
 
     /// How it is started to wait for code, if it does.

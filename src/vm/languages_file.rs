@@ -167,7 +167,7 @@ fn takes(
                 return Err(Wrong::new(early, "early: give the beginnings of variables' names"));
             }
             let early = early.map(Spanned::into_inner).unwrap_or_default();
-            Ok(Takes::Waiting { early: all_kept(early), rehearses: false })
+            Ok(Takes::Waiting { early: all_kept(early), rest: None })
         }
         (false, file, None) => {
             let is_bad = |name: &str| matches!(name, "" | "." | "..") || name.contains(['/', '\0']);
@@ -272,7 +272,7 @@ mod tests {
             images: "lua-*-base-*.qcow2",
             memory_mib: 128,
             command: &["lua", "-e", "wait()"],
-            takes: Takes::Waiting { early: &["LUA_"], rehearses: false },
+            takes: Takes::Waiting { early: &["LUA_"], rest: None },
             rehearsal: "",
         };
         assert_eq!(interpreters, Ok(vec![go, lua]));
