@@ -27,7 +27,7 @@ kubelet at the same paths; the server's targets are --kubelet-dir, with its pool
 
 Whatever of the two ends or is killed, the other goes on, and volumes stay.
 
-Example:
+Examples:
   overlay-pool serve --images /var/lib/overlay-pool/images --targets /var/lib/kubelet/pods \\
       --dir /var/lib/kubelet/plugins/overlay-pool.csi/pool
   overlay-pool csi --endpoint unix:///var/lib/kubelet/plugins/overlay-pool.csi/csi.sock \\

@@ -38,10 +38,10 @@ file follows it, as after `#!`, and then the code's arguments:
   [ruby]
   command = [\"ruby\"]
   aliases = [\"rb\"]
-  images = \"ruby-*-base-*.qcow2\"  # the base image, of several the newest: so by default
-  memory = 256                      # MiB: by default 128
-  rehearsal = \"puts 'ready'\"      # run once in a VM that waits: by default an empty program
-  file = \"main.rb\"                # for what goes by its ending: by default code
+  images = \"ruby-*-base-*.qcow2\"  # of several the newest; this is the default
+  memory = 256                    # MiB; by default 128
+  rehearsal = \"puts 'ready'\"      # once in a VM that waits; by default nothing
+  file = \"main.rb\"                # if its ending counts; by default code
 
 Examples:
   overlay-pool exec python -c \"print('hello from pool')\"
