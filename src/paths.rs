@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, readlinkat};
 use rustix::io::Errno;
 
+/// How many symbolic links are followed on the way to a file, as by the kernel.
+pub(crate) const MAX_LINKS: usize = 40;
+
 /// The path with each byte that isn't UTF-8 as `\xNN`, and the rest as `valid` writes it.
 #[must_use]
 pub fn text<T: AsRef<str>>(path: &Path, valid: impl Fn(&str) -> T) -> String {

@@ -18,6 +18,7 @@ mod problem;
 mod refusals;
 mod refused;
 mod restocking;
+mod room;
 mod roots;
 mod series;
 mod state;

@@ -13,9 +13,7 @@ use serde_json::Value;
 
 use super::base::{BaseError, read};
 use super::header::Header;
-
-/// How many links the kernel follows for one path.
-const MOST_LINKS: usize = 40;
+use crate::paths::MAX_LINKS;
 
 /// The files that images below some directories refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +160,7 @@ fn named(path: &Path) -> Result<Vec<PathBuf>, BaseError> {
 /// Where a path leads, also if nothing is there: who removes a file moves it aside before.
 fn resolved(path: &Path) -> Option<PathBuf> {
     let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
+    for _ in 0..MAX_LINKS {
         if let Ok(real) = path.canonicalize() {
             return Some(real);
         }

@@ -36,7 +36,7 @@ pub(crate) use store::Store;
 pub(crate) use sweep::remove_leftovers;
 pub(crate) use target::Spot;
 #[cfg(feature = "server")]
-pub(crate) use trust::{MAX_LINKS, is_anothers, is_shared, others_may_change};
+pub(crate) use trust::{is_anothers, is_shared, others_may_change};
 
 pub use hidden::remove_hidden;
 pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};

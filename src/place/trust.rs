@@ -12,8 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// How many symbolic links are followed, as by the kernel.
-pub(crate) const MAX_LINKS: usize = 40;
+use crate::paths::MAX_LINKS;
 
 /// Whether a file belongs to neither root nor this process' user.
 pub(crate) fn is_anothers(stat: &Stat) -> bool {

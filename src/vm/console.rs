@@ -1,16 +1,16 @@
 //! What a guest or QEMU says while it runs: the end of it.
 
 use std::collections::VecDeque;
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::AbortHandle;
 
-use super::newest;
+use super::{newest, private_file};
 
 /// How much is kept, in bytes: a guest may write for ever.
 const KEPT: usize = 64 << 10;
@@ -26,7 +26,7 @@ pub(super) fn keep(directory: &Path, vm: &str, text: &str) -> Option<PathBuf> {
     let path = directory.join(format!("{vm}.log"));
     let write = || {
         DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = private_file::create(&path)?;
         file.write_all(text.as_bytes())?;
         newest::prune(directory, LOGS, |name| name.starts_with("vm-"))
     };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::DRAFT_PREFIX;
+use super::{DRAFT_PREFIX, private_file};
 use crate::hex::hex;
 use crate::place::Directory;
 
@@ -96,7 +96,7 @@ impl Hashes {
         // Swept, if this process is killed.
         let drafts = Directory::create(directory, DRAFT_PREFIX)?;
         let draft = drafts.path().join("hashes.json");
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
+        let mut file = private_file::create(&draft)?;
         file.write_all(&serde_json::to_vec(known)?)?;
         fs::rename(draft, &self.list)
     }

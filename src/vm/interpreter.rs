@@ -16,8 +16,17 @@ pub(super) struct Interpreter {
     pub(super) memory_mib: u32,
     pub(super) command: &'static [&'static str],
     pub(super) takes: Takes,
-    /// Code that takes the way that a caller's first line of output will.
-    pub(super) rehearsal: &'static str,
+    pub(super) rehearsal: Rehearsal,
+}
+
+/// What a VM that waits runs once, so that a caller's first line of output finds the way taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Rehearsal {
+    /// A program.
+    Program(&'static str),
+    /// For an interpreter that rehearses by itself before it waits: a command that starts sooner and
+    /// takes the rest of the way, to the guest, to the end and back.
+    Command(&'static [&'static str]),
 }
 
 /// How an interpreter takes its code.
@@ -29,9 +38,6 @@ pub(super) enum Takes {
     Waiting {
         /// Variables beginning so are looked at when it starts.
         early: &'static [&'static str],
-        /// If it rehearses by itself before it waits: what takes the rest of the way, to the guest,
-        /// to the end and back, as a command that starts sooner.
-        rest: Option<&'static [&'static str]>,
     },
     /// As after `#!`: the path of a file with the code follows the command, and the arguments
     /// follow that.
@@ -47,11 +53,8 @@ pub(super) const PYTHON: Interpreter = Interpreter {
     images: "python-*-base-*.qcow2",
     memory_mib: 128,
     command: &["python3", "-c", include_str!("interpreters/python.py")],
-    takes: Takes::Waiting {
-        early: &["PYTHON"],
-        rest: Some(&["python3", "-I", "-S", "-c", "print('ready')"]),
-    },
-    rehearsal: "",
+    takes: Takes::Waiting { early: &["PYTHON"] },
+    rehearsal: Rehearsal::Command(&["python3", "-I", "-S", "-c", "print('ready')"]),
 };
 
 pub(super) const NODE: Interpreter = Interpreter {
@@ -60,11 +63,8 @@ pub(super) const NODE: Interpreter = Interpreter {
     images: "node-*-base-*.qcow2",
     memory_mib: 256,
     command: &["node", "-e", include_str!("interpreters/node.js")],
-    takes: Takes::Waiting {
-        early: &["NODE_", "UV_", "OPENSSL_", "SSL_"],
-        rest: Some(&["/bin/sh", "-c", "echo ready"]),
-    },
-    rehearsal: "",
+    takes: Takes::Waiting { early: &["NODE_", "UV_", "OPENSSL_", "SSL_"] },
+    rehearsal: Rehearsal::Command(&["/bin/sh", "-c", "echo ready"]),
 };
 
 pub(super) const SHELL: Interpreter = Interpreter {
@@ -74,7 +74,7 @@ pub(super) const SHELL: Interpreter = Interpreter {
     memory_mib: 128,
     command: &["/bin/sh"],
     takes: Takes::File { path: "/run/code" },
-    rehearsal: "echo ready",
+    rehearsal: Rehearsal::Program("echo ready"),
 };
 
 /// What every program finds in its environment.
@@ -100,12 +100,11 @@ pub(super) struct Order {
 impl Interpreter {
     /// What a VM that waits runs once.
     pub(super) fn rehearsal(&self) -> Order {
-        match self.takes {
-            Takes::Waiting { rest: Some(command), .. } => {
-                let start = Some(Self { command, ..self.clone() }.command(&[], &[]));
-                Order { start, code: Vec::new(), file: None }
+        match self.rehearsal {
+            Rehearsal::Program(code) => self.order(&Program::new(code)),
+            Rehearsal::Command(command) => {
+                Order { start: Some(start(command, &[], &[])), code: Vec::new(), file: None }
             }
-            _ => self.order(&Program::new(self.rehearsal)),
         }
     }
 
@@ -118,7 +117,7 @@ impl Interpreter {
     pub(super) fn order(&self, program: &Program) -> Order {
         let Program { name, arguments, environment, code, .. } = program;
         let early = match self.takes {
-            Takes::Waiting { early, .. } => early,
+            Takes::Waiting { early } => early,
             Takes::File { path } => {
                 let arguments: Vec<_> =
                     [path.to_owned()].iter().chain(arguments).cloned().collect();
@@ -138,16 +137,21 @@ impl Interpreter {
     }
 
     fn command(&self, arguments: &[String], environment: &[String]) -> Start {
-        let command = self.command.iter().copied().map(str::to_owned);
-        let is_set = |usual: &&str| {
-            let name = usual.split_inclusive('=').next().unwrap_or(usual);
-            environment.iter().any(|variable| variable.starts_with(name))
-        };
-        let usual = ENVIRONMENT.into_iter().filter(|usual| !is_set(usual)).map(str::to_owned);
-        Start {
-            arguments: command.chain(arguments.iter().cloned()).collect(),
-            environment: usual.chain(environment.iter().cloned()).collect(),
-        }
+        start(self.command, arguments, environment)
+    }
+}
+
+/// A command with more arguments, in the environment that every program has.
+fn start(command: &[&str], arguments: &[String], environment: &[String]) -> Start {
+    let is_set = |usual: &&str| {
+        let name = usual.split_inclusive('=').next().unwrap_or(usual);
+        environment.iter().any(|variable| variable.starts_with(name))
+    };
+    let usual = ENVIRONMENT.into_iter().filter(|usual| !is_set(usual)).map(str::to_owned);
+    let command = command.iter().copied().map(str::to_owned);
+    Start {
+        arguments: command.chain(arguments.iter().cloned()).collect(),
+        environment: usual.chain(environment.iter().cloned()).collect(),
     }
 }
 

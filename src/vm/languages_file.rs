@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::interpreter::{Interpreter, Takes};
+use super::interpreter::{Interpreter, Rehearsal, Takes};
 use super::language::Language;
 
 /// The most bytes that a file may have.
@@ -144,7 +144,7 @@ impl Entry {
             aliases: all_kept(self.aliases.into_iter().map(Spanned::into_inner)),
             memory_mib: self.memory.map_or(USUAL_MEMORY, Spanned::into_inner),
             command: all_kept(self.command.into_inner()),
-            rehearsal: kept(self.rehearsal),
+            rehearsal: Rehearsal::Program(kept(self.rehearsal)),
         })
     }
 }
@@ -167,7 +167,7 @@ fn takes(
                 return Err(Wrong::new(early, "early: give the beginnings of variables' names"));
             }
             let early = early.map(Spanned::into_inner).unwrap_or_default();
-            Ok(Takes::Waiting { early: all_kept(early), rest: None })
+            Ok(Takes::Waiting { early: all_kept(early) })
         }
         (false, file, None) => {
             let is_bad = |name: &str| matches!(name, "" | "." | "..") || name.contains(['/', '\0']);
@@ -236,7 +236,7 @@ mod tests {
             memory_mib: 128,
             command: &["ruby", "-W0"],
             takes: Takes::File { path: "/run/code" },
-            rehearsal: "",
+            rehearsal: Rehearsal::Program(""),
         };
         assert_eq!(interpreters, Ok(vec![ruby]));
     }
@@ -264,7 +264,7 @@ mod tests {
             memory_mib: 512,
             command: &["go", "run"],
             takes: Takes::File { path: "/run/main.go" },
-            rehearsal: "package main; func main() {}",
+            rehearsal: Rehearsal::Program("package main; func main() {}"),
         };
         let lua = Interpreter {
             name: "lua",
@@ -272,8 +272,8 @@ mod tests {
             images: "lua-*-base-*.qcow2",
             memory_mib: 128,
             command: &["lua", "-e", "wait()"],
-            takes: Takes::Waiting { early: &["LUA_"], rest: None },
-            rehearsal: "",
+            takes: Takes::Waiting { early: &["LUA_"] },
+            rehearsal: Rehearsal::Program(""),
         };
         assert_eq!(interpreters, Ok(vec![go, lua]));
     }

@@ -32,6 +32,7 @@ mod launch;
 mod machine;
 mod manager;
 mod newest;
+mod private_file;
 mod program;
 mod qemu;
 mod settings;

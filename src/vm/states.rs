@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -19,10 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::DRAFT_PREFIX;
 use super::hashes::Mark;
 use super::machine::StateFiles;
-use super::newest;
+use super::{DRAFT_PREFIX, newest, private_file};
 use crate::hex::hex;
 use crate::place::{Directory, remove_leftovers};
 
@@ -145,8 +144,8 @@ impl SavedStates {
     pub(super) fn begin(&self) -> io::Result<Draft> {
         self.prune();
         let draft = Draft(Directory::create(&self.directory, DRAFT_PREFIX)?);
-        private(&draft.ram())?;
-        private(&draft.devices())?;
+        private_file::create(&draft.ram())?;
+        private_file::create(&draft.devices())?;
         self.admit(&draft.ram(), 0o660)?;
         Ok(draft)
     }
@@ -157,7 +156,7 @@ impl SavedStates {
         let (ram, devices) = (Checksum::of(&draft.ram())?, Checksum::of(&draft.devices())?);
         let description = Description { key, ram, devices };
         let text = serde_json::to_vec(&description)?;
-        private(&draft.0.path().join(DESCRIPTION))?.write_all(&text)?;
+        private_file::create(&draft.0.path().join(DESCRIPTION))?.write_all(&text)?;
         for file in [RAM, DEVICES, DESCRIPTION] {
             fs::set_permissions(draft.0.path().join(file), Permissions::from_mode(0o400))?;
         }
@@ -237,10 +236,6 @@ fn name(key: &Value) -> String {
 /// Whether a file or directory is this user's, and no link, and nobody else may write to it.
 fn is_private(file: &fs::Metadata) -> bool {
     !file.is_symlink() && file.uid() == geteuid().as_raw() && file.mode() & 0o022 == 0
-}
-
-pub(super) fn private(path: &Path) -> io::Result<File> {
-    File::options().write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -14,8 +14,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinka
 use rustix::io::Errno;
 
 use super::roots::{self, Held, identity};
-use crate::paths::of_open;
-use crate::place::{MAX_LINKS, is_anothers, is_shared, others_may_change};
+use crate::paths::{MAX_LINKS, of_open};
+use crate::place::{is_anothers, is_shared, others_may_change};
 
 /// A file that is open (`O_PATH`), and the resolved path at which it is found.
 #[derive(Debug)]

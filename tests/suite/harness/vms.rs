@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_pool::vm::{Execution, Language, Vm, VmManager, VmSettings};
 
+use super::cli;
 use super::pools::children;
 use super::wait::eventually;
 
@@ -25,6 +27,19 @@ pub(crate) fn images() -> PathBuf {
 /// The saved states that all tests share, so that only the first of them boots.
 pub(crate) fn states() -> PathBuf {
     target().join("vm-states")
+}
+
+/// `overlay-pool exec`, to be given the rest.
+pub(crate) fn exec(scratch: &Path) -> Command {
+    exec_by(cli::overlay_pool(scratch))
+}
+
+/// The same, where the program is started by another one.
+pub(crate) fn exec_by(mut program: Command) -> Command {
+    let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
+    program.arg("exec").env("OVERLAY_POOL_IMAGES", images());
+    program.env("OVERLAY_POOL_STATES", states()).args(["--accel", accelerator.as_str()]);
+    program
 }
 
 /// Settings whose working directories lie in the test's folder.

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::error::LeaseError;
 use super::key::{Claims, Key};
 use super::record::{Record, name};
-use super::room::{Counts, Room};
 use crate::api::server::access::Access;
+use crate::api::server::room::{Counts, Room};
 use crate::place::Store;
 
 /// The records of one server.

@@ -15,7 +15,6 @@ mod key;
 mod known;
 mod record;
 mod refusals;
-mod room;
 mod upkeep;
 
 use utoipa_axum::router::OpenApiRouter;

@@ -1,15 +1,13 @@
 //! How many VMs each user has.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use crate::api::server::peers::Peer;
+use crate::api::server::room::{Counts, Room};
 
 /// How many VMs each user has who may not have all of them.
 #[derive(Clone, Debug)]
 pub(super) struct Tenants {
     most: usize,
-    counts: Arc<Mutex<HashMap<u32, usize>>>,
+    counts: Counts,
 }
 
 /// A user has as many VMs as one may have.
@@ -17,9 +15,13 @@ pub(super) struct Tenants {
 #[error("you have {0} VMs, as many as one user may have; end one, or try again later")]
 pub(super) struct TooMany(usize);
 
+/// A VM that is counted until this is dropped, unless its user may have all.
+#[derive(Debug)]
+pub(super) struct Place(#[expect(dead_code, reason = "it is held")] Option<Room>);
+
 impl Tenants {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, counts: Arc::default() }
+        Self { most, counts: Counts::default() }
     }
 
     /// Gives a user room for one more VM, before anything of a request is kept.
@@ -27,34 +29,8 @@ impl Tenants {
         if peer.is_administrator() {
             return Ok(Place(None));
         }
-        let mut counts = self.counts();
-        let count = counts.entry(peer.uid()).or_default();
-        if *count >= self.most {
-            return Err(TooMany(self.most));
-        }
-        *count += 1;
-        Ok(Place(Some((self.clone(), peer.uid()))))
-    }
-
-    fn counts(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A VM that is counted until this is dropped.
-#[derive(Debug)]
-pub(super) struct Place(Option<(Tenants, u32)>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Some((tenants, uid)) = &self.0 else { return };
-        let mut counts = tenants.counts();
-        if let Some(count) = counts.get_mut(uid) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(uid);
-            }
-        }
+        let room = self.counts.take(peer.uid(), self.most).ok_or(TooMany(self.most))?;
+        Ok(Place(Some(room)))
     }
 }
 
@@ -74,7 +50,7 @@ mod tests {
         let _other = tenants.admit(other).expect("room for another");
         drop(place);
         drop(tenants.admit(one).expect("room again"));
-        assert_eq!(tenants.counts().len(), 1, "nothing is remembered of who left");
+        assert_eq!(tenants.counts.users(), 1, "nothing is remembered of who left");
     }
 
     #[rstest]

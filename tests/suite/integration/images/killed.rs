@@ -42,6 +42,29 @@ fn steps(log: &str) -> BTreeMap<String, usize> {
     most
 }
 
+/// Kills `overlay-pool images` with these arguments at each of the steps; says how often it was killed.
+/// `look` is told where, and what is in the store then.
+fn killed_at_each(
+    scratch: &Path,
+    arguments: &[&str],
+    steps: &BTreeMap<String, usize>,
+    prepare: impl Fn(),
+    look: impl Fn(&str),
+) -> usize {
+    let mut killed = 0;
+    for (call, count) in steps {
+        for number in 1..=*count {
+            prepare();
+            let inject = format!("inject={call}:signal=KILL:when={number}");
+            let options = ["-e", &format!("trace={call}"), "-e", &inject];
+            let done = run(&mut traced(scratch, arguments, &options));
+            killed += usize::from(done.code != Some(0));
+            look(&format!("killed at {call} {number}: {:?}", content(scratch)));
+        }
+    }
+    killed
+}
+
 #[apply(test)]
 fn whenever_it_is_killed_no_half_image_counts(scratch: Scratch) {
     let registry = Registry::start(&scratch);
@@ -64,33 +87,24 @@ fn whenever_it_is_killed_no_half_image_counts(scratch: Scratch) {
     for call in ["flock", "fchmod", "fsync", "renameat2"] {
         assert!(seen.contains(call), "{steps:?}");
     }
-    let mut killed = 0;
-    for (call, count) in &steps {
-        for number in 1..=*count {
-            prepare();
-            let inject = format!("inject={call}:signal=KILL:when={number}");
-            let options = ["-e", &format!("trace={call}"), "-e", &inject];
-            let done = run(&mut traced(&scratch, &["pull", &image], &options));
-            killed += usize::from(done.code != Some(0));
-            let at = format!("killed at {call} {number}: {:?}", content(&scratch));
-            // The name leads to the one or the other, and what is there is whole.
-            let leads = name.canonicalize().expect("a name");
-            assert!([stored(&scratch, &old), stored(&scratch, &new)].contains(&leads), "{at}");
-            for bytes in [&old, &new] {
-                let path = stored(&scratch, bytes);
-                if path.exists() {
-                    assert_eq!(sha256(&std::fs::read(&path).expect("it")), sha256(bytes), "{at}");
-                }
+    let killed = killed_at_each(&scratch, &["pull", &image], &steps, prepare, |at| {
+        // The name leads to the one or the other, and what is there is whole.
+        let leads = name.canonicalize().expect("a name");
+        assert!([stored(&scratch, &old), stored(&scratch, &new)].contains(&leads), "{at}");
+        for bytes in [&old, &new] {
+            let path = stored(&scratch, bytes);
+            if path.exists() {
+                assert_eq!(sha256(&std::fs::read(&path).expect("it")), sha256(bytes), "{at}");
             }
-            let pulled = run(&mut images(&scratch, &["pull", &image]));
-            assert_eq!(pulled.code, Some(0), "{at}\n{pulled}");
-            assert_eq!(name.canonicalize().expect("a name"), stored(&scratch, &new), "{at}");
-            let pruned = run(&mut images(&scratch, &["prune"]));
-            assert_eq!(pruned.code, Some(0), "{at}\n{pruned}");
-            let left = content(&scratch);
-            assert_eq!(left.len(), 2, "the image and its name: {left:?}\n{at}");
         }
-    }
+        let pulled = run(&mut images(&scratch, &["pull", &image]));
+        assert_eq!(pulled.code, Some(0), "{at}\n{pulled}");
+        assert_eq!(name.canonicalize().expect("a name"), stored(&scratch, &new), "{at}");
+        let pruned = run(&mut images(&scratch, &["prune"]));
+        assert_eq!(pruned.code, Some(0), "{at}\n{pruned}");
+        let left = content(&scratch);
+        assert_eq!(left.len(), 2, "the image and its name: {left:?}\n{at}");
+    });
     assert!(killed >= 8, "{killed} of {steps:?}");
 }
 
@@ -110,24 +124,15 @@ fn whenever_a_removal_is_killed_an_image_is_whole_or_gone(scratch: Scratch) {
     let done = run(&mut traced(&scratch, &prune, &["-e", &format!("trace={STEPS}")]));
     assert_eq!((done.code, content(&scratch)), (Some(0), vec![]), "{done}");
     let steps = steps(&std::fs::read_to_string(scratch.join("strace.log")).expect("a log"));
-    let mut killed = 0;
-    for (call, count) in &steps {
-        for number in 1..=*count {
-            prepare();
-            let inject = format!("inject={call}:signal=KILL:when={number}");
-            let options = ["-e", &format!("trace={call}"), "-e", &inject];
-            let done = run(&mut traced(&scratch, &prune, &options));
-            killed += usize::from(done.code != Some(0));
-            let at = format!("killed at {call} {number}: {:?}", content(&scratch));
-            // Whoever comes next puts back what is aside.
-            assert_eq!(run(&mut images(&scratch, &["ls"])).code, Some(0), "{at}");
-            if file.exists() {
-                assert_eq!(std::fs::read(&file).expect("the image"), bytes, "{at}");
-            } else {
-                assert_eq!(content(&scratch), [""; 0], "{at}");
-            }
-            assert!(!name.is_symlink() || name.exists(), "{at}");
+    let killed = killed_at_each(&scratch, &prune, &steps, prepare, |at| {
+        // Whoever comes next puts back what is aside.
+        assert_eq!(run(&mut images(&scratch, &["ls"])).code, Some(0), "{at}");
+        if file.exists() {
+            assert_eq!(std::fs::read(&file).expect("the image"), bytes, "{at}");
+        } else {
+            assert_eq!(content(&scratch), [""; 0], "{at}");
         }
-    }
+        assert!(!name.is_symlink() || name.exists(), "{at}");
+    });
     assert!(killed >= 4, "{killed} of {steps:?}");
 }

@@ -12,17 +12,9 @@ use serde_json::Value;
 use crate::harness::bench;
 use crate::harness::cli::{self, run};
 use crate::harness::prelude::*;
-use crate::harness::vms::{images, states};
+use crate::harness::vms::{exec, exec_by, images};
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
-
-fn exec(scratch: &Path) -> Command {
-    let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
-    let mut command = cli::overlay_pool(scratch);
-    command.arg("exec").env("OVERLAY_POOL_IMAGES", images());
-    command.env("OVERLAY_POOL_STATES", states()).args(["--accel", accelerator.as_str()]);
-    command
-}
 
 #[apply(test)]
 fn hello_from_pool(scratch: Scratch) {
@@ -136,13 +128,11 @@ fn a_damaged_state_is_told(scratch: Scratch) {
 #[apply(test)]
 #[needs(MountNamespace)]
 fn a_host_without_space_is_named(scratch: Scratch) {
-    let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
     let pool = scratch.join("pool");
     std::fs::create_dir(&pool).expect("a folder");
     let setup = format!("mount -t tmpfs -o size=16m tmpfs {}", pool.display());
-    let mut command = cli::overlay_pool_after(&setup, &scratch);
-    command.arg("exec").env("OVERLAY_POOL_IMAGES", images()).env("OVERLAY_POOL_STATES", states());
-    command.args(["--accel", accelerator.as_str(), "python", "-c"]);
+    let mut command = exec_by(cli::overlay_pool_after(&setup, &scratch));
+    command.args(["python", "-c"]);
     let code = "import os\nwith open('/root/file', 'wb') as file:\n  for _ in range(64):\n    \
                 file.write(os.urandom(1 << 20))\n  os.fsync(file.fileno())\nprint('written')";
     let answer = run(command.arg(code));

@@ -12,8 +12,7 @@ use crate::harness::cli::{self, run};
 use crate::harness::prelude::*;
 use crate::harness::vm_server::{self, execute, figure, until_ready};
 use crate::harness::vms::{
-    assert_no_vm_left, create, images, prints, settings, started, states, until_ready as until,
-    warmed,
+    assert_no_vm_left, create, exec, prints, settings, started, until_ready as until, warmed,
 };
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
@@ -47,14 +46,6 @@ fn file(scratch: &Path) -> PathBuf {
 fn configured(scratch: &Path) -> VmSettings {
     let languages = Languages::read(&file(scratch)).expect("languages");
     VmSettings { languages, ..settings(scratch) }
-}
-
-fn exec(scratch: &Path) -> Command {
-    let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
-    let mut command = cli::overlay_pool(scratch);
-    command.arg("exec").env("OVERLAY_POOL_IMAGES", images());
-    command.env("OVERLAY_POOL_STATES", states()).args(["--accel", accelerator.as_str()]);
-    command
 }
 
 /// Each base image has a busybox; the shell's own is any.

@@ -1,14 +1,14 @@
-//! How many disks each user may have.
+//! How many of something each user may have at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many disks each user has, those among them that are about to be made.
+/// How many each user has, those among them that are about to be made.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts(Arc<Mutex<HashMap<u32, usize>>>);
 
-/// One of a user's disks, which counts as long as this is there.
+/// One of a user's, which counts as long as this is there.
 #[derive(Debug)]
 pub(super) struct Room {
     counts: Counts,
@@ -16,7 +16,7 @@ pub(super) struct Room {
 }
 
 impl Counts {
-    /// Counts one more disk of a user, unless that has `most` of them.
+    /// Counts one more of a user's, unless that has `most` of them.
     pub(super) fn take(&self, uid: u32, most: usize) -> Option<Room> {
         let mut counts = self.locked();
         let count = counts.entry(uid).or_default();
@@ -25,6 +25,12 @@ impl Counts {
         }
         *count += 1;
         Some(Room { counts: self.clone(), uid })
+    }
+
+    /// How many users have any.
+    #[cfg(all(test, feature = "vm"))]
+    pub(super) fn users(&self) -> usize {
+        self.locked().len()
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
