@@ -168,22 +168,26 @@ impl Stock {
             let (stock, directory, shelves) =
                 (Arc::clone(self), directory.clone(), shelves.clone());
             async move {
-                let slots = iter::from_fn(|| stock.next_slot(&directory, &shelves));
+                let mut is_low = false;
+                let slots = iter::from_fn(|| {
+                    is_low = stock.is_low(&directory);
+                    if is_low { None } else { Self::next_slot(&shelves) }
+                });
                 let make = |slot| stock.make(&directory, slot);
                 stream::iter(slots).for_each_concurrent(at_once, make).await;
                 // Whoever waits for the end finds nothing left.
                 drop((stock, directory, shelves));
                 drop(filling);
+                is_low
             }
         };
-        match &self.aside {
+        let was_low = match &self.aside {
             // A slow filesystem keeps that thread, and no other.
-            Some(thread) => drop(thread.run(work).await),
+            Some(thread) => thread.run(work).await.unwrap_or(false),
             None => work.await,
-        }
-        let due = shelves.iter().filter_map(|shelf| shelf.due()).min();
-        if !shelves.iter().any(|shelf| shelf.level().is_some()) || !self.is_low(&directory) {
-            return due;
+        };
+        if !was_low || !shelves.iter().any(|shelf| shelf.level().is_some()) {
+            return shelves.iter().filter_map(|shelf| shelf.due()).min();
         }
         // Nobody says when there is space again.
         tracing::warn!(min_free = self.min_free, "low space: no overlay is made ahead");
@@ -191,10 +195,7 @@ impl Stock {
     }
 
     /// The place for one more overlay, on the emptiest shelf that lacks any.
-    fn next_slot(&self, directory: &Directory, shelves: &[Arc<Shelf>]) -> Option<Slot> {
-        if self.is_low(directory) {
-            return None;
-        }
+    fn next_slot(shelves: &[Arc<Shelf>]) -> Option<Slot> {
         loop {
             let lacking = shelves.iter().filter_map(|shelf| Some((shelf.level()?, shelf)));
             let (_, emptiest) = lacking.min_by_key(|(level, _)| *level)?;

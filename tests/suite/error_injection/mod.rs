@@ -11,6 +11,7 @@ mod ground;
 mod hidden_files;
 mod leases;
 mod life;
+mod low_space;
 mod memory;
 mod open_files;
 mod operations;
