@@ -32,12 +32,15 @@ impl Replaced {
         let begun = Arc::<AtomicUsize>::default();
         let told = Arc::clone(&begun);
         let replace = move || {
+            let mut seen = 0;
             for replaced in 0.. {
                 Image::new(1 << 20).write(&new);
-                while begun.load(Ordering::Relaxed) <= replaced {
+                // Never for an acquire that is over: one would meet all of those at once.
+                while begun.load(Ordering::Relaxed) == seen {
                     thread::yield_now();
                 }
-                if begun.load(Ordering::Relaxed) == usize::MAX {
+                seen = begun.load(Ordering::Relaxed);
+                if seen == usize::MAX {
                     return;
                 }
                 for _ in 0..replaced * 997 % STEPS {
