@@ -163,17 +163,26 @@ impl Driver {
         Ok(usage.ok_or(unpublished)??)
     }
 
-    /// Removes the volumes that the kubelet has forgotten. Says how many there were.
+    /// Removes the volumes that the kubelet has forgotten. Says how many they were. One that can't be
+    /// removed is left for the next time.
     pub(super) async fn sweep(&self) -> Result<usize, Refusal> {
         let mut removed = 0;
         for (id, disk) in self.leases.list().await? {
             let Some(target) = disk.parent() else { continue };
             let _claim = self.claims.claim(id.as_str().to_owned()).await;
             if self.at(target, |place, target| Ok(place.has_forgotten(target))).await? {
-                self.remove(&id, target).await?;
-                tracing::warn!(id = id.as_str(), target = %target.display(), "removed, its Pod is gone");
-                self.figures.forgotten.inc();
-                removed += 1;
+                let gone = self.remove(&id, target).await;
+                let (id, at) = (id.as_str(), target.display());
+                match gone {
+                    Ok(()) => {
+                        tracing::warn!(id, target = %at, "removed, its Pod is gone");
+                        self.figures.forgotten.inc();
+                        removed += 1;
+                    }
+                    Err(refusal) => {
+                        tracing::warn!(id, target = %at, "not removed, its Pod is gone: {refusal}");
+                    }
+                }
             }
         }
         Ok(removed)

@@ -60,7 +60,11 @@ impl Leases {
         match self.client.disk(id).await? {
             Some(lease) if lease.target == disk => Ok(true),
             Some(lease) => Err(Refusal::Elsewhere { id: id.clone(), disk: lease.target }),
-            None => Ok(false),
+            None => {
+                // It is gone by itself, or there never was one.
+                self.forget(id);
+                Ok(false)
+            }
         }
     }
 

@@ -247,6 +247,25 @@ async fn a_node_has_so_many_volumes(scratch: Scratch) {
     kubelet.publish(three.request()).await.expect("it is published");
 }
 
+/// Also if the kubelet had it unpublished after a failure that left open whether it is there, or if
+/// the Pod removed the disk.
+#[apply(test)]
+async fn a_volume_that_is_not_there_does_not_count(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let server = node.start_server();
+    let _driver = node.start_driver(&["--max-volumes", "1"]);
+    let kubelet = node.kubelet().await;
+    let [one, two, three] = ["1", "2", "3"].map(|uid| node.pod(uid));
+    kubelet.publish(one.admit().request()).await.expect("it is published");
+    std::fs::remove_file(node.seen(&one.target()).join("disk.qcow2")).expect("it is removed");
+    kubelet.unpublish(&one).await.expect("it is unpublished");
+    server.stop();
+    assert_eq!(failed(kubelet.publish(two.admit().request()).await).0, Code::Unavailable);
+    let _server = node.start_server();
+    kubelet.unpublish(&two).await.expect("it is unpublished");
+    kubelet.publish(three.admit().request()).await.expect("there is room for one");
+}
+
 /// A message that is no message, or far too large, ends nothing.
 #[apply(test)]
 async fn what_is_too_large_is_refused(scratch: Scratch) {

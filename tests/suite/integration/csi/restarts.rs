@@ -260,3 +260,29 @@ async fn what_is_forgotten_is_removed(scratch: Scratch) {
     assert!(other.exists());
     assert_eq!(node.mounts().len(), 1);
 }
+
+/// One that can't be removed keeps no other.
+#[apply(test)]
+async fn what_is_forgotten_and_stays_is_in_no_other_ones_way(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let server = node.start_server();
+    let driver = node.start_driver(&[]);
+    let kubelet = node.kubelet().await;
+    let pods = ["1", "2", "3"].map(|uid| node.pod(uid));
+    for pod in &pods {
+        kubelet.publish(pod.admit().request()).await.expect("it is published");
+    }
+    driver.kill();
+    let [one, stays, other] = pods;
+    for pod in [&one, &stays, &other] {
+        std::fs::remove_file(pod.record()).expect("it is forgotten");
+    }
+    let target = stays.target();
+    std::fs::rename(&target, target.with_file_name("moved")).expect("it is moved");
+    std::fs::write(&target, "no directory").expect("a file");
+    let _driver = node.start_driver(&[]);
+    for pod in [&one, &other] {
+        eventually("it is removed", || !node.seen(&pod.target()).exists()).await;
+    }
+    eventually("their leases too", || leases(&server) == HashSet::from([stays.id()])).await;
+}
