@@ -30,7 +30,8 @@ impl Hidden {
         format!(".{:032x}{}", rand::random::<u128>(), self.suffix())
     }
 
-    fn of(name: &str) -> Option<Self> {
+    /// What has this name; none if no file of ours can have it.
+    pub(super) fn of(name: &str) -> Option<Self> {
         [Self::Draft, Self::Trial].into_iter().find(|kind| {
             let digits = name.strip_prefix('.').and_then(|rest| rest.strip_suffix(kind.suffix()));
             digits.is_some_and(is_random)

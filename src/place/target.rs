@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use rustix::io::Errno;
 
+use super::hidden::Hidden;
 use super::names::leads_through;
 use crate::image::absolute;
 use crate::paths::{explained, of_open};
@@ -140,11 +141,16 @@ impl Spot {
     }
 
     /// That it neither is in a directory of such an owner, nor its path leads through one's name
-    /// (rule D4).
+    /// (rule D4); nor has a name that is removed as a killed process'.
     pub(crate) fn expect_outside(&self, prefix: &str) -> io::Result<()> {
         let by_path = self.path.parent().is_some_and(|parent| leads_through(parent, prefix));
         if by_path || self.real.as_deref().is_some_and(|real| leads_through(real, prefix)) {
             let why = "its directory is named as those are that are removed with their pool; choose \
+                       another";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        if self.name.to_str().and_then(Hidden::of).is_some() {
+            let why = "files of such a name are removed, since killed processes leave them; choose \
                        another";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }

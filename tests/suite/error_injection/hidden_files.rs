@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
+
 use crate::harness::prelude::*;
 use crate::harness::scratch::names;
 use crate::harness::server::{self, Server, base, vms};
@@ -79,4 +81,26 @@ fn a_process_that_makes_an_overlay_is_killed(scratch: Scratch, #[values("0", "1"
     grow_old(&left[0]);
     serve(&scratch, ahead);
     assert_eq!(names(&vms(&scratch)), owns);
+}
+
+/// What the next server would take for a killed one's is nobody's disk: none is handed over there.
+#[apply(test)]
+fn no_disk_under_a_name_that_is_removed(
+    scratch: Scratch,
+    #[values("draft", "trial")] kind: &str,
+    #[values(None, Some("vm"))] id: Option<&str>,
+) {
+    let server = Server::of_one_base(&scratch);
+    let target = vms(&scratch).join(format!(".{}.{kind}", "0".repeat(32)));
+    let mut wanted = json!({ "base": base(&scratch), "target": target });
+    if let Some(id) = id {
+        wanted["id"] = json!(id);
+    }
+    let refused = server.post("/v1/acquire", &wanted);
+    assert_eq!(refused.problem(422), "bad-target");
+    assert!(refused.body.contains("choose another"), "{refused:?}");
+    // What is there comes before (rule A1).
+    std::fs::write(&target, "precious").expect("a file");
+    assert_eq!(server.post("/v1/acquire", &wanted).problem(409), "already-exists");
+    server.stop();
 }
