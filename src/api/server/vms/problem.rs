@@ -8,7 +8,7 @@ use super::tenants::TooMany;
 use crate::Error;
 use crate::api::wire::Problem;
 use crate::creator::CreatorError;
-use crate::vm::{GuestError, UnknownLanguage, VmError};
+use crate::vm::{GuestError, UnknownLanguage, VmError, VmState};
 
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
@@ -48,6 +48,9 @@ impl From<&VmError> for Problem {
             VmError::NotStarted => (StatusCode::SERVICE_UNAVAILABLE, "not-started"),
             VmError::TooMany { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too-many-vms"),
             VmError::NoImage { .. } => (StatusCode::NOT_FOUND, "no-image"),
+            VmError::NotReady { state: VmState::Destroying | VmState::Destroyed, .. } => {
+                (StatusCode::NOT_FOUND, "unknown-vm")
+            }
             VmError::NotReady { .. } => (StatusCode::CONFLICT, "vm-busy"),
             VmError::Guest {
                 source: GuestError::Refused(_) | GuestError::TooLong { .. }, ..
@@ -81,7 +84,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
-    use crate::vm::{Language, VmState};
+    use crate::vm::Language;
 
     fn guest(source: GuestError) -> VmError {
         VmError::Guest { vm: "vm".to_owned(), source, log: None }
@@ -106,6 +109,8 @@ mod tests {
     #[case(VmError::TooMany { limit: 1 }, 503, "too-many-vms")]
     #[case(VmError::NoImage { language: Language::PYTHON, directory: PathBuf::new() }, 404, "no-image")]
     #[case(VmError::NotReady { vm: String::new(), state: VmState::Executing }, 409, "vm-busy")]
+    #[case(VmError::NotReady { vm: String::new(), state: VmState::Destroying }, 404, "unknown-vm")]
+    #[case(VmError::NotReady { vm: String::new(), state: VmState::Destroyed }, 404, "unknown-vm")]
     #[case(guest(GuestError::Refused(String::new())), 422, "guest-refused")]
     #[case(guest(GuestError::TooLong { what: "arguments", limit: 1 }), 422, "guest-refused")]
     #[case(guest(GuestError::Closed), 500, "vm-failed")]

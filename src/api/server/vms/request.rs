@@ -1,12 +1,15 @@
 //! What a client asks to have run: as JSON, or as a form with files and input.
 
 use std::io::Cursor;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use multer::{Field, Multipart};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, duplex};
@@ -17,6 +20,8 @@ use crate::vm::Program;
 
 /// How much of a program's input may wait for it.
 const WAITING: usize = 64 << 10;
+/// How many bytes a form may have beside the contents of its parts.
+const HEADS: usize = 1 << 20;
 /// The most files that go in.
 const FILES: usize = 1024;
 /// The longest time that a program may be given, and the longest that a session may be idle.
@@ -101,7 +106,8 @@ impl<T: DeserializeOwned> Asked<T> {
 
     async fn form(kind: &str, body: Body, most: usize) -> Result<Self, Problem> {
         let boundary = multer::parse_boundary(kind).map_err(|error| bad_form(&error))?;
-        let mut form = Multipart::new(body.into_data_stream(), boundary);
+        let budget = Arc::new(AtomicUsize::new(most.saturating_add(HEADS)));
+        let mut form = Multipart::new(bounded(body, Arc::clone(&budget)), boundary);
         let mut left = most;
         let first = form.next_field().await.map_err(|error| bad_form(&error))?;
         let request = match first {
@@ -113,7 +119,11 @@ impl<T: DeserializeOwned> Asked<T> {
         let mut files = Vec::new();
         while let Some(field) = form.next_field().await.map_err(|error| bad_form(&error))? {
             match (field.name(), field.file_name()) {
-                (Some("stdin"), _) => return Ok(Self { request, files, stdin: Some(field) }),
+                (Some("stdin"), _) => {
+                    // It may be endless, and nothing of it is kept.
+                    budget.store(usize::MAX, Ordering::Relaxed);
+                    return Ok(Self { request, files, stdin: Some(field) });
+                }
                 (Some("file"), Some(path)) if files.len() < FILES => {
                     let path = path.to_owned();
                     files.push(FileIn { path, bytes: part(field, &mut left, most).await? });
@@ -262,8 +272,29 @@ async fn part(field: Field<'static>, left: &mut usize, most: usize) -> Result<By
     Ok(read.into())
 }
 
+/// What comes of a form, until its budget is used up: the form's parser keeps whatever it finds no
+/// end of.
+fn bounded(body: Body, budget: Arc<AtomicUsize>) -> impl Stream<Item = Result<Bytes, BoxError>> {
+    body.into_data_stream().map(move |bytes| {
+        let bytes = bytes?;
+        let left = budget.load(Ordering::Relaxed).checked_sub(bytes.len()).ok_or(TooMuch)?;
+        budget.store(left, Ordering::Relaxed);
+        Ok(bytes)
+    })
+}
+
+/// A form has more bytes beside its parts' contents than it may have.
+#[derive(Debug, thiserror::Error)]
+#[error("over {HEADS} bytes beside the contents of its parts")]
+struct TooMuch;
+
 fn bad_form(error: &multer::Error) -> Problem {
-    Problem::bad_request(format!("the form: {error}"))
+    match error {
+        multer::Error::StreamReadFailed(error) if error.is::<TooMuch>() => {
+            too_large(&error.to_string())
+        }
+        error => Problem::bad_request(format!("the form: {error}")),
+    }
 }
 
 fn too_large(what: &str) -> Problem {

@@ -99,6 +99,31 @@ sys.stdout.buffer.write(b'\\xff')";
     assert_no_vm_left(&scratch).await;
 }
 
+/// What is beside the parts' contents counts too: a head without an end, what comes before the first
+/// part, and more parts than there may be.
+#[apply(test)]
+#[case::head("--x\r\nx: ", "y")]
+#[case::before("", "y")]
+#[case::parts("", "--x\r\ncontent-disposition: form-data; name=file; filename=a\r\n\r\n\r\n")]
+fn a_form_is_bounded_all_together(#[case] first: &str, #[case] more: &str, scratch: Scratch) {
+    let server = vm_server::start(&scratch, 2, &["--max-upload", "64k"]);
+    let mut client = server.client();
+    let request = python("").to_string();
+    let request =
+        format!("--x\r\ncontent-disposition: form-data; name=request\r\n\r\n{request}\r\n");
+    let first = if more.starts_with('-') { request } else { first.to_owned() };
+    let body = first + &more.repeat((4 << 20) / more.len());
+    let head = format!(
+        "POST /v1/execute HTTP/1.1\r\nhost: pool\r\ncontent-type: multipart/form-data; boundary=x\r\n\
+         content-length: {}\r\n\r\n",
+        body.len() + 1
+    );
+    // The rest is not taken.
+    let _ = client.send(&[head.as_bytes(), body.as_bytes()].concat());
+    assert_eq!(client.answer().expect("an answer").problem(413), "too-large");
+    server.stop();
+}
+
 #[apply(test)]
 async fn what_is_read_comes_while_it_runs(scratch: Scratch) {
     let server = vm_server::start(&scratch, 2, &[]);

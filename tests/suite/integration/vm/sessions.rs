@@ -48,6 +48,7 @@ async fn one_program_finds_what_the_one_before_left(scratch: Scratch) {
     // Who waited for the program hears of its end.
     let last = next(&mut client).expect("an event");
     assert_eq!(last["event"], "failed", "{last}");
+    assert_eq!(last["problem"]["error"], "unknown-vm", "{last}");
     assert!(next(&mut client).is_none());
     assert_eq!(server.get(&path).problem(404), "unknown-vm");
     assert_eq!(delete(&server, &path), 404);
