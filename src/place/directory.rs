@@ -155,7 +155,7 @@ pub(super) fn same(one: &Stat, other: &Stat) -> bool {
 }
 
 /// Says whether it made the directory.
-fn make_parent(parent: &Path) -> io::Result<bool> {
+pub(super) fn make_parent(parent: &Path) -> io::Result<bool> {
     let mut builder = std::fs::DirBuilder::new();
     builder.mode(0o700);
     let made = match builder.create(parent) {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, unlinkat};
@@ -10,8 +11,23 @@ use rustix::io::Errno;
 use super::entry::make_private;
 use super::hidden::Hidden;
 use super::rename::rename_new;
-use super::target::Spot;
+use super::target::{Spot, Target};
 use crate::paths::link_to;
+
+/// Tells what is in the way of a file at a target, as far as that can be told before: one is made
+/// there, and gets no name.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::AlreadyExists`] if something is there, and those of the system.
+pub fn try_target(target: &Path) -> io::Result<()> {
+    let spot = Target::from(target).absolute().and_then(Target::open);
+    let spot = spot.map_err(|(_, error)| error)?;
+    if spot.exists() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    Draft::begin(&spot).map(drop)
+}
 
 /// A file that gets its name when it is finished, so that a target appears complete or not at
 /// all, whatever ends the process before.

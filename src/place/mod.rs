@@ -31,6 +31,8 @@ pub(crate) use file_id::FileId;
 pub(crate) use names::leads_through;
 #[cfg(feature = "server")]
 pub(crate) use removal::{finish_removal, remove_only};
+#[cfg(feature = "vm")]
+pub(crate) use rename::rename_new;
 #[cfg(feature = "server")]
 pub(crate) use store::Store;
 pub(crate) use sweep::remove_leftovers;
@@ -38,6 +40,7 @@ pub(crate) use target::Spot;
 #[cfg(feature = "server")]
 pub(crate) use trust::{is_anothers, is_shared, others_may_change};
 
+pub use draft::try_target;
 pub use hidden::remove_hidden;
 pub use sweep::{Leftover, PlaceError, Sweep, sweep, try_directory};
 pub use target::Target;

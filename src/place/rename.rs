@@ -12,7 +12,7 @@ use super::target::Spot;
 ///
 /// NFS and FUSE know no `RENAME_NOREPLACE`. There the file gets its other name by a link, which
 /// overwrites nothing either, and then loses the first one.
-pub(super) fn rename_new(from: impl AsFd, name: &OsStr, to: &Spot) -> Result<(), Errno> {
+pub(crate) fn rename_new(from: impl AsFd, name: &OsStr, to: &Spot) -> Result<(), Errno> {
     let (at, place) = (to.directory(), to.name());
     match renameat_with(&from, name, at, place, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS) => {}

@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -10,7 +9,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::directory::same;
+use super::directory::{make_parent, same};
 use super::draft::Draft;
 use super::target::Target;
 use super::trust::{is_anothers, is_shared};
@@ -37,7 +36,7 @@ impl Store {
     /// [`io::ErrorKind::WouldBlock`] if another owner has it.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
-            std::fs::DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+            make_parent(path)?;
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = match openat(CWD, path, flags, Mode::empty()) {
                 Err(Errno::NOENT) => continue,
@@ -53,9 +52,9 @@ impl Store {
                 Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
                 result => result?,
             }
-            let there = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
-            if there.is_ok_and(|there| same(&found, &there)) {
-                return Ok(Self { path: path.to_owned(), fd });
+            let store = Self { path: path.to_owned(), fd };
+            if !store.is_gone()? {
+                return Ok(store);
             }
         }
         Err(io::Error::other("the directory was removed again and again"))
@@ -63,6 +62,16 @@ impl Store {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was removed from outside, or moved away.
+    pub(crate) fn is_gone(&self) -> io::Result<bool> {
+        let ours = fstat(&self.fd)?;
+        match statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok(!same(&ours, &there)),
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// The names of its files, but for hidden ones.

@@ -22,6 +22,7 @@ use super::program::Program;
 use super::settings::VmSettings;
 use super::state::VmState;
 use crate::Source;
+use crate::place::try_target;
 
 /// How much of a program's output may wait for who takes it, in parts.
 const PARTS: usize = 16;
@@ -272,7 +273,7 @@ impl Vm {
     /// to `target`, where nothing is there. The VM is destroyed.
     pub(super) async fn keep_disk(&self, target: &Path) -> Result<(), VmError> {
         let failed = |source| VmError::File { what: "disk", path: target.to_owned(), source };
-        keep::judge(target).map_err(failed)?;
+        try_target(target).map_err(failed)?;
         let sync = guest::Start { arguments: vec!["sync".to_owned()], ..guest::Start::default() };
         let deadline = Instant::now() + self.execute_timeout;
         let run = Run { start: Some(&sync), code: &[], file: None, limit: 0, deadline };

@@ -4,35 +4,24 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::CWD;
 use rustix::io::Errno;
 
-use crate::place::{Draft, Target};
-
-/// Refuses a target that no disk can be kept at, as far as that can be told before.
-pub(super) fn judge(target: &Path) -> io::Result<()> {
-    if target.symlink_metadata().is_ok() {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    parent(target).metadata().map(|_| ())
-}
+use crate::place::{Draft, Target, rename_new};
 
 /// Moves a disk to a target where nothing is there; to another file system it is copied.
 pub(super) fn keep(disk: &Path, target: &Path) -> io::Result<()> {
-    match renameat_with(CWD, disk, CWD, target, RenameFlags::NOREPLACE) {
+    let spot = Target::from(target).absolute().and_then(Target::open);
+    let spot = spot.map_err(|(_, error)| error)?;
+    match rename_new(CWD, disk.as_os_str(), &spot) {
         Err(Errno::XDEV) => {
-            let spot = Target::from(target).open().map_err(|(_, error)| error)?;
             let copy = Draft::begin(&spot)?;
             io::copy(&mut File::open(disk)?, &mut copy.file().as_ref())?;
             copy.finish()?;
             fs::remove_file(disk)
         }
-        moved => moved.map_err(io::Error::from),
+        moved => Ok(moved?),
     }
-}
-
-fn parent(target: &Path) -> &Path {
-    target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -274,7 +274,8 @@ impl VmManager {
         self.vms().remove(vm.id());
     }
 
-    /// Destroys a VM, and keeps its disk at `target`, on the same filesystem.
+    /// Destroys a VM, and keeps its disk at `target`. If no disk can be kept there, as far as that
+    /// can be told before, the VM stays as it is.
     ///
     /// # Errors
     ///
@@ -282,7 +283,9 @@ impl VmManager {
     /// those of [`Vm::execute`].
     pub async fn keep_disk(&self, vm: &Vm, target: &Path) -> Result<(), VmError> {
         let kept = vm.keep_disk(target).await;
-        self.vms().remove(vm.id());
+        if vm.state() == VmState::Destroyed {
+            self.vms().remove(vm.id());
+        }
         kept
     }
 

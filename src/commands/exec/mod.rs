@@ -6,11 +6,12 @@ mod own;
 mod remote;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay_pool::api::{Client, Running};
+use overlay_pool::place::try_target;
 use overlay_pool::vm::{Accelerator, End, Language, Outcome, VmManager, VmSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -107,19 +108,13 @@ const OF_OWN_VMS: [&str; 7] =
 
 /// Refuses a target that no disk can be kept at, before code runs for it.
 fn expect_room_for(target: &Path) -> Result<(), Failure> {
-    const ADVICE: &str = "choose another --keep";
-    if target.symlink_metadata().is_ok() {
-        let cause = format!("{}: it is there already", target.display());
-        return Err(Failure::new(Exit::TargetExists, cause, ADVICE));
-    }
-    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-    match directory {
-        Some(directory) if !directory.is_dir() => {
-            let cause = format!("{}: there is no such directory", directory.display());
-            Err(Failure::new(Exit::NotRun, cause, ADVICE))
-        }
-        _ => Ok(()),
-    }
+    try_target(target).map_err(|error| {
+        let (exit, why) = match error.kind() {
+            ErrorKind::AlreadyExists => (Exit::TargetExists, "it is there already".to_owned()),
+            _ => (Exit::NotRun, error.to_string()),
+        };
+        Failure::new(exit, format!("{}: {why}", target.display()), "choose another --keep")
+    })
 }
 
 impl Exec {

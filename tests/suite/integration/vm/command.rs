@@ -153,7 +153,15 @@ fn what_keeps_code_from_running(scratch: Scratch) {
     let code = ["python", "-c", "print('it ran')"];
     let answer = run(exec(&scratch).args(["--keep", "missing/kept.qcow2"]).args(code));
     assert_eq!((answer.code, &*answer.stdout), (Some(125), ""), "{answer}");
-    assert!(answer.stderr.contains("missing: there is no such directory"), "{answer}");
+    assert!(answer.stderr.contains("/missing is missing; choose another --keep"), "{answer}");
+    // Where no file can be made, code doesn't run in vain.
+    for target in [&*"x".repeat(256), "/proc/kept.qcow2", "code.py/kept.qcow2", "."] {
+        std::fs::write(scratch.join("code.py"), "").expect("a file");
+        let answer = run(exec(&scratch).args(["--keep", target]).args(code));
+        let code = if target == "." { 4 } else { 125 };
+        assert_eq!((answer.code, &*answer.stdout), (Some(code), ""), "{answer}");
+        assert!(answer.stderr.contains("choose another --keep"), "{answer}");
+    }
     let answer = run(exec(&scratch).args(["raw", "-c", "true"]));
     assert_eq!(answer.code, Some(125), "{answer}");
     assert!(answer.stderr.contains("no base image of raw"), "{answer}");

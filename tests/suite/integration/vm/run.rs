@@ -45,6 +45,22 @@ async fn a_vm_boots_on_a_pooled_overlay(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
+/// A VM whose disk can't be kept there is as it was: it runs code, and ends with its manager.
+#[apply(test)]
+async fn a_vm_whose_disk_is_not_kept_stays(scratch: Scratch) {
+    let manager = started(settings(&scratch), Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
+    let kept = scratch.join("kept.qcow2");
+    std::fs::write(&kept, "precious").expect("a file");
+    let error = manager.keep_disk(&vm, &kept).await.expect_err("something is there");
+    assert!(error.to_string().contains("kept.qcow2"), "{error}");
+    assert_eq!((vm.state(), manager.active_vms().len()), (VmState::Ready, 1));
+    assert_eq!(prints(&vm, "print(1)").await, "1\n");
+    manager.stop().await;
+    assert_eq!(vm.state(), VmState::Destroyed);
+    assert_no_vm_left(&scratch).await;
+}
+
 /// Of at most four VMs two have their overlays ready; the third's is made on demand.
 #[apply(test)]
 async fn three_vms_at_once(scratch: Scratch) {
