@@ -67,7 +67,7 @@ fn is_of_one_client(error: &io::Error) -> bool {
 }
 
 /// The system lacks descriptors or memory, which it may have again.
-fn is_exhausted(error: &io::Error) -> bool {
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::error::LeaseError;
 use super::key::{Claims, Key};
 use super::record::{Record, name};
+use crate::api::server::acceptor::is_exhausted;
 use crate::api::server::access::Access;
 use crate::api::server::room::{Counts, Room};
 use crate::place::Store;
@@ -15,7 +16,7 @@ use crate::place::Store;
 /// The records of one server.
 #[derive(Debug)]
 pub(in crate::api::server) struct Book {
-    store: Store,
+    store: RwLock<Arc<Store>>,
     kept: Mutex<BTreeMap<Key, Kept>>,
     counts: Counts,
 }
@@ -40,6 +41,8 @@ impl Book {
                     let room = counts.take(record.uid, usize::MAX);
                     kept.insert(record.key(), Kept { record: Arc::new(record), room });
                 }
+                // Nothing is known of it, and later it may be read.
+                Err(source) if is_exhausted(&source) => return Err(failed(source)),
                 Err(error) => {
                     let file = store.path().join(&name);
                     tracing::warn!(file = %file.display(), %error, "no record of a disk; remove it");
@@ -47,7 +50,7 @@ impl Book {
             }
         }
         tracing::debug!(place = %place.display(), count = kept.len(), "leases");
-        Ok(Self { store, kept: Mutex::new(kept), counts })
+        Ok(Self { store: RwLock::new(Arc::new(store)), kept: Mutex::new(kept), counts })
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<Arc<Record>> {
@@ -76,9 +79,29 @@ impl Book {
 
     /// Writes a record, before there is such a disk.
     pub(super) fn write(&self, record: &Record) -> Result<(), LeaseError> {
-        let bytes = serde_json::to_vec(record).map_err(io::Error::from);
-        let written = bytes.and_then(|bytes| self.store.write(&record.name(), &bytes));
-        written.map_err(|source| LeaseError::io(self.store.path(), source))
+        let store = self.store();
+        let written = store.is_gone().and_then(|is_gone| {
+            let store = if is_gone { self.again()? } else { Arc::clone(&store) };
+            write(&store, record)
+        });
+        written.map_err(|source| LeaseError::io(store.path(), source))
+    }
+
+    /// The directory, made again with all records that there are, since nobody finds it any more.
+    fn again(&self) -> io::Result<Arc<Store>> {
+        let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
+        if store.is_gone()? {
+            let again = Store::open(store.path())?;
+            // One that is forgotten meanwhile is of a disk that is gone, as the next server sees.
+            self.list(|_| true).iter().try_for_each(|record| write(&again, record))?;
+            tracing::warn!(place = %again.path().display(), "directory of leases made again");
+            *store = Arc::new(again);
+        }
+        Ok(Arc::clone(&store))
+    }
+
+    fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.store.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Room for one more disk of a user, who may have `most`.
@@ -93,15 +116,16 @@ impl Book {
 
     /// Forgets a record, when there is no such disk.
     pub(super) fn forget(&self, record: &Record) -> Result<(), LeaseError> {
-        let removed = self.store.remove(&record.name());
-        removed.map_err(|source| LeaseError::io(self.store.path(), source))?;
+        let store = self.store();
+        let removed = store.remove(&record.name());
+        removed.map_err(|source| LeaseError::io(store.path(), source))?;
         self.kept().remove(&record.key());
         Ok(())
     }
 
     /// Removes what was written of a disk that there never was.
     pub(super) fn erase(&self, key: &Key) -> io::Result<()> {
-        self.store.remove(&name(key))
+        self.store().remove(&name(key))
     }
 
     /// Forgets those whose disks are gone, but for those that something is being done with.
@@ -125,6 +149,10 @@ impl Book {
     fn kept(&self) -> MutexGuard<'_, BTreeMap<Key, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn write(store: &Store, record: &Record) -> io::Result<()> {
+    store.write(&record.name(), &serde_json::to_vec(record)?)
 }
 
 fn read(store: &Store, name: &str) -> io::Result<Record> {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{delete, ids, killed_and_started_again, records, request, target_of};
 use crate::harness::faults::fuse;
@@ -99,11 +99,38 @@ fn no_disk_without_its_record(scratch: Scratch) {
     assert!(refused.body.contains("/pool/leases"), "{refused:?}");
     std::fs::remove_file(scratch.join("pool/leases")).expect("removed");
     assert_eq!(server.post("/v1/acquire", &wanted).status, 200);
-    // What is no record is left, and what was one is gone.
-    std::fs::remove_dir_all(scratch.join("pool/leases")).expect("removed");
-    let refused = server.post("/v1/acquire", &request(&scratch, "vm-2", "vm-2"));
-    assert_eq!(refused.problem(500), "no-leases");
-    assert_eq!(names(&server::vms(&scratch)), ["vm"]);
+    server.stop();
+}
+
+/// As the pool's directory, that of the leases is made again, with all that the server knows: if it
+/// was removed, or moved away where no other server finds it.
+#[apply(test)]
+fn a_directory_of_leases_that_is_gone_is_made_again(
+    scratch: Scratch,
+    #[values(false, true)] moved: bool,
+) {
+    let server = start(&scratch, &[]);
+    let leases = scratch.join("pool/leases");
+    let wanted = ["1", "2", "3"].map(|vm| request(&scratch, vm, vm));
+    let ask = |server: &Server, wanted: &Value| {
+        let answer = server.post("/v1/acquire", wanted);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let mut answers = vec![ask(&server, &wanted[0]), ask(&server, &wanted[1])];
+    if moved {
+        std::fs::rename(&leases, scratch.join("moved")).expect("moved");
+        std::fs::create_dir(&leases).expect("a folder");
+    } else {
+        std::fs::remove_dir_all(&leases).expect("removed");
+    }
+    assert_eq!(delete(&server, "/v1/disks/2").status, 204);
+    answers[1] = ask(&server, &wanted[2]);
+    assert_eq!(records(&scratch).len(), 2);
+    let server = killed_and_started_again(server, &scratch);
+    assert_eq!(ids(&server, ""), ["1", "3"]);
+    assert_eq!(answers, [ask(&server, &wanted[0]), ask(&server, &wanted[2])]);
+    assert_eq!(names(&server::vms(&scratch)), ["1", "3"]);
     server.stop();
 }
 
@@ -127,6 +154,32 @@ fn a_file_that_is_no_record_is_named(scratch: Scratch) {
             .await_that("it is named", |server| server.log().contains(path.to_str().expect("it")));
         assert!(path.exists());
     }
+    server.stop();
+}
+
+/// A server that lacks descriptors for a moment takes no record for none: it reads them later.
+#[apply(test)]
+#[needs(Strace)]
+fn a_record_that_cannot_be_read_now_is_read_later(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    let wanted = request(&scratch, "vm", "vm");
+    let answer = server.post("/v1/acquire", &wanted).json();
+    server.stop();
+    let leases = scratch.join("pool/leases");
+    let mut command = Command::new("strace");
+    // The program is our child, and is told to end.
+    command.args(["-D", "-f", "-qq", "-o"]).arg(scratch.join("strace.log"));
+    command.args(["-e", "trace=openat", "-e", "inject=openat:error=EMFILE:when=3"]);
+    // Of the directory, twice, and then of the record.
+    command.arg("-P").arg(leases).arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
+    command.args(server::one_base_args(&scratch)).env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    server.await_that("it has tried", |server| server.log().contains("Too many open files"));
+    assert!(!server.log().contains("no record of a disk"), "{}", server.log());
+    // Once for each of its threads.
+    server.await_that("they are read", |server| server.get("/v1/disks/vm").status == 200);
+    assert_eq!(server.post("/v1/acquire", &wanted).json(), answer);
     server.stop();
 }
 
