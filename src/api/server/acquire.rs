@@ -1,5 +1,6 @@
 //! `POST /v1/acquire` and `POST /v1/open`: one overlay is handed over.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::access::{AccessError, TARGET};
@@ -51,9 +52,9 @@ pub(super) async fn acquire(
     }
     let (pool, asks) = (Arc::clone(&shared), caller.clone());
     let work = async move { hand_over(&pool, &asks, request).await };
-    let undo = |done: Result<(AcquireAnswer, OwnedFd), Problem>| {
-        let Ok((AcquireAnswer { target, .. }, directory)) = done else { return };
-        let removed = take_back(&directory, &target);
+    let undo = |done: Result<(AcquireAnswer, HandedOver), Problem>| {
+        let Ok((AcquireAnswer { target, .. }, handed_over)) = done else { return };
+        let removed = handed_over.take_back();
         tracing::warn!(target = %target.display(), ?removed, "taken back, its time was over");
     };
     let (answer, _) = caller.take_turn(&shared.turns, work, undo).await??;
@@ -69,17 +70,43 @@ fn leased(request: &AcquireRequest) -> Result<Option<Label>, Problem> {
     Ok(request.id.clone())
 }
 
-/// Removes an overlay that nobody was told of.
-fn take_back(directory: &OwnedFd, target: &Path) -> Result<(), Errno> {
-    unlinkat(directory, target.file_name().unwrap_or_default(), AtFlags::empty())
+/// An overlay at its target.
+struct HandedOver {
+    /// The target's directory, wherever it is by then.
+    directory: OwnedFd,
+    name: OsString,
+    /// What is there right after, by its number and the time when it came there.
+    found: Option<(u64, i64, u64)>,
 }
 
-/// Also gives the target's directory, wherever it is by then.
+impl HandedOver {
+    fn at(directory: OwnedFd, target: &Path) -> Self {
+        let name = target.file_name().unwrap_or_default().to_owned();
+        let found = find(&directory, &name).ok();
+        Self { directory, name, found }
+    }
+
+    /// Removes an overlay that nobody was told of. Says whether it was there: by now it may be
+    /// another file, of who took it for missing.
+    fn take_back(&self) -> Result<bool, Errno> {
+        let is_it = self.found == Some(find(&self.directory, &self.name)?);
+        if is_it {
+            unlinkat(&self.directory, &self.name, AtFlags::empty())?;
+        }
+        Ok(is_it)
+    }
+}
+
+fn find(directory: &OwnedFd, name: &OsStr) -> Result<(u64, i64, u64), Errno> {
+    let found = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok((found.st_ino, found.st_ctime, found.st_ctime_nsec))
+}
+
 async fn hand_over(
     shared: &Shared,
     caller: &Caller,
     request: AcquireRequest,
-) -> Result<(AcquireAnswer, OwnedFd), Problem> {
+) -> Result<(AcquireAnswer, HandedOver), Problem> {
     let AcquireRequest { base, format, target, virtual_size, .. } = request;
     let since = Instant::now();
     let opened = shared.access.target(&target).and_then(|(directory, real)| {
@@ -108,8 +135,9 @@ async fn hand_over(
         Some(size) => pool.acquire_sized(base, target, size).await?,
         None => pool.acquire(base, target).await?,
     };
+    let handed_over = HandedOver::at(directory, &acquired.target);
     if let Err(gone) = expect_there(&acquired.base) {
-        let removed = take_back(&directory, &acquired.target);
+        let removed = handed_over.take_back();
         tracing::warn!(target = %acquired.target.display(), ?removed, "taken back, its base image is gone");
         return Err(failed(shared, gone.into()));
     }
@@ -123,7 +151,7 @@ async fn hand_over(
         target: acquired.target,
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     };
-    Ok((answer, directory))
+    Ok((answer, handed_over))
 }
 
 /// Hands one overlay over as an open descriptor.
@@ -187,4 +215,31 @@ async fn open_one(
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     };
     Ok((answer, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, read, remove_file, rename, write};
+
+    use super::HandedOver;
+
+    /// Who was told that nothing was handed over may have put a file of his own there.
+    #[test]
+    fn what_is_taken_back_is_no_other_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [target, other] = ["target", "other"].map(|name| folder.path().join(name));
+        let handed_over = || {
+            write(&target, "overlay").expect("a file");
+            HandedOver::at(File::open(folder.path()).expect("it opens").into(), &target)
+        };
+        assert!(handed_over().take_back().expect("it is removed"));
+        assert!(!target.exists());
+        let replaced = handed_over();
+        write(&other, "precious").expect("a file");
+        rename(&other, &target).expect("it takes the place");
+        assert!(!replaced.take_back().expect("it is another"));
+        assert_eq!(read(&target).expect("the other's file"), b"precious");
+        remove_file(&target).expect("removed");
+        replaced.take_back().expect_err("nothing is there");
+    }
 }
