@@ -22,6 +22,8 @@ pub(super) struct Interpreter {
 /// What a VM that waits runs once, so that a caller's first line of output finds the way taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Rehearsal {
+    /// Nothing: what no program is would fail in some languages.
+    Nothing,
     /// A program.
     Program(&'static str),
     /// For an interpreter that rehearses by itself before it waits: a command that starts sooner and
@@ -98,12 +100,13 @@ pub(super) struct Order {
 }
 
 impl Interpreter {
-    /// What a VM that waits runs once.
-    pub(super) fn rehearsal(&self) -> Order {
+    /// What a VM that waits runs once, if anything.
+    pub(super) fn rehearsal(&self) -> Option<Order> {
         match self.rehearsal {
-            Rehearsal::Program(code) => self.order(&Program::new(code)),
+            Rehearsal::Nothing => None,
+            Rehearsal::Program(code) => Some(self.order(&Program::new(code))),
             Rehearsal::Command(command) => {
-                Order { start: Some(start(command, &[], &[])), code: Vec::new(), file: None }
+                Some(Order { start: Some(start(command, &[], &[])), code: Vec::new(), file: None })
             }
         }
     }

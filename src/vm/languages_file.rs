@@ -97,8 +97,7 @@ struct Entry {
     aliases: Vec<Spanned<String>>,
     images: Option<Spanned<String>>,
     memory: Option<Spanned<u32>>,
-    #[serde(default)]
-    rehearsal: String,
+    rehearsal: Option<String>,
     file: Option<Spanned<String>>,
     #[serde(default)]
     waits: bool,
@@ -137,14 +136,21 @@ impl Entry {
             return Err(Wrong::new(memory, cause));
         }
         let images = self.images.map(Spanned::into_inner);
+        let takes = takes(self.waits, self.file, self.early)?;
+        let rehearsal = match (self.rehearsal, takes) {
+            (Some(code), _) => Rehearsal::Program(kept(code)),
+            (None, Takes::File { .. }) => Rehearsal::Nothing,
+            // It has started, and is told that there is none.
+            (None, Takes::Waiting { .. }) => Rehearsal::Program(""),
+        };
         Ok(Interpreter {
-            takes: takes(self.waits, self.file, self.early)?,
+            takes,
+            rehearsal,
             images: kept(images.unwrap_or_else(|| format!("{name}-*-base-*.qcow2"))),
             name: kept(name),
             aliases: all_kept(self.aliases.into_iter().map(Spanned::into_inner)),
             memory_mib: self.memory.map_or(USUAL_MEMORY, Spanned::into_inner),
             command: all_kept(self.command.into_inner()),
-            rehearsal: Rehearsal::Program(kept(self.rehearsal)),
         })
     }
 }
@@ -236,7 +242,7 @@ mod tests {
             memory_mib: 128,
             command: &["ruby", "-W0"],
             takes: Takes::File { path: "/run/code" },
-            rehearsal: Rehearsal::Program(""),
+            rehearsal: Rehearsal::Nothing,
         };
         assert_eq!(interpreters, Ok(vec![ruby]));
     }

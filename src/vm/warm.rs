@@ -303,15 +303,16 @@ impl Shelf {
 async fn rehearse(guest: &mut Guest, language: Language) -> Result<(), GuestError> {
     let interpreter = language.interpreter();
     let deadline = Instant::now() + REHEARSAL;
-    let Order { start, code, file } = interpreter.rehearsal();
-    let run = Run { start: start.as_ref(), code: &code, file, limit: SAID, deadline };
-    let (output, mut said) = mpsc::channel(4);
-    let (ran, ()) = tokio::join!(guest.run(run, empty(), output), async {
-        while said.recv().await.is_some() {}
-    });
-    let end = ran?.end;
-    if end != End::Code(0) {
-        return Err(GuestError::Refused(format!("the rehearsal ended with {end:?}")));
+    if let Some(Order { start, code, file }) = interpreter.rehearsal() {
+        let run = Run { start: start.as_ref(), code: &code, file, limit: SAID, deadline };
+        let (output, mut said) = mpsc::channel(4);
+        let (ran, ()) = tokio::join!(guest.run(run, empty(), output), async {
+            while said.recv().await.is_some() {}
+        });
+        let end = ran?.end;
+        if end != End::Code(0) {
+            return Err(GuestError::Refused(format!("the rehearsal ended with {end:?}")));
+        }
     }
     if let Some(start) = interpreter.start() {
         guest.prepare(&start)?;

@@ -223,3 +223,22 @@ fn what_can_not_be_used_is_named(scratch: Scratch) {
     let there = "--language: no language \"cobol\": there are python, javascript, raw, ruby";
     assert!(answer.stderr.contains(there), "{answer}");
 }
+
+/// A language in which nothing is no program: without a rehearsal of its own its VMs wait all the same.
+#[apply(test)]
+async fn one_without_a_rehearsal_waits(scratch: Scratch) {
+    let path = scratch.join("picky.toml");
+    let command = r#"["/bin/sh", "-c", "test -s $0 && exec /bin/sh $0"]"#;
+    std::fs::write(
+        &path,
+        format!("[picky]\ncommand = {command}\nimages = 'python-*-base-*.qcow2'"),
+    )
+    .expect("a file");
+    let path = path.to_str().expect("a plain path");
+    let server = vm_server::start(&scratch, 2, &["--interpreters", path, "--language", "picky=1"]);
+    until_ready(&server, "picky", 1);
+    let ran = execute(&server, &json!({ "language": "picky", "code": "echo well" }));
+    assert_eq!((ran.printed().as_str(), &ran.events[0]["start"]), ("well\n", &json!("warm")));
+    server.stop();
+    assert_no_vm_left(&scratch).await;
+}
