@@ -30,7 +30,8 @@ impl Entry {
         let number = directory.next_number();
         let entry = Self { directory: Arc::clone(directory), number, moved: false };
         let at = directory.fd().try_clone()?;
-        let target = Target::within(at, directory.path().join(entry.name()));
+        let path = directory.path();
+        let target = Target::found_at(path.to_owned(), at, path.join(entry.name()));
         Ok((entry, target))
     }
 

@@ -87,7 +87,8 @@ impl Store {
 
     /// Writes a file, in place of one of that name.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let target = Target::within(self.fd.try_clone()?, self.path.join(name));
+        let (real, path) = (self.path.clone(), self.path.join(name));
+        let target = Target::found_at(real, self.fd.try_clone()?, path);
         let spot = target.open().map_err(|(_, error)| error)?;
         let write = || {
             let draft = Draft::begin(&spot)?;

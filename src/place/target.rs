@@ -47,7 +47,8 @@ impl Target {
         Self { path: path.into(), directory: Some(directory.into()), real: None }
     }
 
-    /// The same, in a directory that was found at `real`, without a symbolic link on the way.
+    /// The same, in a directory that was found at `real`, without a symbolic link on the way, or that
+    /// is this process' own.
     #[cfg(feature = "server")]
     pub(crate) fn found_at(real: PathBuf, directory: OwnedFd, path: PathBuf) -> Self {
         Self { path, directory: Some(directory), real: Some(real) }
