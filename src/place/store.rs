@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat,
@@ -25,7 +26,7 @@ const ATTEMPTS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
 impl Store {
@@ -55,7 +56,7 @@ impl Store {
             }
             let there = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
             if there.is_ok_and(|there| same(&found, &there)) {
-                return Ok(Self { path: path.to_owned(), fd });
+                return Ok(Self { path: path.to_owned(), fd: fd.into() });
             }
         }
         Err(io::Error::other("the directory was removed again and again"))
@@ -88,7 +89,7 @@ impl Store {
     /// Writes a file, in place of one of that name.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (real, path) = (self.path.clone(), self.path.join(name));
-        let target = Target::found_at(real, self.fd.try_clone()?, path);
+        let target = Target::found_at(real, Arc::clone(&self.fd), path);
         let spot = target.open().map_err(|(_, error)| error)?;
         let write = || {
             let draft = Draft::begin(&spot)?;

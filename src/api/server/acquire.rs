@@ -12,7 +12,6 @@ use axum::http::StatusCode;
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 
-use super::access::{AccessError, TARGET};
 use super::caller::Caller;
 use super::extract::Body;
 use super::leases;
@@ -51,7 +50,7 @@ pub(super) async fn acquire(
     }
     let (pool, asks) = (Arc::clone(&shared), caller.clone());
     let work = async move { hand_over(&pool, &asks, request).await };
-    let undo = |done: Result<(AcquireAnswer, OwnedFd), Problem>| {
+    let undo = |done: Result<(AcquireAnswer, Arc<OwnedFd>), Problem>| {
         let Ok((AcquireAnswer { target, .. }, directory)) = done else { return };
         let removed = take_back(&directory, &target);
         tracing::warn!(target = %target.display(), ?removed, "taken back, its time was over");
@@ -79,18 +78,12 @@ async fn hand_over(
     shared: &Shared,
     caller: &Caller,
     request: AcquireRequest,
-) -> Result<(AcquireAnswer, OwnedFd), Problem> {
+) -> Result<(AcquireAnswer, Arc<OwnedFd>), Problem> {
     let AcquireRequest { base, format, target, virtual_size, .. } = request;
     let since = Instant::now();
-    let opened = shared.access.target(&target).and_then(|(directory, real)| {
-        let again = directory.try_clone();
-        let failed = |source| AccessError::io(TARGET, &target, source);
-        Ok((directory, again.map_err(failed)?, real))
-    });
-    let (directory, target) = match opened {
-        Ok((directory, again, real)) => (directory, Target::found_at(real, again, target)),
-        Err(error) => return Err(refused(shared, &base, error)),
-    };
+    let (directory, real) =
+        shared.access.target(&target).map_err(|error| refused(shared, &base, error))?;
+    let target = Target::found_at(real, Arc::clone(&directory), target);
     let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
         Ok(image) => image,
         Err(error) => {
