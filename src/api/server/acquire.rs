@@ -48,8 +48,8 @@ pub(super) async fn acquire(
     if let Some(id) = leased(&request)? {
         return leases::acquire(&shared, caller, id, request).await;
     }
-    let (pool, asks) = (Arc::clone(&shared), caller.clone());
-    let work = async move { hand_over(&pool, &asks, request).await };
+    let pool = Arc::clone(&shared);
+    let work = async move |caller: &Caller| hand_over(&pool, caller, request).await;
     let undo = |done: Result<(AcquireAnswer, Arc<OwnedFd>), Problem>| {
         let Ok((AcquireAnswer { target, .. }, directory)) = done else { return };
         let removed = take_back(&directory, &target);
@@ -144,8 +144,8 @@ pub(super) async fn open(
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Problem::new(status, "too-many-descriptors", too_many.to_string())
     })?;
-    let (pool, asks) = (Arc::clone(&shared), caller.clone());
-    let work = async move { open_one(&pool, &asks, request).await };
+    let pool = Arc::clone(&shared);
+    let work = async move |caller: &Caller| open_one(&pool, caller, request).await;
     // Nobody else has the file: dropped, it is gone.
     let (answer, file) = caller.take_turn(&shared.turns, work, drop).await??;
     channel.attach(file.into(), counted);
