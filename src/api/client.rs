@@ -28,7 +28,7 @@ use exchange::{Answer, Exchange, Question};
 pub use running::Running;
 
 /// How many connections are kept for the next requests.
-const IDLE: usize = 16;
+const IDLE: usize = 64;
 /// What a path in a URL is written with: all else is escaped, slashes too.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 

@@ -1,7 +1,6 @@
 //! What is done with volumes, one call after the other for each.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
@@ -91,21 +90,19 @@ impl Driver {
     pub(super) async fn publish(&self, request: &Publish) -> Result<(), Refusal> {
         let Publish { id, target, image, format, size, group } = request;
         let _claim = self.claims.claim(id.as_str().to_owned()).await;
-        let volume = Arc::new(self.at(target, Place::make).await?);
+        // A Pod may use what is complete: whatever fails, that stays.
+        let make = |place: &Place, target: &Path| {
+            let volume = place.make(target)?;
+            Ok::<_, PlaceError>((volume.is_complete(), volume))
+        };
+        let (was_complete, volume) = self.at(target, make).await?;
         let (format, group) = (*format, *group);
         let base = BaseRef { path: self.images.join(image), format };
-        let acquired = self.leases.acquire(id, base, &volume.disk(), *size).await;
-        let looked = Arc::clone(&volume);
-        // A Pod may use what is complete: whatever fails, that stays.
-        let was_complete = aside(move || looked.is_complete()).await?;
-        let failure = match acquired {
-            Ok(base) => {
-                let filled = Arc::clone(&volume);
-                match aside(move || filled.complete(&base, format, group)).await? {
-                    Ok(()) => return Ok(()),
-                    Err(failure) => Refusal::from(failure),
-                }
-            }
+        let failure = match self.leases.acquire(id, base, volume.disk(), *size).await {
+            Ok(base) => match aside(move || volume.complete(&base, format, group)).await? {
+                Ok(()) => return Ok(()),
+                Err(failure) => Refusal::from(failure),
+            },
             // Nothing was handed over, and if something was before, it isn't this request's.
             Err(failure) if failure.is_final() && !was_complete => {
                 return match aside(move || volume.remove_if_empty()).await? {
@@ -132,19 +129,18 @@ impl Driver {
     }
 
     async fn remove(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
-        let volume = self.at(target, Place::find).await?;
+        self.place.above(target)?;
         let is_leased = self.leases.has(id, &target.join(DISK)).await?;
-        let volume = match volume {
-            Some(volume) => {
-                let closed = move || volume.close().map(|()| volume);
-                Some(aside(closed).await??)
-            }
-            None => None,
+        let close = |place: &Place, target: &Path| {
+            let Some(volume) = place.find(target)? else { return Ok(None) };
+            volume.close()?;
+            Ok::<_, Refusal>(Some(volume))
         };
+        let closed = self.at(target, close).await?;
         if is_leased {
             self.leases.release(id).await?;
         }
-        match volume {
+        match closed {
             Some(volume) => Ok(aside(move || volume.remove()).await??),
             None => Ok(()),
         }
@@ -170,7 +166,9 @@ impl Driver {
         for (id, disk) in self.leases.list().await? {
             let Some(target) = disk.parent() else { continue };
             let _claim = self.claims.claim(id.as_str().to_owned()).await;
-            if self.at(target, |place, target| Ok(place.has_forgotten(target))).await? {
+            let look =
+                |place: &Place, target: &Path| Ok::<_, PlaceError>(place.has_forgotten(target));
+            if self.at(target, look).await? {
                 let gone = self.remove(&id, target).await;
                 let (id, at) = (id.as_str(), target.display());
                 match gone {
@@ -189,13 +187,13 @@ impl Driver {
     }
 
     /// Looks at a target where file-system calls may wait.
-    async fn at<T: Send + 'static>(
+    async fn at<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
         &self,
         target: &Path,
-        look: impl FnOnce(&Place, &Path) -> Result<T, PlaceError> + Send + 'static,
+        look: impl FnOnce(&Place, &Path) -> Result<T, E> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (place, target) = (self.place.clone(), target.to_owned());
-        Ok(aside(move || look(&place, &target)).await??)
+        aside(move || look(&place, &target)).await?.map_err(Into::into)
     }
 }
 

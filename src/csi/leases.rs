@@ -1,6 +1,6 @@
 //! What the server has handed over to this driver.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,11 +21,14 @@ pub(super) struct Leases {
     most: u64,
     /// Those that there are or may be, once the server was asked for them.
     known: OnceCell<Mutex<HashSet<Label>>>,
+    /// Where those are that this driver had handed over, so that it needn't ask.
+    places: Mutex<HashMap<Label, PathBuf>>,
 }
 
 impl Leases {
     pub(super) fn new(socket: PathBuf, owner: Label, most: u64) -> Self {
-        Self { client: Client::new(socket), owner, most, known: OnceCell::new() }
+        let (known, places) = (OnceCell::new(), Mutex::default());
+        Self { client: Client::new(socket), owner, most, known, places }
     }
 
     pub(super) fn most(&self) -> u64 {
@@ -42,21 +45,26 @@ impl Leases {
         &self,
         id: &Label,
         base: BaseRef,
-        disk: &Path,
+        disk: PathBuf,
         size: Option<u64>,
     ) -> Result<PathBuf, Refusal> {
         let is_new = self.count(id).await?;
-        let acquired = self.client.lease(base, disk, size, id, Some(&self.owner)).await;
+        let acquired = self.client.lease(base, &disk, size, id, Some(&self.owner)).await;
         let acquired = acquired.map_err(Refusal::from).inspect_err(|refusal| {
             if is_new && refusal.is_final() {
                 self.forget(id);
             }
         });
-        Ok(acquired?.base)
+        let base = acquired?.base;
+        locked(&self.places).insert(id.clone(), disk);
+        Ok(base)
     }
 
     /// Whether there is a volume's disk, which can be at `disk` alone.
     pub(super) async fn has(&self, id: &Label, disk: &Path) -> Result<bool, Refusal> {
+        if locked(&self.places).get(id).is_some_and(|place| place == disk) {
+            return Ok(true);
+        }
         match self.client.disk(id).await? {
             Some(lease) if lease.target == disk => Ok(true),
             Some(lease) => Err(Refusal::Elsewhere { id: id.clone(), disk: lease.target }),
@@ -103,12 +111,13 @@ impl Leases {
     }
 
     fn forget(&self, id: &Label) {
+        locked(&self.places).remove(id);
         if let Some(known) = self.known.get() {
             locked(known).remove(id);
         }
     }
 }
 
-fn locked(known: &Mutex<HashSet<Label>>) -> MutexGuard<'_, HashSet<Label>> {
+fn locked<T>(known: &Mutex<T>) -> MutexGuard<'_, T> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -80,12 +80,18 @@ impl Place {
         matches!(record, Ok(Err(Errno::NOENT)))
     }
 
+    /// The path of the directory in which the kubelet wants the volume's, from its own on.
+    pub(super) fn above<'a>(&self, target: &'a Path) -> Result<&'a Path, PlaceError> {
+        let above = target.strip_prefix(&self.written).ok().and_then(Path::parent);
+        above.ok_or_else(|| PlaceError::Outside {
+            path: target.to_owned(),
+            place: self.written.clone(),
+        })
+    }
+
     /// The directory in which the kubelet wants the volume's.
     fn parent_of(&self, target: &Path) -> Result<Result<OwnedFd, Errno>, PlaceError> {
-        let outside =
-            || PlaceError::Outside { path: target.to_owned(), place: self.written.clone() };
-        let rest = target.strip_prefix(&self.written).map_err(|_| outside())?;
-        let above = rest.parent().ok_or_else(outside)?;
+        let above = self.above(target)?;
         let own = openat(CWD, &self.written, DIRECTORY | OFlags::PATH, Mode::empty());
         Ok(own.and_then(
             |own| {

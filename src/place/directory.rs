@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
@@ -32,7 +33,7 @@ pub(crate) struct Directory {
     parent: OwnedFd,
     name: String,
     path: PathBuf,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     next: AtomicU64,
     made_parent: bool,
 }
@@ -69,7 +70,7 @@ impl Directory {
                 Err(errno) => Err(errno.into()),
             };
             if let Ok(Some(fd)) = owned {
-                let path = parent.join(&name);
+                let (path, fd) = (parent.join(&name), Arc::new(fd));
                 let (next, made_parent) = (AtomicU64::new(0), *made_parent);
                 let made = Self { prefix, parent: parent_fd, name, path, fd, next, made_parent };
                 // In a directory with the set-group-ID bit it has another group.
@@ -93,7 +94,7 @@ impl Directory {
         &self.path
     }
 
-    pub(crate) fn fd(&self) -> &OwnedFd {
+    pub(crate) fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
     }
 

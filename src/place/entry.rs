@@ -26,12 +26,13 @@ pub(crate) struct Entry {
 impl Entry {
     /// A name at which nothing is yet, and a target that leads there.
     #[cfg(feature = "server")]
-    pub(crate) fn reserve(directory: &Arc<Directory>) -> io::Result<(Self, Target)> {
+    pub(crate) fn reserve(directory: &Arc<Directory>) -> (Self, Target) {
         let number = directory.next_number();
         let entry = Self { directory: Arc::clone(directory), number, moved: false };
-        let at = directory.fd().try_clone()?;
-        let target = Target::within(at, directory.path().join(entry.name()));
-        Ok((entry, target))
+        let (real, at) = (directory.path().to_owned(), Arc::clone(directory.fd()));
+        let path = real.join(entry.name());
+        let target = Target::found_at(real, at, path);
+        (entry, target)
     }
 
     /// Opens the file for reading and writing.

@@ -38,7 +38,7 @@ pub(crate) fn remove_only(spot: &Spot, file: &FileId, aside: &OsStr) -> io::Resu
     if !FileId::at(spot)?.is_some_and(|found| found.is(file)) {
         return Ok(false);
     }
-    rename_new(directory, name, &spot.beside(aside)?)?;
+    rename_new(directory, name, &spot.beside(aside))?;
     if finish_removal(spot, file, aside)? {
         return Ok(true);
     }

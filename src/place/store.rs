@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat,
@@ -24,7 +25,7 @@ const ATTEMPTS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
 impl Store {
@@ -52,7 +53,7 @@ impl Store {
                 Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
                 result => result?,
             }
-            let store = Self { path: path.to_owned(), fd };
+            let store = Self { path: path.to_owned(), fd: fd.into() };
             if !store.is_gone()? {
                 return Ok(store);
             }
@@ -96,7 +97,8 @@ impl Store {
 
     /// Writes a file, in place of one of that name.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let target = Target::within(self.fd.try_clone()?, self.path.join(name));
+        let (real, path) = (self.path.clone(), self.path.join(name));
+        let target = Target::found_at(real, Arc::clone(&self.fd), path);
         let spot = target.open().map_err(|(_, error)| error)?;
         let write = || {
             let draft = Draft::begin(&spot)?;

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use rustix::io::Errno;
@@ -36,7 +37,7 @@ const NAME_MAX: usize = 255;
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
-    directory: Option<OwnedFd>,
+    directory: Option<Arc<OwnedFd>>,
     /// Where that is, if whoever opened it knows.
     real: Option<PathBuf>,
 }
@@ -45,12 +46,13 @@ impl Target {
     /// The last component of `path`, in `directory`, which was opened before: `path` is not
     /// looked up again, and is what answers and errors call the target.
     pub fn within(directory: impl Into<OwnedFd>, path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), directory: Some(directory.into()), real: None }
+        Self { path: path.into(), directory: Some(Arc::new(directory.into())), real: None }
     }
 
-    /// The same, in a directory that was found at `real`, without a symbolic link on the way.
+    /// The same, in a directory that was found at `real`, without a symbolic link on the way, or that
+    /// is this process' own.
     #[cfg(feature = "server")]
-    pub(crate) fn found_at(real: PathBuf, directory: OwnedFd, path: PathBuf) -> Self {
+    pub(crate) fn found_at(real: PathBuf, directory: Arc<OwnedFd>, path: PathBuf) -> Self {
         Self { path, directory: Some(directory), real: Some(real) }
     }
 
@@ -83,7 +85,9 @@ impl Target {
                 let real = self.real.map_or_else(|| of_open(&directory), Ok);
                 real.map(|real| (directory, Some(real))).map_err(io::Error::from)
             }
-            None => open(parent).map_err(|error| explained(parent, &self.path, error)),
+            None => open(parent)
+                .map(|(directory, real)| (directory.into(), real))
+                .map_err(|error| explained(parent, &self.path, error)),
         };
         let name = name.to_owned();
         match opened {
@@ -103,7 +107,7 @@ impl<P: AsRef<Path>> From<P> for Target {
 #[derive(Debug)]
 pub(crate) struct Spot {
     path: PathBuf,
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     name: OsString,
     /// Where the directory is, if its path doesn't say so.
     real: Option<PathBuf>,
@@ -129,10 +133,9 @@ impl Spot {
 
     /// Another name in the same directory.
     #[cfg(feature = "server")]
-    pub(super) fn beside(&self, name: &OsStr) -> io::Result<Self> {
-        let directory = self.directory.try_clone()?;
-        let path = self.path.with_file_name(name);
-        Ok(Self { path, directory, name: name.to_owned(), real: self.real.clone() })
+    pub(super) fn beside(&self, name: &OsStr) -> Self {
+        let (path, directory) = (self.path.with_file_name(name), Arc::clone(&self.directory));
+        Self { path, directory, name: name.to_owned(), real: self.real.clone() }
     }
 
     /// Whether something is there, if only a symbolic link that leads nowhere.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, OFlags, statat};
 
@@ -215,7 +215,7 @@ impl Access {
     /// # Errors
     ///
     /// All that an [`AccessError`] can be.
-    pub(super) fn target(&self, path: &Path) -> Result<(OwnedFd, PathBuf), AccessError> {
+    pub(super) fn target(&self, path: &Path) -> Result<(Arc<OwnedFd>, PathBuf), AccessError> {
         let failed = |source| AccessError::io(TARGET, path, source);
         // `file_name` doesn't see a last `/` or `/.`, after which comes no file's name.
         let bytes = path.as_os_str().as_encoded_bytes();
@@ -238,7 +238,7 @@ impl Access {
             let why = "this directory is the server's own; choose another";
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
-        Ok((directory, real))
+        Ok((directory.into(), real))
     }
 
     /// Which base images are in use by what lies below the directories of targets, of which `most`

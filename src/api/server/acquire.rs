@@ -13,7 +13,6 @@ use axum::http::StatusCode;
 use rustix::fs::{AtFlags, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::access::{AccessError, TARGET};
 use super::caller::Caller;
 use super::extract::Body;
 use super::leases;
@@ -50,8 +49,8 @@ pub(super) async fn acquire(
     if let Some(id) = leased(&request)? {
         return leases::acquire(&shared, caller, id, request).await;
     }
-    let (pool, asks) = (Arc::clone(&shared), caller.clone());
-    let work = async move { hand_over(&pool, &asks, request).await };
+    let pool = Arc::clone(&shared);
+    let work = async move |caller: &Caller| hand_over(&pool, caller, request).await;
     let undo = |done: Result<(AcquireAnswer, HandedOver), Problem>| {
         let Ok((AcquireAnswer { target, .. }, handed_over)) = done else { return };
         let removed = handed_over.take_back();
@@ -73,14 +72,14 @@ fn leased(request: &AcquireRequest) -> Result<Option<Label>, Problem> {
 /// An overlay at its target.
 struct HandedOver {
     /// The target's directory, wherever it is by then.
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     name: OsString,
     /// What is there right after, by its number and the time when it came there.
     found: Option<(u64, i64, u64)>,
 }
 
 impl HandedOver {
-    fn at(directory: OwnedFd, target: &Path) -> Self {
+    fn at(directory: Arc<OwnedFd>, target: &Path) -> Self {
         let name = target.file_name().unwrap_or_default().to_owned();
         let found = find(&directory, &name).ok();
         Self { directory, name, found }
@@ -109,15 +108,9 @@ async fn hand_over(
 ) -> Result<(AcquireAnswer, HandedOver), Problem> {
     let AcquireRequest { base, format, target, virtual_size, .. } = request;
     let since = Instant::now();
-    let opened = shared.access.target(&target).and_then(|(directory, real)| {
-        let again = directory.try_clone();
-        let failed = |source| AccessError::io(TARGET, &target, source);
-        Ok((directory, again.map_err(failed)?, real))
-    });
-    let (directory, target) = match opened {
-        Ok((directory, again, real)) => (directory, Target::found_at(real, again, target)),
-        Err(error) => return Err(refused(shared, &base, error)),
-    };
+    let (directory, real) =
+        shared.access.target(&target).map_err(|error| refused(shared, &base, error))?;
+    let target = Target::found_at(real, Arc::clone(&directory), target);
     let base = match shared.judged(&BaseRef { path: base.clone(), format }) {
         Ok(image) => image,
         Err(error) => {
@@ -179,8 +172,8 @@ pub(super) async fn open(
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Problem::new(status, "too-many-descriptors", too_many.to_string())
     })?;
-    let (pool, asks) = (Arc::clone(&shared), caller.clone());
-    let work = async move { open_one(&pool, &asks, request).await };
+    let pool = Arc::clone(&shared);
+    let work = async move |caller: &Caller| open_one(&pool, caller, request).await;
     // Nobody else has the file: dropped, it is gone.
     let (answer, file) = caller.take_turn(&shared.turns, work, drop).await??;
     channel.attach(file.into(), counted);
@@ -220,6 +213,7 @@ async fn open_one(
 #[cfg(test)]
 mod tests {
     use std::fs::{File, read, remove_file, rename, write};
+    use std::sync::Arc;
 
     use super::HandedOver;
 
@@ -230,7 +224,7 @@ mod tests {
         let [target, other] = ["target", "other"].map(|name| folder.path().join(name));
         let handed_over = || {
             write(&target, "overlay").expect("a file");
-            HandedOver::at(File::open(folder.path()).expect("it opens").into(), &target)
+            HandedOver::at(Arc::new(File::open(folder.path()).expect("it opens").into()), &target)
         };
         assert!(handed_over().take_back().expect("it is removed"));
         assert!(!target.exists());

@@ -146,7 +146,7 @@ pub(super) async fn drain(
     caller: Caller,
 ) -> Result<Json<Removed>, Problem> {
     let turns = shared.turns.clone();
-    let paused = async move { shared.pool.pause().await };
+    let paused = async move |_: &Caller| shared.pool.pause().await;
     let removed = caller.take_turn(&turns, paused, drop).await??;
     Ok(Json(Removed { removed: removed as u64 }))
 }

@@ -65,10 +65,11 @@ impl<T: Send + 'static, U: FnOnce(T) + Send + 'static> Drop for Done<T, U> {
 }
 
 impl Caller {
-    /// Has work done that may wait for a disk, when it is this caller's turn. Once the client hung up
-    /// it isn't begun, and ends when it next waits for anything; what is done by then is answered.
-    /// Done after the time-out was answered, it is undone. The connection isn't closed before, so
-    /// that a client that sees its end sees what is left.
+    /// Has work done that may wait for a disk, when it is this caller's turn; begun on that turn's
+    /// thread, so that only what it begins with is moved there. Once the client hung up it isn't
+    /// begun, and ends when it next waits for anything; what is done by then is answered. Done after
+    /// the time-out was answered, it is undone. The connection isn't closed before, so that a client
+    /// that sees its end sees what is left.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl Caller {
     pub(super) async fn take_turn<T: Send + 'static>(
         self,
         turns: &Turns,
-        work: impl Future<Output = T> + Send + 'static,
+        work: impl AsyncFnOnce(&Self) -> T + Send + 'static,
         undo: impl FnOnce(T) + Send + 'static,
     ) -> Result<T, Problem> {
         let (mut done, result) = oneshot::channel();
@@ -84,16 +85,18 @@ impl Caller {
         let until_closed = move |meanwhile| {
             let caller = self;
             tracing::debug!(peer = %caller.peer, meanwhile, "turn");
-            let mut work = pin!(work);
-            let worked = runtime.block_on(poll_fn(|cx| {
-                // What is done from here on is answered, and what hung up before has it not done.
-                let listening = caller.channel.listening();
-                let Some(listening) = listening.filter(|_| done.poll_closed(cx).is_pending())
-                else {
-                    return Poll::Ready(None);
-                };
-                work.as_mut().poll(cx).map(|value| Some((listening, value)))
-            }));
+            let worked = {
+                let mut work = pin!(work(&caller));
+                runtime.block_on(poll_fn(|cx| {
+                    // What is done from here on is answered, and what hung up before has it not done.
+                    let listening = caller.channel.listening();
+                    let Some(listening) = listening.filter(|_| done.poll_closed(cx).is_pending())
+                    else {
+                        return Poll::Ready(None);
+                    };
+                    work.as_mut().poll(cx).map(|value| Some((listening, value)))
+                }))
+            };
             let Some((listening, value)) = worked else { return };
             let is_first = caller.outcome.decide();
             let made = Done { turns: undone_by, made: Some((caller, listening, value, undo)) };
@@ -117,7 +120,7 @@ impl Caller {
         turns: &Turns,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Problem> {
-        self.take_turn(turns, async { work() }, drop).await
+        self.take_turn(turns, async move |_| work(), drop).await
     }
 }
 

@@ -49,7 +49,7 @@ impl OpenFiles {
             return Err(Error::NotStarted);
         }
         let base = base.into();
-        let reserved = self.directory(pool).and_then(|directory| Entry::reserve(&directory));
+        let reserved = self.directory(pool).map(|directory| Entry::reserve(&directory));
         let (entry, target) = reserved.map_err(|source| Error::Target {
             base: base.name().path,
             target: pool.config().pool_dir.clone(),

@@ -80,24 +80,23 @@ impl Roots {
         path: &Path,
         flags: OFlags,
     ) -> Result<(Arc<Held>, OwnedFd), RootError> {
-        self.in_root(path, |held, rest| {
-            let file = held.open_below(rest, flags, ResolveFlags::empty())?;
+        self.in_root(path, |root, rest| {
+            let held = root.current()?;
+            let file = held.open_below(rest, flags)?;
             Ok((held, file))
         })
     }
 
     /// Opens the directory `path` below the root that it is in, and gives its resolved path.
     pub(super) fn directory(&self, path: &Path) -> Result<(OwnedFd, PathBuf), RootError> {
-        self.in_root(path, |held, rest| {
-            // Most paths have no links; this spares them a look into /proc.
+        self.in_root(path, |root, rest| {
+            // Most paths have no links: what has such a name now lies where it says.
             let is_plain = rest.components().all(|part| matches!(part, Component::Normal(_)));
-            if is_plain
-                && let Ok(directory) =
-                    held.open_below(rest, OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
-            {
-                return Ok((directory, held.path.join(rest)));
+            let named = root.held().path.join(rest);
+            if is_plain && let Ok(directory) = open_directory(&named) {
+                return Ok((directory, named));
             }
-            let directory = held.open_below(rest, OFlags::DIRECTORY, ResolveFlags::empty())?;
+            let directory = root.current()?.open_below(rest, OFlags::DIRECTORY)?;
             let real = of_open(&directory)?;
             Ok((directory, real))
         })
@@ -107,15 +106,12 @@ impl Roots {
     fn in_root<T>(
         &self,
         path: &Path,
-        open: impl Fn(Arc<Held>, &Path) -> Result<T, Errno>,
+        open: impl Fn(&Root, &Path) -> Result<T, Errno>,
     ) -> Result<T, RootError> {
         if path.is_relative() {
             return Err(RootError::Relative);
         }
-        let below = |root: &'_ Root| {
-            let rest = root.rest(&root.held(), path)?;
-            Some(root.current().and_then(|held| open(held, rest)))
-        };
+        let below = |root: &Root| Some(open(root, root.rest(&root.held(), path)?));
         match self.0.iter().find_map(below) {
             Some(Ok(opened)) => Ok(opened),
             None | Some(Err(Errno::XDEV | Errno::LOOP)) => Err(RootError::Outside),
@@ -164,20 +160,14 @@ impl Held {
 
     /// Opens a directory by its resolved path, which no symbolic link is in.
     pub(super) fn open(path: PathBuf) -> Result<Self, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        let fd = open_directory(&path)?;
         let identity = identity(&fstat(&fd)?);
         Ok(Self { path, fd, identity })
     }
 
-    fn open_below(
-        &self,
-        rest: &Path,
-        flags: OFlags,
-        resolve: ResolveFlags,
-    ) -> Result<OwnedFd, Errno> {
+    fn open_below(&self, rest: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-        let resolve = resolve | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let rest = if rest.components().next().is_none() {
             Path::new(Component::CurDir.as_os_str())
         } else {
@@ -186,6 +176,12 @@ impl Held {
         let open = || openat2(&self.fd, rest, flags, Mode::empty(), resolve);
         settled(open, |errno| *errno == Errno::AGAIN)
     }
+}
+
+/// Opens what a path without symbolic links names now.
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
 }
 
 /// Looks again as long as something is renamed on the way, as `is_moving` tells: what is found is the

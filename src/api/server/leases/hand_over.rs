@@ -57,8 +57,8 @@ pub(in crate::api::server) async fn acquire(
     let book = shared.leases.book(&shared.turns).await?;
     // Before a turn, so that whoever waits for another keeps no thread.
     let claim = shared.leases.claims.claim(Key { uid: caller.peer.uid(), id }).await;
-    let (all, asks) = (Arc::clone(shared), caller.clone());
-    let work = async move { hand_over(&all, &asks, book, claim, request).await };
+    let all = Arc::clone(shared);
+    let work = async move |caller: &Caller| hand_over(&all, caller, book, claim, request).await;
     let undo = |done: Result<HandedOver, Problem>| _ = done.map(HandedOver::take_back);
     let done = caller.take_turn(&shared.turns, work, undo).await??;
     Ok(Json(done.record.answer.clone()))
