@@ -29,7 +29,11 @@ impl Source {
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Step {
     /// Makes another pool, that isn't started, with this number of VMs.
-    New { max_concurrent_vms: i64, pool_size: i64 },
+    New {
+        max_concurrent_vms: i64,
+        /// What it must say that its size is.
+        pool_size: Option<i64>,
+    },
     /// Starts the pool; without a list it discovers base images.
     Start {
         bases: Option<Vec<String>>,
@@ -100,6 +104,13 @@ pub(crate) enum Step {
         target: String,
         #[serde(default)]
         not_sooner_than_ms: u64,
+    },
+    /// Acquires twice, each time so long before `shelf_idle` is over that nothing is given up, and all in
+    /// all longer. If it took longer than that, it is done again.
+    AcquireBeforeIdle {
+        #[serde(default = "base")]
+        base: String,
+        target: String,
     },
     /// Refills a shelf in a new pool, with an interval of 0 and with the default one in turns, until
     /// one of them was the quicker one much oftener. It must be the first, by half of the default.
@@ -234,6 +245,8 @@ pub(crate) enum Step {
     Rename { from: String, to: String },
     /// Makes a directory.
     Mkdir { path: String },
+    /// Makes a named pipe, which nobody writes to.
+    Fifo { path: String },
     /// Sets the mode of a file or a directory.
     Chmod { path: String, mode: u32 },
     /// Gives a file, a directory or a symbolic link itself to another user or group.

@@ -25,6 +25,8 @@ pub(crate) struct World<'a> {
     current: String,
     /// The bytes of each base image as the last step left them.
     pub(super) images: BTreeMap<PathBuf, Vec<u8>>,
+    /// Pool directories that were removed when their pool was stopped.
+    pub(super) gone: Vec<PathBuf>,
     /// Acquired overlays by device and inode.
     pub(super) acquired: HashMap<(u64, u64), PathBuf>,
     pub(super) max_concurrent_vms: i64,
@@ -67,6 +69,7 @@ impl<'a> World<'a> {
             shims: HashMap::new(),
             current: "shim".to_owned(),
             images: BTreeMap::new(),
+            gone: Vec::new(),
             acquired: HashMap::new(),
             max_concurrent_vms: case.config.max_concurrent_vms,
             restock_interval_ms: case.config.restock_interval_ms,
