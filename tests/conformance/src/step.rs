@@ -105,8 +105,8 @@ pub(crate) enum Step {
         #[serde(default)]
         not_sooner_than_ms: u64,
     },
-    /// Acquires twice, each time so long before `shelf_idle` is over that nothing is given up, and all in
-    /// all longer. If it took longer than that, it is done again.
+    /// Acquires twice from a new pool, each time so long before `shelf_idle` is over that nothing is given
+    /// up, and all in all longer. Where that took too long, it is done again with twice the time.
     AcquireBeforeIdle {
         #[serde(default = "base")]
         base: String,

@@ -31,6 +31,7 @@ pub(crate) struct World<'a> {
     pub(super) acquired: HashMap<(u64, u64), PathBuf>,
     pub(super) max_concurrent_vms: i64,
     pub(super) restock_interval_ms: u64,
+    pub(super) shelf_idle_ms: Option<u64>,
 }
 
 /// Fails the case for a rule that is broken.
@@ -73,6 +74,7 @@ impl<'a> World<'a> {
             acquired: HashMap::new(),
             max_concurrent_vms: case.config.max_concurrent_vms,
             restock_interval_ms: case.config.restock_interval_ms,
+            shelf_idle_ms: case.config.shelf_idle_ms,
         };
         for point in case.mounts.keys().chain(&case.passed_on) {
             std::fs::create_dir(world.folder.join(point)).map_err(unfit)?;
@@ -207,7 +209,7 @@ impl<'a> World<'a> {
             "restock_interval_ms": self.restock_interval_ms,
             "create_timeout_ms": config.create_timeout_ms,
         });
-        if let Some(idle) = config.shelf_idle_ms {
+        if let Some(idle) = self.shelf_idle_ms {
             told["shelf_idle_ms"] = idle.into();
         }
         let made = self.ask("new", json!({ "config": told }))?;
