@@ -134,7 +134,9 @@ impl World<'_> {
             Step::AcquireCancelled { count, base, target, stays_stopped, .. } => {
                 self.acquire_cancelled_while_stopped(*count, base, target, *stays_stopped)
             }
-            Step::StopWhileMade { base, target } => self.stop_while_made(base, target),
+            Step::StopWhileMade { count, base, target } => {
+                self.stop_while_made(*count, base, target)
+            }
             Step::ChangeWhileMade { base, target, image } => {
                 self.change_while_made(base, target, *image)
             }

@@ -188,6 +188,9 @@ pub(crate) enum Step {
     /// Acquires an overlay; stops the first process that the shim has started for it, and then the
     /// pool. Nothing that it has started may be left, and the acquire ends in one way or another.
     StopWhileMade {
+        /// Acquires so many at the same time, and stops the pool at once. A process that is there after
+        /// that hangs.
+        count: Option<usize>,
         #[serde(default = "base")]
         base: String,
         target: String,
