@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use super::case::Image;
 use super::step::Step;
 use super::world::{World, unfit};
@@ -43,6 +45,10 @@ impl World<'_> {
                 std::fs::rename(from, to).map_err(unfit)
             }
             Step::Mkdir { path } => std::fs::create_dir_all(self.file(path)?).map_err(unfit),
+            Step::Fifo { path } => {
+                let path = self.file(path)?;
+                mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(unfit)
+            }
             Step::Chmod { path, mode } => {
                 let permissions = Permissions::from_mode(*mode);
                 std::fs::set_permissions(self.file(path)?, permissions).map_err(unfit)

@@ -73,17 +73,19 @@ impl World<'_> {
         match step {
             Step::New { max_concurrent_vms, pool_size } => {
                 let size = self.new_pool(*max_concurrent_vms)?;
-                match size {
-                    Some(size) if size == *pool_size => Ok(()),
-                    Some(size) => broken!("S1.1: the size is {size}, not {pool_size}"),
-                    None => broken!("S1.1: pool_size is null, not {pool_size}"),
+                match (size, pool_size) {
+                    (_, None) => Ok(()),
+                    (Some(size), Some(wanted)) if size == *wanted => Ok(()),
+                    (Some(size), Some(wanted)) => broken!("S1.1: the size is {size}, not {wanted}"),
+                    (None, Some(wanted)) => broken!("S1.1: pool_size is null, not {wanted}"),
                 }
             }
             Step::Start { bases, format, relative, error } => {
                 let base = |path: &String| self.base(path, *format, *relative);
                 let bases = bases.as_ref().map(|bases| bases.iter().map(base).collect::<Vec<_>>());
                 let answer = self.ask("start", json!({ "bases": bases }))?;
-                expect(answer, error, &[]).map(drop)
+                expect(answer, error, &[]).map(drop)?;
+                self.expect_new_names()
             }
             Step::StartMany { count, bases } => self.start_many(*count, bases),
             Step::StartCancelled { bases, none_done } => self.start_cancelled(bases, *none_done),
@@ -113,6 +115,7 @@ impl World<'_> {
             Step::AcquireSteadily { count, base, target, not_sooner_than_ms: ms } => {
                 self.acquire_steadily(*count, base, target, Duration::from_millis(*ms))
             }
+            Step::AcquireBeforeIdle { base, target } => self.acquire_before_idle(base, target),
             Step::CompareIntervals { base, target } => self.compare_intervals(base, target),
             Step::LongerPauses { ms } => self.expect_longer_pauses(Duration::from_millis(*ms)),
             Step::AcquireContested { count, base, target, spread_ms: ms } => {
@@ -131,7 +134,9 @@ impl World<'_> {
             Step::AcquireCancelled { count, base, target, stays_stopped, .. } => {
                 self.acquire_cancelled_while_stopped(*count, base, target, *stays_stopped)
             }
-            Step::StopWhileMade { base, target } => self.stop_while_made(base, target),
+            Step::StopWhileMade { count, base, target } => {
+                self.stop_while_made(*count, base, target)
+            }
             Step::ChangeWhileMade { base, target, image } => {
                 self.change_while_made(base, target, *image)
             }
@@ -233,7 +238,10 @@ impl World<'_> {
     }
 
     pub(super) fn stop(&mut self) -> Checked {
+        let before = self.pool_directories();
         self.ask_to_stop()?;
+        let after = self.pool_directories();
+        self.gone.extend(before.into_iter().filter(|directory| !after.contains(directory)));
         self.expect_no_aid("after stop").map_err(|failure| failure.at("L11.3"))
     }
 
@@ -267,6 +275,21 @@ impl World<'_> {
     fn expect_no_aid(&mut self, when: &str) -> Checked {
         let port = self.port;
         self.shim()?.expect_alone_but(when, |pid| port.is_pool(pid))
+    }
+
+    /// A directory's name is random: it has little of those before it.
+    fn expect_new_names(&self) -> Checked {
+        for new in self.pool_directories() {
+            for old in &self.gone {
+                let (its, olds) = (new.to_string_lossy(), old.to_string_lossy());
+                let digits = its.chars().rev().zip(olds.chars().rev()).take(32);
+                let same = digits.filter(|(its, olds)| its == olds).count();
+                if same > 16 {
+                    broken!("D1.1: {} has {same} digits of {}", new.display(), old.display());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The pool directories, and whether there is one that holds them.

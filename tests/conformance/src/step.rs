@@ -29,7 +29,11 @@ impl Source {
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Step {
     /// Makes another pool, that isn't started, with this number of VMs.
-    New { max_concurrent_vms: i64, pool_size: i64 },
+    New {
+        max_concurrent_vms: i64,
+        /// What it must say that its size is.
+        pool_size: Option<i64>,
+    },
     /// Starts the pool; without a list it discovers base images.
     Start {
         bases: Option<Vec<String>>,
@@ -100,6 +104,13 @@ pub(crate) enum Step {
         target: String,
         #[serde(default)]
         not_sooner_than_ms: u64,
+    },
+    /// Acquires twice from a new pool, each time so long before `shelf_idle` is over that nothing is given
+    /// up, and all in all longer. Where that took too long, it is done again with twice the time.
+    AcquireBeforeIdle {
+        #[serde(default = "base")]
+        base: String,
+        target: String,
     },
     /// Refills a shelf in a new pool, with an interval of 0 and with the default one in turns, until
     /// one of them was the quicker one much oftener. It must be the first, by half of the default.
@@ -177,6 +188,9 @@ pub(crate) enum Step {
     /// Acquires an overlay; stops the first process that the shim has started for it, and then the
     /// pool. Nothing that it has started may be left, and the acquire ends in one way or another.
     StopWhileMade {
+        /// Acquires so many at the same time, and stops the pool at once. A process that is there after
+        /// that hangs.
+        count: Option<usize>,
         #[serde(default = "base")]
         base: String,
         target: String,
@@ -234,6 +248,8 @@ pub(crate) enum Step {
     Rename { from: String, to: String },
     /// Makes a directory.
     Mkdir { path: String },
+    /// Makes a named pipe, which nobody writes to.
+    Fifo { path: String },
     /// Sets the mode of a file or a directory.
     Chmod { path: String, mode: u32 },
     /// Gives a file, a directory or a symbolic link itself to another user or group.

@@ -67,25 +67,38 @@ impl World<'_> {
         Ok((files, self.aids()?.len()))
     }
 
-    /// Stops the pool while an overlay is made on demand, by a process that hangs.
-    pub(super) fn stop_while_made(&mut self, base: &str, target: &str) -> Checked {
-        let (id, target) = self.begin(base, target, 0)?;
-        self.await_stopped(id)?;
+    /// Stops the pool while an overlay is made on demand, by a process that hangs; or while many are.
+    pub(super) fn stop_while_made(
+        &mut self,
+        count: Option<usize>,
+        base: &str,
+        target: &str,
+    ) -> Checked {
+        let mut acquires = Vec::new();
+        for number in 0..count.unwrap_or(1) {
+            acquires.push(self.begin(base, target, number)?);
+        }
+        if count.is_none() {
+            self.await_stopped(acquires[0].0)?;
+        }
         self.ask_to_stop()?;
         // It would end by itself after `create_timeout`, which is longer.
         let mut left = self.aids();
         until(self.port.patience.min(SLACK), || {
-            left = self.aids();
+            left = self.signal_aids(Signal::Stop).and_then(|_| self.aids());
             left.as_ref().is_ok_and(Vec::is_empty)
         });
         let left = left?;
         if !left.is_empty() {
             broken!("L11.3: processes are left after stop: {}", names(&left));
         }
-        match self.answer(id)? {
-            Ok(acquired) => self.check_acquired(&acquired, base, &target),
-            Err(_) => self.expect_nothing("A7.4: a failed acquire left", &target),
+        for (id, target) in acquires {
+            match self.answer(id)? {
+                Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
+                Err(_) => self.expect_nothing("A7.4: a failed acquire left", &target)?,
+            }
         }
+        Ok(())
     }
 
     /// Changes a base image while an overlay of it is made ahead.

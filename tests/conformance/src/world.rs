@@ -25,10 +25,13 @@ pub(crate) struct World<'a> {
     current: String,
     /// The bytes of each base image as the last step left them.
     pub(super) images: BTreeMap<PathBuf, Vec<u8>>,
+    /// Pool directories that were removed when their pool was stopped.
+    pub(super) gone: Vec<PathBuf>,
     /// Acquired overlays by device and inode.
     pub(super) acquired: HashMap<(u64, u64), PathBuf>,
     pub(super) max_concurrent_vms: i64,
     pub(super) restock_interval_ms: u64,
+    pub(super) shelf_idle_ms: Option<u64>,
 }
 
 /// Fails the case for a rule that is broken.
@@ -67,9 +70,11 @@ impl<'a> World<'a> {
             shims: HashMap::new(),
             current: "shim".to_owned(),
             images: BTreeMap::new(),
+            gone: Vec::new(),
             acquired: HashMap::new(),
             max_concurrent_vms: case.config.max_concurrent_vms,
             restock_interval_ms: case.config.restock_interval_ms,
+            shelf_idle_ms: case.config.shelf_idle_ms,
         };
         for point in case.mounts.keys().chain(&case.passed_on) {
             std::fs::create_dir(world.folder.join(point)).map_err(unfit)?;
@@ -204,7 +209,7 @@ impl<'a> World<'a> {
             "restock_interval_ms": self.restock_interval_ms,
             "create_timeout_ms": config.create_timeout_ms,
         });
-        if let Some(idle) = config.shelf_idle_ms {
+        if let Some(idle) = self.shelf_idle_ms {
             told["shelf_idle_ms"] = idle.into();
         }
         let made = self.ask("new", json!({ "config": told }))?;
