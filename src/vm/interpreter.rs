@@ -25,7 +25,8 @@ pub(super) enum Rehearsal {
     /// A program.
     Program(&'static str),
     /// For an interpreter that rehearses by itself before it waits: a command that starts sooner and
-    /// takes the rest of the way, to the guest, to the end and back.
+    /// takes the rest of the way, to the guest, to the end and back. It runs before the interpreter
+    /// starts, which then starts once.
     Command(&'static [&'static str]),
 }
 
@@ -105,6 +106,14 @@ impl Interpreter {
             Rehearsal::Command(command) => {
                 Order { start: Some(start(command, &[], &[])), code: Vec::new(), file: None }
             }
+        }
+    }
+
+    /// How it is started to wait for its rehearsal, if it does.
+    pub(super) fn start_to_rehearse(&self) -> Option<Start> {
+        match self.rehearsal {
+            Rehearsal::Program(_) => self.start(),
+            Rehearsal::Command(_) => None,
         }
     }
 

@@ -329,7 +329,8 @@ impl VmManager {
 
 async fn bring_up(started: &Started, vm: &Vm, machine: &Machine) -> Result<Alive, VmError> {
     let address = vm.address().ok_or_else(|| vm.not_ready())?;
-    started.workshop.bring_up(&address, vm.language(), machine).await
+    let interpreter = vm.language().interpreter().start();
+    started.workshop.bring_up(&address, machine, interpreter).await
 }
 
 impl Drop for VmManager {

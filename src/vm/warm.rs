@@ -5,12 +5,13 @@
 //! after its machine was renewed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::empty;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 
@@ -64,9 +65,7 @@ pub(super) struct Warm {
     shelves: Mutex<BTreeMap<Language, Shelf>>,
     changed: Arc<Notify>,
     slots: Arc<Semaphore>,
-    /// Whether a member is being made.
-    making: AtomicBool,
-    /// Tells who makes one that its place is needed.
+    /// Tells those who make members that their places are needed.
     needed: Notify,
 }
 
@@ -74,6 +73,8 @@ pub(super) struct Warm {
 struct Shelf {
     wanted: usize,
     members: VecDeque<Member>,
+    /// How many are being made.
+    making: usize,
     asked: Instant,
     hits: u64,
     misses: u64,
@@ -84,11 +85,10 @@ impl Warm {
         let shelf = |(language, wanted): (&Language, &u32)| {
             let wanted = usize::try_from(*wanted).unwrap_or(usize::MAX);
             let (members, asked) = (VecDeque::new(), Instant::now());
-            (*language, Shelf { wanted, members, asked, hits: 0, misses: 0 })
+            (*language, Shelf { wanted, members, making: 0, asked, hits: 0, misses: 0 })
         };
         let shelves = Mutex::new(wanted.iter().map(shelf).collect());
-        let (making, needed) = (AtomicBool::new(false), Notify::new());
-        Self { shelves, changed: Arc::default(), slots, making, needed }
+        Self { shelves, changed: Arc::default(), slots, needed: Notify::new() }
     }
 
     /// A member whose machine stands on what is there now.
@@ -124,12 +124,12 @@ impl Warm {
         member.is_some()
     }
 
-    /// Has a member that is being made be given up; says whether there is one, whose place is free
-    /// a moment later.
+    /// Has the members that are being made be given up; says whether there are any, whose places are
+    /// free a moment later.
     pub(super) fn give_way(&self) -> bool {
-        let making = self.making.load(Ordering::SeqCst);
+        let making = self.making();
         self.needed.notify_waiters();
-        making
+        making > 0
     }
 
     /// Gives all members up.
@@ -159,36 +159,53 @@ impl Warm {
         shelves.get(&language).map(of).unwrap_or_default()
     }
 
-    /// Gives members up, and makes those that are missing, one at a time. Says whether all that is
-    /// possible now is done, and nothing failed.
+    /// Gives members up, and makes those that are missing, as many at once as there are processors
+    /// for. Says whether all that is possible now is done, and nothing failed.
     async fn keep(&self, workshop: &Workshop) -> bool {
+        let processors = available_parallelism().map_or(1, usize::from);
+        let cpus = usize::try_from(workshop.settings.cpus).unwrap_or(usize::MAX);
+        let at_once = processors.checked_div(cpus).unwrap_or(1).max(1);
+        let (mut made, mut more, mut well) = (FuturesUnordered::new(), true, true);
         loop {
             self.look_through(workshop);
-            let Some(language) = self.lacking(workshop) else { return true };
-            let mut needed = pin!(self.needed.notified());
-            needed.as_mut().enable();
-            let made = {
-                let _making = Making::begin(&self.making);
-                tokio::select! {
-                    made = self.make(workshop, language) => made,
-                    () = &mut needed => return true,
+            while more && made.len() < at_once {
+                // Before anybody can see that one is being made.
+                let needed = self.needed.notified();
+                let Some(making) = self.lacking(workshop) else { break };
+                made.push(self.make_unless_needed(workshop, making, needed));
+            }
+            more &= match made.next().await {
+                None => return well,
+                Some(Ok(is_made)) => is_made,
+                Some(Err(())) => {
+                    well = false;
+                    false
                 }
             };
-            match made {
-                Ok(Some(member)) => self.add(language, member),
-                Ok(None) => return true,
-                Err(error) => {
-                    tracing::warn!(%language, %error, "no VM made to wait");
-                    return false;
-                }
-            }
         }
     }
 
-    fn add(&self, language: Language, member: Member) {
-        if let Some(shelf) = self.shelves().get_mut(&language) {
-            shelf.members.push_back(member);
+    /// Makes a member, unless its place is needed; says whether it did.
+    async fn make_unless_needed(
+        &self,
+        workshop: &Workshop,
+        making: Making<'_>,
+        needed: Notified<'_>,
+    ) -> Result<bool, ()> {
+        let language = making.language;
+        let made = tokio::select! {
+            made = self.make(workshop, language) => made,
+            () = needed => return Ok(false),
+        };
+        match made {
+            Ok(Some(member)) => making.done(member),
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                tracing::warn!(%language, %error, "no VM made to wait");
+                return Err(());
+            }
         }
+        Ok(true)
     }
 
     /// Gives up members that nobody asked for in a long time, that died, or whose machine's files
@@ -212,13 +229,21 @@ impl Warm {
         }
     }
 
-    /// The language that lacks most members.
-    fn lacking(&self, workshop: &Workshop) -> Option<Language> {
-        let shelves = self.shelves();
+    /// The member that is to be made next: of the language that lacks most.
+    fn lacking(&self, workshop: &Workshop) -> Option<Making<'_>> {
+        let mut shelves = self.shelves();
         let idle = workshop.settings.warm_idle;
-        let lacks = |shelf: &Shelf| shelf.wanted.saturating_sub(shelf.members.len());
-        let lacking = shelves.iter().filter(|(_, shelf)| lacks(shelf) > 0 && !shelf.is_idle(idle));
-        lacking.max_by_key(|(_, shelf)| lacks(shelf)).map(|(language, _)| *language)
+        let lacks = |shelf: &Shelf| shelf.wanted.saturating_sub(shelf.members.len() + shelf.making);
+        let lacking =
+            shelves.iter_mut().filter(|(_, shelf)| lacks(shelf) > 0 && !shelf.is_idle(idle));
+        let (language, shelf) = lacking.max_by_key(|(_, shelf)| lacks(shelf))?;
+        shelf.making += 1;
+        Some(Making { warm: self, language: *language })
+    }
+
+    /// How many members are being made.
+    fn making(&self) -> usize {
+        self.shelves().values().map(|shelf| shelf.making).sum()
     }
 
     /// Makes a member; none if there may be no more VMs, or the host's memory is short.
@@ -228,7 +253,9 @@ impl Warm {
         language: Language,
     ) -> Result<Option<Member>, VmError> {
         let machine = workshop.machine(language)?;
-        let memory = u64::from(machine.memory_mib) + SPARED_MIB;
+        // Others that are being made may not have taken theirs yet.
+        let making = u64::try_from(self.making()).unwrap_or(1);
+        let memory = u64::from(machine.memory_mib) * making + SPARED_MIB;
         if available_mib().is_some_and(|available| available < memory) {
             tracing::debug!(%language, "memory is short: no VM made to wait");
             return Ok(None);
@@ -237,7 +264,8 @@ impl Warm {
         let marks = machine.marks()?;
         let home = workshop.home(Some(slot))?;
         let address = home.address();
-        let mut alive = workshop.bring_up(&address, language, &machine).await?;
+        let interpreter = language.interpreter().start_to_rehearse();
+        let mut alive = workshop.bring_up(&address, &machine, interpreter).await?;
         let autopsy = workshop.autopsy(&address.id);
         let rehearsed = tokio::select! {
             rehearsed = rehearse(alive.guest.get_mut(), language) => rehearsed,
@@ -278,18 +306,24 @@ pub(super) async fn keep_filled(warm: Weak<Warm>, workshop: Weak<Workshop>) {
 }
 
 /// A member is being made until this is dropped.
-struct Making<'a>(&'a AtomicBool);
+struct Making<'a> {
+    warm: &'a Warm,
+    language: Language,
+}
 
-impl<'a> Making<'a> {
-    fn begin(making: &'a AtomicBool) -> Self {
-        making.store(true, Ordering::SeqCst);
-        Self(making)
+impl Making<'_> {
+    fn done(self, member: Member) {
+        if let Some(shelf) = self.warm.shelves().get_mut(&self.language) {
+            shelf.members.push_back(member);
+        }
     }
 }
 
 impl Drop for Making<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
+        if let Some(shelf) = self.warm.shelves().get_mut(&self.language) {
+            shelf.making -= 1;
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::alive::{Alive, Phases, Start};
 use super::autopsy::Autopsy;
 use super::containment::Containment;
 use super::error::VmError;
+use super::guest;
 use super::hashes::Hashes;
 use super::home::{Address, Home};
 use super::images;
@@ -112,19 +113,20 @@ impl Workshop {
         })
     }
 
-    /// Brings a machine to life on a fresh disk: resumed if it can be, else booted.
+    /// Brings a machine to life on a fresh disk: resumed if it can be, else booted. As soon as it is
+    /// one of its own, an interpreter starts.
     pub(super) async fn bring_up(
         &self,
         address: &Address,
-        language: Language,
         machine: &Machine,
+        interpreter: Option<guest::Start>,
     ) -> Result<Alive, VmError> {
         let disk = address.furnish(&self.pool, machine.base.path()).await?;
         let launch = Launch {
             disk: address.disk(),
             containment: Arc::clone(&self.containment),
             patience: self.settings.boot_timeout,
-            interpreter: language.interpreter().start(),
+            interpreter,
             autopsy: self.autopsy(&address.id),
         };
         let resumed = match &self.saved {

@@ -7,6 +7,7 @@ use overlay_pool::Source;
 use overlay_pool::vm::{Language, Start, VmError, VmManager, VmSettings};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::harness::fake_tool::script;
 use crate::harness::pools::children;
 use crate::harness::prelude::*;
 use crate::harness::vms::{
@@ -154,6 +155,34 @@ async fn one_that_is_being_made_makes_room(scratch: Scratch) {
     manager.destroy_vm(&vm).await;
     // Its turn comes again.
     until_ready(&manager, Language::PYTHON, 1).await;
+    manager.stop().await;
+    assert_no_vm_left(&scratch).await;
+}
+
+/// So that one a second is asked for of a machine that needs longer to make it.
+#[apply(test)]
+async fn as_many_are_made_at_once_as_there_are_processors(scratch: Scratch) {
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(3);
+    let begun = scratch.join("begun");
+    std::fs::create_dir(&begun).expect("a folder");
+    // None begins before all have been started.
+    let body = format!(
+        "[ \"$1\" = --version ] || >'{0}'/$$
+         while [ \"$1\" != --version ] && [ $(ls '{0}' | wc -l) -lt {at_once} ]; do sleep 0.05; done
+         exec qemu-system-x86_64 \"$@\"",
+        begun.display()
+    );
+    let settings = VmSettings {
+        qemu: script(&scratch.join("qemu"), &body),
+        // Nor is another started in its place.
+        resume: false,
+        boot_timeout: Duration::from_secs(1000),
+        max_concurrent_vms: 3,
+        ..settings(&scratch)
+    };
+    let count = u32::try_from(at_once).expect("a few");
+    let manager = warmed(settings, Language::PYTHON, count).await;
+    until_ready(&manager, Language::PYTHON, at_once).await;
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
 }
