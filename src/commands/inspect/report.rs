@@ -172,7 +172,7 @@ fn reason(error: &BaseError) -> String {
         }
         // No fault of it: so is each overlay.
         BaseError::Reference { what, .. } => format!(
-            "only with --allow-references, since it has its {what}; or flatten it with qemu-img \
+            "only with --allow-references, because of its {what}; or flatten it with qemu-img \
              convert"
         ),
         error => error.source().map_or_else(|| error.to_string(), ToString::to_string),
