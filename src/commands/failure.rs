@@ -132,6 +132,15 @@ fn server(error: &ClientError) -> &'static str {
         ClientError::Refused(Problem { status: NOT_FOUND, .. }) => {
             "make the target's directory first"
         }
+        ClientError::Refused(Problem { error, detail, .. })
+            if ["bad-base", "bad-target", "create-failed"].contains(&&**error) =>
+        {
+            match detail {
+                detail if detail.ends_with("(os error 13)") => "let the server's user do that",
+                detail if detail.ends_with("(os error 28)") => "make room there",
+                _ => "",
+            }
+        }
         _ => "",
     }
 }
@@ -213,5 +222,32 @@ pub(super) fn system(error: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem => "choose a path that can be written to",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
         _ => "check the path and the filesystem it is on",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same fault has the same code as by `create`, and it is said who has to do what.
+    #[test]
+    fn what_a_server_meets_is_said_with_what_to_do() {
+        let said = |error: &str, status, cause: &str| {
+            Failure::from(ClientError::Refused(Problem {
+                kind: String::new(),
+                title: String::new(),
+                status,
+                detail: format!("x: {cause}"),
+                error: error.to_owned(),
+            }))
+        };
+        let denied = said("bad-base", 422, "Permission denied (os error 13)");
+        let text = "x: Permission denied (os error 13); let the server's user do that";
+        assert_eq!((denied.exit(), &*denied.to_string()), (Exit::BadImage, text));
+        let full = said("create-failed", 507, "No space left on device (os error 28)");
+        let text = "x: No space left on device (os error 28); make room there";
+        assert_eq!((full.exit(), &*full.to_string()), (Exit::Failed, text));
+        let other = said("vm-failed", 500, "Permission denied (os error 13)");
+        assert_eq!(other.to_string(), "x: Permission denied (os error 13)");
     }
 }

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 pub use crate::qmp::QmpError;
@@ -177,7 +178,7 @@ pub enum CreatorError {
     },
     /// The storage daemon refused, went away, or said what can't be understood.
     #[error("qemu-storage-daemon: {0}")]
-    Daemon(#[from] QmpError),
+    Daemon(#[source] QmpError),
     /// It took too long.
     #[error("no answer within {0:?}; the creator was killed and will be replaced")]
     Timeout(Duration),
@@ -187,6 +188,19 @@ pub enum CreatorError {
     /// The creator isn't running.
     #[error("the creator was stopped")]
     Stopped,
+}
+
+impl From<QmpError> for CreatorError {
+    fn from(error: QmpError) -> Self {
+        full(&error.to_string()).map_or(Self::Daemon(error), Self::Write)
+    }
+}
+
+/// What the system said, if a program of QEMU's repeats that the disk is full: who asked for an
+/// overlay has the same to do whoever found it out.
+fn full(said: &str) -> Option<io::Error> {
+    let texts = [("No space left on device", Errno::NOSPC), ("Disk quota exceeded", Errno::DQUOT)];
+    texts.into_iter().find(|(text, _)| said.ends_with(text)).map(|(_, errno)| errno.into())
 }
 
 /// A path at which another process of this user can open `file`, whatever its name is now.

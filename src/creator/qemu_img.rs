@@ -15,6 +15,8 @@ use super::{CreatorError, MAX_IN_FLIGHT};
 use crate::image::Overlay;
 use crate::process;
 
+/// The overlay's file, as a `qemu-img` names it that has it as its standard input.
+const FILE: &str = "/proc/self/fd/0";
 /// How much of what `qemu-img` says an error repeats, in bytes.
 const MAX_MESSAGE: u64 = 1000;
 
@@ -52,7 +54,7 @@ impl QemuImg {
         command.args(["create", "-q", "-u", "-f", "qcow2"]);
         command.args(["-F", overlay.format().as_str(), "-b"]).arg(overlay.backing());
         command.args(["-o", &overlay.profile().qemu_img_options()]);
-        command.args(["/proc/self/fd/0", &overlay.virtual_size().to_string()]);
+        command.args([FILE, &overlay.virtual_size().to_string()]);
         let created = timeout(self.timeout, self.run(command)).await;
         created.unwrap_or(Err(CreatorError::Timeout(self.timeout)))
     }
@@ -117,9 +119,16 @@ async fn end(child: &mut Child) -> Result<(), CreatorError> {
 }
 
 fn failed(status: ExitStatus, message: &[u8]) -> CreatorError {
-    CreatorError::Failed {
-        program: "qemu-img",
-        status: status.to_string(),
-        message: String::from_utf8_lossy(message).trim().to_owned(),
-    }
+    let message = String::from_utf8_lossy(message);
+    let lines = message.lines().map(|line| {
+        let said = line.trim().strip_prefix("qemu-img: ").unwrap_or(line.trim());
+        said.strip_prefix(FILE).and_then(|said| said.strip_prefix(": ")).unwrap_or(said)
+    });
+    // It may not unlink the file, nor need it: whoever made the file removes it.
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("Error when deleting"));
+    let message = lines.collect::<Vec<_>>().join("; ");
+    super::full(&message).map_or_else(
+        || CreatorError::Failed { program: "qemu-img", status: status.to_string(), message },
+        CreatorError::Write,
+    )
 }

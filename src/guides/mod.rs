@@ -47,3 +47,8 @@ pub mod fleet {}
 
 #[doc = include_str!("trust.md")]
 pub mod trust {}
+
+/// What README says in Rust.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub mod readme {}

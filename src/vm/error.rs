@@ -45,7 +45,7 @@ pub enum VmError {
         reason: String,
     },
     /// No base image of the language.
-    #[error("no base image of {language} in {} (as {}): build the guest images with overlay-pool images build, or name their directory with OVERLAY_POOL_IMAGES", directory.display(), language.images())]
+    #[error("no base image of {language} in {} (as {}): {}, or name their directory with OVERLAY_POOL_IMAGES", directory.display(), language.images(), whence(*language))]
     NoImage {
         /// The language.
         language: Language,
@@ -141,4 +141,13 @@ pub enum VmError {
 
 fn noted(log: Option<&PathBuf>) -> String {
     log.map(|log| format!("; its console is in {}", log.display())).unwrap_or_default()
+}
+
+/// Where a base image of a language comes from.
+fn whence(language: Language) -> &'static str {
+    if [Language::PYTHON, Language::JAVASCRIPT].contains(&language) {
+        "build the guest images with overlay-pool images build"
+    } else {
+        "put one of your own there, since overlay-pool images build makes none"
+    }
 }

@@ -5,7 +5,8 @@ mod ground;
 mod measure;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use overlay_pool::creator::CreatorKind;
@@ -64,11 +65,8 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn run(self) -> Result<Answer, Failure> {
-        let at = |error| {
-            let advice = system(&error);
-            Failure::new(Exit::Failed, format!("{}: {error}", self.dir.display()), advice)
-        };
-        let folder = self.dir.canonicalize().and_then(|dir| ground::folder(&dir)).map_err(at)?;
+        let folder = self.dir.canonicalize().and_then(|dir| ground::folder(&dir));
+        let folder = folder.map_err(at(&self.dir))?;
         let path = folder.path().to_owned();
         // The runtime ends before the folder is removed, and with it whatever writes there.
         let answer = Runtime::new().map_err(failed)?.block_on(async {
@@ -88,7 +86,7 @@ impl Bench {
         let version = version::version("qemu-img").await.ok();
         let (qemu, filesystem) = (version.is_some(), filesystem::name(&folder).map_err(failed)?);
         let machine = ground::machine(&filesystem, version.as_deref()).map_err(failed)?;
-        let base = &ground::make_base(&folder).map_err(failed)?;
+        let base = &ground::make_base(&folder).map_err(at(&folder))?;
         let overlay =
             &BaseImage::open(base, References::Deny)?.overlay(OverlayOptions::default())?;
         let (mut columns, mut missing, mut sound) = (Columns::new(), BTreeMap::new(), 0);
@@ -97,7 +95,7 @@ impl Bench {
         for kind in CreatorKind::ALL.into_iter().filter(wanted) {
             // Those that run QEMU take milliseconds for each.
             let count = (self.count / [1, 5, 10][kind as usize]).max(16).min(self.count);
-            let dir = ground::folder(&folder).map_err(failed)?;
+            let dir = ground::folder(&folder).map_err(at(&folder))?;
             let (dir, made, figures) = (dir.path(), Vec::new(), Figures::default());
             let mut bench = measure::Bench { base, overlay, qemu, kind, count, dir, made, figures };
             let (name, lacking) = (kind.as_str(), Exit::CreatorUnavailable);
@@ -131,6 +129,14 @@ impl Bench {
         let text =
             format!("{machine}\n{missing}\n{table}\n\n{LEGEND} All {sound} overlays are sound.\n");
         Ok(Answer { text, failures, ..Answer::default() })
+    }
+}
+
+/// What can't be made there.
+fn at(folder: &Path) -> impl Fn(io::Error) -> Failure {
+    move |error| {
+        let advice = system(&error);
+        Failure::new(Exit::Failed, format!("{}: {error}", folder.display()), advice)
     }
 }
 

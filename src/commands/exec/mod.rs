@@ -126,7 +126,13 @@ impl Exec {
         }
         let wants_server = !self.wants_own_vm(&settings);
         let settings = self.settings(settings);
-        if !wants_server || !self.socket().is_some_and(|socket| socket.exists()) {
+        let is_there = self.socket().is_some_and(|socket| socket.exists());
+        if !wants_server && is_there {
+            tracing::debug!(
+                "a VM of this process, since an option or the environment says what it is"
+            );
+        }
+        if !wants_server || !is_there {
             // Before the code is read, which may come from a person.
             self.language(&settings)?;
         }

@@ -1,7 +1,7 @@
 //! `images ls`: what images there are, of both kinds.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use indicatif::BinaryBytes;
@@ -37,8 +37,10 @@ pub(super) struct Ls {
 
 impl Ls {
     pub(super) fn run(self) -> Result<Answer, Failure> {
-        let store = self.store.open()?;
-        let images = store.list()?;
+        let store = self.store.path();
+        let store = std::path::absolute(&store).unwrap_or(store);
+        // Who only looks makes none.
+        let images = if store.exists() { Store::open(&store)?.list()? } else { Vec::new() };
         let guests = match self.guest_images {
             Some(directory) => directory,
             None => arguments::vm_settings()?.base_images_dir,
@@ -51,7 +53,7 @@ impl Ls {
                 files.map(|(name, file)| json!({ "name": name, "size": file.size })).collect()
             };
             let facts = json!({
-                "store": text::path_json(store.path()),
+                "store": text::path_json(&store),
                 "base_images": images.iter().map(fact).collect::<Value>(),
                 "guest_images_directory": text::path_json(&guests),
                 "guest_images": manifest.as_ref().map_or_else(|| json!([]), files),
@@ -70,8 +72,8 @@ impl Ls {
     }
 }
 
-fn base_images(store: &Store, images: &[Stored]) -> String {
-    let mut shown = format!("base images in {}\n", text::escaped_path(store.path()));
+fn base_images(store: &Path, images: &[Stored]) -> String {
+    let mut shown = format!("base images in {}\n", text::escaped_path(store));
     for image in images {
         let size = BinaryBytes(image.size).to_string();
         let names: Vec<_> = image.names.iter().map(ImageRef::to_string).collect();

@@ -27,7 +27,12 @@ pub(super) struct StoreDir {
 
 impl StoreDir {
     pub(super) fn open(self) -> Result<Store, Failure> {
-        Ok(Store::open(self.store.unwrap_or_else(arguments::store))?)
+        Ok(Store::open(self.path())?)
+    }
+
+    /// Where it is, or would be.
+    pub(super) fn path(self) -> PathBuf {
+        self.store.unwrap_or_else(arguments::store)
     }
 }
 

@@ -31,6 +31,9 @@ pub(super) struct Report {
     #[serde(flatten)]
     qcow2: Option<Qcow2>,
     refused: Option<String>,
+    /// Whether it is refused for the files that it refers to, as each overlay is.
+    #[serde(skip)]
+    refers: bool,
     warnings: Vec<String>,
 }
 
@@ -54,6 +57,7 @@ impl Report {
         let (start, metadata) = read_start(&image.path)?;
         let judged = BaseImage::open(image, References::Deny)
             .and_then(|base| base.overlay(OverlayOptions::default()));
+        let refers = matches!(judged, Err(BaseError::Reference { .. }));
         let file_size = metadata.size();
         let kind = Kind::of(&start).filter(|_| image.format == Format::Raw);
         let mut warnings: Vec<_> =
@@ -77,6 +81,7 @@ impl Report {
             disk_size: metadata.blocks() * BLOCK,
             qcow2,
             refused: judged.err().map(|error| reason(&error)),
+            refers,
             warnings,
         })
     }
@@ -85,7 +90,8 @@ impl Report {
         let format = self.format.map_or("unknown", Format::as_str);
         let version = self.qcow2.as_ref().map(|qcow2| format!(" version {}", qcow2.version));
         let verdict = self.refused.as_ref();
-        let verdict = verdict.map(|reason| format!("refused: {}", text::escaped(reason)));
+        let refused = if self.refers { "" } else { "refused: " };
+        let verdict = verdict.map(|reason| format!("{refused}{}", text::escaped(reason)));
 
         let mut rows = vec![("image", self.image.to_string())];
         rows.push(("format", format!("{format}{}", version.unwrap_or_default())));
@@ -164,6 +170,11 @@ fn reason(error: &BaseError) -> String {
         BaseError::Header { source: source @ HeaderError::Magic(_), .. } => {
             format!("{source}; {}", failure::header(source))
         }
+        // No fault of it: so is each overlay.
+        BaseError::Reference { what, .. } => format!(
+            "only with --allow-references, because of its {what}; or flatten it with qemu-img \
+             convert"
+        ),
         error => error.source().map_or_else(|| error.to_string(), ToString::to_string),
     }
 }

@@ -3,6 +3,7 @@
 mod broken;
 mod contract;
 mod mistakes;
+mod porting;
 mod ports;
 mod program;
 mod protocol;

@@ -31,7 +31,7 @@ async fn a7_failing_creator_is_named_with_its_cause(stage: Stage) {
     let target = stage.join("vm.qcow2");
     let error = pool.acquire(&stage.base, &target).await.expect_err("it fails");
     let text = error.to_string().replace(stage.to_str().expect("a plain path"), "[DIR]");
-    insta::assert_snapshot!(text, @"target [DIR]/vm.qcow2: can't make an overlay of [DIR]/base.qcow2: qemu-img failed (exit status: 3): qemu-img: no luck");
+    insta::assert_snapshot!(text, @"target [DIR]/vm.qcow2: can't make an overlay of [DIR]/base.qcow2: qemu-img failed (exit status: 3): no luck");
     assert!(!target.exists(), "no partial file is left");
     let stats = pool.stats();
     assert_eq!((stats.failed, stats.created, stats.create_failed), (1, 0, 1));

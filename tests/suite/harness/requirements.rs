@@ -78,6 +78,8 @@ pub(crate) enum Need {
     PythonBuild,
     /// `openapi-python-client`, which makes a client in Python of an `OpenAPI` document.
     OpenapiPythonClient,
+    /// `node`, of a version that has `??=` (15).
+    Node,
     /// `openapi-typescript`, which makes types of one, and `tsc`.
     OpenapiTypescript,
     /// `promtool`, which checks what Prometheus is told.
@@ -125,7 +127,7 @@ const REQUIRE: &str = "OVERLAY_POOL_REQUIRE";
 pub(crate) const NEEDS: &[Need] = &[];
 
 impl Need {
-    pub(crate) const ALL: [Self; 36] = [
+    pub(crate) const ALL: [Self; 37] = [
         Self::QemuImg,
         Self::QemuIo,
         Self::StorageDaemon,
@@ -155,6 +157,7 @@ impl Need {
         Self::Chromium,
         Self::PythonBuild,
         Self::OpenapiPythonClient,
+        Self::Node,
         Self::OpenapiTypescript,
         Self::Promtool,
         Self::Registry,
@@ -195,6 +198,7 @@ impl Need {
             Self::Chromium => "chromium",
             Self::PythonBuild => "python-build",
             Self::OpenapiPythonClient => "openapi-python-client",
+            Self::Node => "node",
             Self::OpenapiTypescript => "openapi-typescript",
             Self::Promtool => "promtool",
             Self::Registry => "registry",
@@ -241,6 +245,7 @@ impl Need {
                 python::probe(self.name(), &["--version"])
             }
             Self::PythonBuild => python::probe("python3", &["-c", PYTHON_BUILD]),
+            Self::Node => said(self.name(), &["--version"], "nodejs"),
             Self::OpenapiTypescript => {
                 node::probe(self.name()).and_then(|found| node::probe("tsc").map(|_| found))
             }

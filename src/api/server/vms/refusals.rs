@@ -16,8 +16,9 @@ const NO_VMS: Refusal = Refusal {
 const NO_IMAGE: Refusal = Refusal {
     description: "The server runs no VMs, or none of this language.",
     error: "no-image",
-    detail: "no base image of raw in /var/lib/vms/images: build the guest images with \
-             overlay-pool images build, or name their directory with OVERLAY_POOL_IMAGES",
+    detail: "no base image of raw in /var/lib/vms/images: put one of your own \
+             there, since overlay-pool images build makes none, or name their directory with \
+             OVERLAY_POOL_IMAGES",
     ..NO_VMS
 };
 const UNKNOWN: Refusal = Refusal {

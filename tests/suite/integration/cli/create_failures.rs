@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::names;
-use crate::harness::cli::{answer, assert_answer, overlay_pool, run};
+use crate::harness::cli::{answer, assert_answer, overlay_pool, overlay_pool_after, run};
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
 
@@ -124,4 +124,20 @@ fn json_tells_what_was_made_and_what_was_not(stage: Stage) {
     let created = answer(&stage, ["create", "--json", "base.qcow2", "vm-1", "vm-2", "vm-3"]);
     assert_answer!(stage, "create_json", created);
     assert!(stage.join("vm-1").is_file() && stage.join("vm-3").is_file());
+}
+
+/// Whoever found it out: the same words, the same code, the same thing to do.
+#[apply(test)]
+#[needs(MountNamespace, QemuImg, StorageDaemon)]
+fn a7_a_full_disk_says_so_with_every_creator(
+    #[with(1)] stage: Stage,
+    #[values("native", "qemu-img", "storage-daemon")] creator: &str,
+) {
+    fs::create_dir(stage.join("full")).expect("a directory");
+    let setup = "mount -t tmpfs -o size=64k tmpfs full && ! cat /dev/zero >full/zeros 2>/dev/null";
+    let mut create = overlay_pool_after(setup, &stage);
+    let failed = run(create.args(["create", "--creator", creator, "base.qcow2", "full/vm"]));
+    assert_eq!(failed.code, Some(1), "{failed}");
+    let cause = "base.qcow2: can't write: No space left on device (os error 28); make room there\n";
+    assert!(failed.stderr.ends_with(cause), "{failed}");
 }

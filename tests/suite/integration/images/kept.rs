@@ -46,6 +46,16 @@ fn removed(scratch: &Scratch, arguments: &[&str]) -> Vec<(String, String)> {
     removed.map(|one| (text(&one["digest"]), text(&one["reason"]))).collect()
 }
 
+/// Who only looks for images makes no place for them.
+#[apply(test)]
+fn a_store_that_is_not_there_is_not_made_by_a_look(scratch: Scratch) {
+    let listed = run(&mut images(&scratch, &["ls", "--json"]));
+    assert_eq!(listed.code, Some(0), "{listed}");
+    let facts: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    assert_eq!(facts["base_images"], json!([]), "{listed}");
+    assert!(!store(&scratch).exists(), "{listed}");
+}
+
 #[apply(test)]
 fn both_kinds_of_images_are_listed(scratch: Scratch) {
     let (registry, disks) = pulled(&scratch, 1);

@@ -165,6 +165,7 @@ fn what_keeps_code_from_running(scratch: Scratch) {
     let answer = run(exec(&scratch).args(["raw", "-c", "true"]));
     assert_eq!(answer.code, Some(125), "{answer}");
     assert!(answer.stderr.contains("no base image of raw"), "{answer}");
+    assert!(answer.stderr.contains("put one of your own there"), "{answer}");
     let answer = run(exec(&scratch).env("OVERLAY_POOL_MEMORY", "much").args(["python", "-c", ""]));
     assert_eq!(answer.code, Some(2), "{answer}");
     assert!(answer.stderr.contains("OVERLAY_POOL_MEMORY=\"much\""), "{answer}");

@@ -94,6 +94,9 @@ fn a_server_without_vms_is_told_and_passed_over(scratch: Scratch) {
     assert_eq!(answer.code, Some(125), "{answer}");
     assert!(answer.stderr.contains("this server runs no VMs"), "{answer}");
     assert!(answer.stderr.contains("no base image of raw"), "{answer}");
+    let own = ["-v", "--memory", "256", "raw", "-c", "true"];
+    let answer = run(exec(&scratch, &server).args(own));
+    assert!(answer.stderr.contains("since an option or the environment says"), "{answer}");
     let socket = server.socket().to_owned();
     let answer = run(exec(&scratch, &server).arg("--socket").arg(socket).args(["py", "-c", ""]));
     assert_eq!(answer.code, Some(125), "{answer}");
