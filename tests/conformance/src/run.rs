@@ -140,6 +140,7 @@ impl World<'_> {
             Step::ChangeWhileMade { base, target, image } => {
                 self.change_while_made(base, target, *image)
             }
+            Step::AcquireWhileMade { base, target } => self.acquire_while_made(base, target),
             Step::AcquireKilled { count, base, target } => {
                 self.acquire_killed(*count, base, target)
             }

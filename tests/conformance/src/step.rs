@@ -177,6 +177,14 @@ pub(crate) enum Step {
         /// What it is replaced by.
         image: Option<Image>,
     },
+    /// Acquires one overlay after the other until one is seen being made ahead, by a process that
+    /// the shim has started: that is stopped, and a ready one can be acquired before it goes on.
+    /// Shelves hold more than ten.
+    AcquireWhileMade {
+        #[serde(default = "base")]
+        base: String,
+        target: String,
+    },
     /// Acquires at the same time; stops the first process that the shim has started for it, and
     /// kills the shim. Nothing that it has started may outlive it.
     AcquireKilled {

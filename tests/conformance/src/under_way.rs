@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::kill_process;
+use rustix::process::{Pid, kill_process};
 
 use super::acquires::SLACK;
 use super::answers::{told, told_error};
@@ -156,16 +156,67 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Acquires a ready overlay while a process hangs that makes another ahead.
+    pub(super) fn acquire_while_made(&mut self, base: &str, target: &str) -> Checked {
+        let mut hung = None;
+        for number in 0..TRIES {
+            self.acquire_pooled(base, target, number)?;
+            hung = self.await_hung()?;
+            if hung.is_some() {
+                break;
+            }
+        }
+        self.acquire_pooled(base, target, TRIES)?;
+        if hung.is_some_and(|hung| !is_stopped(hung)) {
+            broken!("C2.2: a pooled acquire waited for a process that hangs");
+        }
+        self.signal_aids(Signal::Cont).map(drop)
+    }
+
+    fn acquire_pooled(&mut self, base: &str, target: &str, number: usize) -> Checked {
+        let (id, target) = self.begin(base, target, number)?;
+        match self.answer(id)? {
+            Ok(acquired) if acquired["source"] == "pooled" => {
+                self.check_acquired(&acquired, base, &target)
+            }
+            other => broken!("C2.2: the answer is {}, not pooled", told(&other)),
+        }
+    }
+
+    /// Stops the first process that makes an overlay ahead; none where the shelf is full before.
+    fn await_hung(&mut self) -> Checked<Option<Pid>> {
+        let deadline = Instant::now() + self.port.patience;
+        while Instant::now() < deadline {
+            self.stop_aids()?;
+            let aids = self.aids()?;
+            if let Some(hung) = aids.iter().find(|aid| is_stopped(**aid)) {
+                return Ok(Some(*hung));
+            }
+            // Not by the figures, which may have to wait for it.
+            let made = i64::try_from(self.overlays()?.len()).unwrap_or(i64::MAX);
+            if aids.is_empty() && made >= self.size() {
+                return Ok(None);
+            }
+            sleep(Duration::from_micros(200));
+        }
+        broken!("R1.2: the shelf isn't filled again");
+    }
+
+    fn stop_aids(&mut self) -> Checked {
+        for aid in self.aids()? {
+            // Before it becomes another program it may stop its parent too.
+            if !runs(aid, "setpriv") {
+                let _ = kill_process(aid, Signal::Stop.number()); // it may have ended by itself
+            }
+        }
+        Ok(())
+    }
+
     /// Stops what makes an overlay ahead; false where the shelf is full before.
     fn await_being_made(&mut self) -> Checked<bool> {
         let deadline = Instant::now() + self.port.patience;
         while Instant::now() < deadline {
-            for aid in self.aids()? {
-                // Before it becomes another program it may stop its parent too.
-                if !runs(aid, "setpriv") {
-                    let _ = kill_process(aid, Signal::Stop.number()); // it may have ended by itself
-                }
-            }
+            self.stop_aids()?;
             let ready = self.stats()?.total();
             if ready == self.size() {
                 self.signal_aids(Signal::Cont)?;
