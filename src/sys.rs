@@ -145,21 +145,6 @@ pub(crate) fn limit_descriptors(command: &mut Command, count: u64) {
     unsafe { command.pre_exec(limit) };
 }
 
-/// Has the kernel give the child no huge pages, whatever it asks for.
-#[cfg(feature = "vm")]
-pub(crate) fn use_small_pages(command: &mut Command) {
-    let small = || -> io::Result<()> {
-        let (yes, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
-        // Kernels without huge pages refuse, and give none either.
-        // SAFETY: it changes a flag of the process and touches no memory.
-        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, yes, none, none, none) };
-        Ok(())
-    };
-    // SAFETY: the closure makes one system call and neither allocates nor takes a lock, so it may
-    // run in the child between fork and exec.
-    unsafe { command.pre_exec(small) };
-}
-
 /// Has the child be in a cgroup, whose `cgroup.procs` this is.
 #[cfg(feature = "vm")]
 pub(crate) fn enter(command: &mut Command, processes: OwnedFd) {

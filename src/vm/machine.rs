@@ -110,21 +110,15 @@ impl Machine {
     }
 
     fn accelerator(&self) -> String {
-        if self.translates() {
-            format!("{},tb-size={TRANSLATIONS_MIB}", self.accelerator)
-        } else {
-            self.accelerator.to_owned()
+        match self.accelerator {
+            "tcg" => format!("tcg,tb-size={TRANSLATIONS_MIB}"),
+            accelerator => accelerator.to_owned(),
         }
-    }
-
-    /// Whether QEMU translates the guest's code.
-    pub(super) fn translates(&self) -> bool {
-        self.accelerator == "tcg"
     }
 
     /// How much memory QEMU needs at most, in MiB.
     pub(super) fn most_memory_mib(&self) -> u64 {
-        let translations = if self.translates() { TRANSLATIONS_MIB } else { 0 };
+        let translations = if self.accelerator == "tcg" { TRANSLATIONS_MIB } else { 0 };
         u64::from(self.memory_mib) + translations + QEMU_MIB
     }
 

@@ -19,8 +19,8 @@ use super::containment::{Cgroup, Containment};
 use super::error::VmError;
 use super::files::Files;
 use super::machine::{Beginning, Machine, Wiring, in_set};
+use crate::process;
 use crate::qmp::{Qmp, QmpError};
-use crate::{process, sys};
 
 /// How long a process that ends or was killed may take to be gone.
 const END: Duration = Duration::from_secs(5);
@@ -106,10 +106,6 @@ impl Qemu {
         command.args(machine.arguments(wiring, beginning));
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let cgroup = containment.apply(&mut command, machine, beginning)?;
-        if machine.translates() {
-            // QEMU asks for huge ones for what it translates, and then clears more than it uses.
-            sys::use_small_pages(&mut command);
-        }
         let state = files.numbers().state.map(|(_, devices)| in_set(devices));
         let mut descriptors = files.into_descriptors();
         descriptors.extend([qmp_end, guest_end, console_end]);
