@@ -5,8 +5,8 @@
 //! Pod is given a directory with the overlay, its base image, read-only, and a file with the
 //! arguments that QEMU opens the two with. The guide `kubernetes` has an example.
 //!
-//! A driver keeps nothing for the next one: what there is the server is asked, whose leases have the
-//! volumes' ids.
+//! A driver keeps nothing that the next one needs: that asks the server, whose leases have the volumes'
+//! ids.
 //! Each call may come twice, or after either of the two was killed in the middle of the first one.
 
 mod base_mount;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::entry::make_private;
 use super::hidden::Hidden;
 use super::rename::rename_new;
-use super::target::{Spot, Target};
+use super::target::Spot;
 use crate::paths::link_to;
 
 /// Tells what is in the way of a file at a target, as far as that can be told before: one is made
@@ -21,8 +21,7 @@ use crate::paths::link_to;
 ///
 /// [`io::ErrorKind::AlreadyExists`] if something is there, and those of the system.
 pub fn try_target(target: &Path) -> io::Result<()> {
-    let spot = Target::from(target).absolute().and_then(Target::open);
-    let spot = spot.map_err(|(_, error)| error)?;
+    let spot = Spot::at(target)?;
     if spot.exists() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }

@@ -114,6 +114,12 @@ pub(crate) struct Spot {
 }
 
 impl Spot {
+    /// The last component of a path, in its directory as that is found now.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        let opened = Target::from(path).absolute().and_then(Target::open);
+        opened.map_err(|(_, error)| error)
+    }
+
     /// What answers and errors call it.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -7,12 +7,11 @@ use std::path::Path;
 use rustix::fs::CWD;
 use rustix::io::Errno;
 
-use crate::place::{Draft, Target, rename_new};
+use crate::place::{Draft, Spot, rename_new};
 
 /// Moves a disk to a target where nothing is there; to another file system it is copied.
 pub(super) fn keep(disk: &Path, target: &Path) -> io::Result<()> {
-    let spot = Target::from(target).absolute().and_then(Target::open);
-    let spot = spot.map_err(|(_, error)| error)?;
+    let spot = Spot::at(target)?;
     match rename_new(CWD, disk.as_os_str(), &spot) {
         Err(Errno::XDEV) => {
             let copy = Draft::begin(&spot)?;

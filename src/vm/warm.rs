@@ -174,14 +174,12 @@ impl Warm {
                 let Some(making) = self.lacking(workshop) else { break };
                 made.push(self.make_unless_needed(workshop, making, needed));
             }
-            more &= match made.next().await {
+            match made.next().await {
                 None => return well,
-                Some(Ok(is_made)) => is_made,
-                Some(Err(())) => {
-                    well = false;
-                    false
-                }
-            };
+                Some(Ok(true)) => {}
+                Some(Ok(false)) => more = false,
+                Some(Err(())) => (more, well) = (false, false),
+            }
         }
     }
 

@@ -160,13 +160,7 @@ impl World<'_> {
     ) -> Checked {
         let (other, _) = self.begin(hung.0, hung.1, 0)?;
         let hangs = self.await_stopped(other)?;
-        let (id, target) = self.begin(base, target, 0)?;
-        match self.answer(id)? {
-            Ok(acquired) if acquired["source"] == "pooled" => {
-                self.check_acquired(&acquired, base, &target)?;
-            }
-            other => broken!("C2.2: the answer is {}, not pooled", told(&other)),
-        }
+        self.acquire_pooled(base, target, 0)?;
         if hangs && self.shim()?.is_answered(other)? {
             broken!("C2.2: a pooled acquire waited for a process that hangs");
         }

@@ -190,7 +190,8 @@ impl World<'_> {
         self.signal_aids(Signal::Cont).map(drop)
     }
 
-    fn acquire_pooled(&mut self, base: &str, target: &str, number: usize) -> Checked {
+    /// Acquires an overlay that is ready, whatever hangs.
+    pub(super) fn acquire_pooled(&mut self, base: &str, target: &str, number: usize) -> Checked {
         let (id, target) = self.begin(base, target, number)?;
         match self.answer(id)? {
             Ok(acquired) if acquired["source"] == "pooled" => {
