@@ -1,5 +1,6 @@
 //! When shelves are filled again.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::thread::sleep;
@@ -18,9 +19,18 @@ use crate::shim::Checked;
 const DEFAULT: Duration = Duration::from_millis(500);
 /// How much oftener one of two ways has to be the quicker one, to be it.
 const LEAD: i32 = 4;
-/// More files than that aren't opened in a period by one who tries ever seldomer, whatever the machine
-/// has to do beside.
-const MANY: usize = 60;
+/// A turn of the runner, while it watches pauses.
+const TURN: Duration = Duration::from_millis(10);
+/// What is shorter, in turns, is no pause between two tries.
+const SHORTEST: u32 = 3;
+/// If no file is opened for so many turns, no other pause is waited for.
+const SELDOM: u32 = 500;
+/// How many pauses the later ones are compared with.
+const FIRST: usize = 3;
+/// After so many pauses that didn't grow none will.
+const SAME: usize = 20;
+/// One whose pauses grow opens no more files until that shows.
+const MANY: usize = 120;
 /// After so many comparisons without a lead neither is.
 const ROUNDS: usize = 60;
 /// How often `shelf_idle` is tried, each time doubled.
@@ -180,44 +190,76 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Counts how often files are opened in the pool directory, in two periods that follow each
-    /// other, from when the first is opened: in the second it is seldom.
-    pub(super) fn expect_longer_pauses(&mut self, period: Duration) -> Checked {
+    /// Watches the files that are opened in the pool directory: the pauses between them grow. Time is
+    /// the runner's own turns, which come seldomer if the machine has much to do, or stands still.
+    pub(super) fn expect_longer_pauses(&mut self) -> Checked {
         let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(unfit)?;
-        inotify::add_watch(&watch, self.file("{pool}")?, WatchFlags::OPEN).map_err(unfit)?;
+        let (open, close) = (WatchFlags::OPEN, WatchFlags::CLOSE);
+        inotify::add_watch(&watch, self.file("{pool}")?, open | close).map_err(unfit)?;
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&watch, &mut buffer);
-        let mut opened = || -> Checked<usize> {
-            let mut count = 0;
-            loop {
-                match events.next() {
-                    Ok(event) if event.events().contains(ReadFlags::ISDIR) => {}
-                    Ok(_) => count += 1,
-                    Err(Errno::AGAIN) => return Ok(count),
-                    Err(error) => return Err(unfit(error)),
+        let (mut under_way, mut opened) = (0_usize, 0);
+        let (mut still, mut pauses) = (0, Pauses::default());
+        loop {
+            match events.next() {
+                Ok(event) if event.events().contains(ReadFlags::ISDIR) => {}
+                Ok(event) if event.events().contains(ReadFlags::OPEN) => {
+                    opened += 1;
+                    under_way += 1;
+                    still = 0;
+                    pauses.end();
                 }
-            }
-        };
-        let mut count_for = |period: Duration, most: Option<usize>| -> Checked<usize> {
-            let (mut count, mut end) = (0, Instant::now() + period);
-            while Instant::now() < end && most.is_none_or(|most| count <= most) {
-                let more = opened()?;
-                if most.is_none() && count == 0 && more > 0 {
-                    end = Instant::now() + period;
+                Ok(_) => under_way = under_way.saturating_sub(1),
+                Err(Errno::AGAIN) => {
+                    sleep(TURN);
+                    still += 1;
+                    pauses.lasts += u32::from(under_way == 0);
+                    if still >= SELDOM || pauses.grow() {
+                        return Ok(());
+                    }
+                    if pauses.done.len() >= SAME {
+                        broken!("R3.1: the pauses don't grow: {pauses}");
+                    }
                 }
-                count += more;
-                sleep(Duration::from_millis(10));
+                Err(error) => return Err(unfit(error)),
             }
-            Ok(count)
-        };
-        let first = count_for(period, None)?;
-        // It may also have looked for space, and tried nothing.
-        let most = (first * 2 / 3).min(MANY);
-        let second = count_for(period, Some(most))?;
-        if second > most {
-            broken!("R3.1: {first} files were opened in {period:?}, and then {second} or more");
+            if opened > MANY {
+                broken!("R3.1: more than {MANY} files were opened, after pauses of {pauses}");
+            }
         }
-        Ok(())
+    }
+}
+
+/// How long nobody did anything, each time, in turns of the runner.
+#[derive(Default)]
+struct Pauses {
+    done: Vec<u32>,
+    /// The one that isn't over.
+    lasts: u32,
+}
+
+impl Pauses {
+    /// Between what belongs together there is next to none.
+    fn end(&mut self) {
+        let pause = std::mem::take(&mut self.lasts);
+        if pause >= SHORTEST {
+            self.done.push(pause);
+        }
+    }
+
+    /// Two were twice as long as the longest of the first ones: one could be so by chance.
+    fn grow(&self) -> bool {
+        let Some((first, later)) = self.done.split_at_checked(FIRST) else { return false };
+        let least = 2 * first.iter().max().copied().unwrap_or_default();
+        let longer = later.iter().chain([&self.lasts]).filter(|pause| **pause >= least);
+        longer.count() >= 2
+    }
+}
+
+impl fmt::Display for Pauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<Duration> = self.done.iter().map(|pause| TURN * *pause).collect();
+        write!(f, "{all:?}")
     }
 }
 
@@ -266,5 +308,27 @@ impl Census {
                 Err(error) => return Err(unfit(error)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grow(done: &[u32], lasts: u32) -> bool {
+        Pauses { done: done.to_vec(), lasts }.grow()
+    }
+
+    #[test]
+    fn pauses_grow_if_two_are_twice_the_first_ones() {
+        assert!(grow(&[10, 20, 40, 80, 160], 0) && grow(&[10, 20, 40, 80], 80));
+        assert!(grow(&[100, 200, 300, 400, 500, 600], 700));
+        assert!(!grow(&[10, 20, 40, 80], 79) && !grow(&[10, 20], 500));
+    }
+
+    #[test]
+    fn pauses_that_stay_the_same_dont_grow_by_one_that_was_held_up() {
+        assert!(!grow(&[50, 52, 51, 50, 130, 51, 50], 50));
+        assert!(!grow(&[4, 50, 5, 52, 4, 51, 4, 99, 5], 50), "what lies within a try is shorter");
     }
 }

@@ -117,7 +117,7 @@ impl World<'_> {
             }
             Step::AcquireBeforeIdle { base, target } => self.acquire_before_idle(base, target),
             Step::CompareIntervals { base, target } => self.compare_intervals(base, target),
-            Step::LongerPauses { ms } => self.expect_longer_pauses(Duration::from_millis(*ms)),
+            Step::LongerPauses {} => self.expect_longer_pauses(),
             Step::AcquireContested { count, base, target, spread_ms: ms } => {
                 self.acquire_contested(*count, base, target, Duration::from_millis(*ms))
             }

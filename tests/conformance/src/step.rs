@@ -119,9 +119,9 @@ pub(crate) enum Step {
         base: String,
         target: String,
     },
-    /// Counts how often files are opened in the pool directory from when the first is: for so long,
-    /// and then for so long again. The second number must be the smaller one, by a third.
-    LongerPauses { ms: u64 },
+    /// Watches the files that are opened in the pool directory, until two pauses between them were
+    /// twice as long as the first ones, or one lasts for 5 s.
+    LongerPauses {},
     /// Acquires one after the other; meanwhile, each time a little later, at last after so long, the
     /// runner makes a file at the target. Exactly one of both wins.
     AcquireContested {
