@@ -34,7 +34,12 @@ fn trials() -> Result<Vec<harness::case::Trial>, String> {
     match conformance::of_named_port()? {
         Some(trials) => Ok(trials),
         // The cases needn't be read for a test that is none of them.
-        None if harness::case::is_registered_alone() => Ok(harness::case::registered().collect()),
-        None => Ok(harness::case::registered().chain(conformance::trials()?).collect()),
+        None => {
+            let only = harness::case::only();
+            if only.as_deref().is_some_and(harness::case::is_registered) {
+                return Ok(harness::case::registered().collect());
+            }
+            Ok(harness::case::registered().chain(conformance::trials(only.as_deref())?).collect())
+        }
     }
 }

@@ -58,6 +58,18 @@ pub fn embedded() -> Vec<Named> {
 ///
 /// The folder can't be read, or holds no case.
 pub fn of(folder: &Path) -> Result<Vec<Result<Named, Unreadable>>, NoCases> {
+    some_of(folder, |_| true)
+}
+
+/// Those of them whose names are wanted; the others aren't read.
+///
+/// # Errors
+///
+/// The folder can't be read, or holds no case.
+pub fn some_of(
+    folder: &Path,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Result<Named, Unreadable>>, NoCases> {
     let none = |why: String| NoCases { folder: folder.to_owned(), why };
     let entries = std::fs::read_dir(folder).map_err(|error| none(error.to_string()))?;
     let mut files = Vec::new();
@@ -68,6 +80,7 @@ pub fn of(folder: &Path) -> Result<Vec<Result<Named, Unreadable>>, NoCases> {
     if files.is_empty() {
         return Err(none("no file's name ends in .toml".to_owned()));
     }
+    files.retain(|path| is_wanted(&name_of(path)));
     files.sort();
     Ok(files.iter().map(|path| read(path, std::fs::read_to_string(path))).collect())
 }
@@ -76,8 +89,12 @@ fn is_case(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "toml")
 }
 
+fn name_of(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn read(path: &Path, text: std::io::Result<String>) -> Result<Named, Unreadable> {
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = name_of(path);
     let case = text.map_err(|error| error.to_string());
     match case.and_then(|text| Case::read(text).map_err(|error| error.to_string())) {
         Ok(case) => Ok(Named { name, case }),

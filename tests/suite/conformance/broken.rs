@@ -32,12 +32,31 @@ pub(super) fn table() -> BTreeMap<String, Broken> {
     toml::from_str(&text).expect("broken.toml is sound")
 }
 
+fn name_of_trial(port: &str) -> String {
+    format!("conformance::broken::{port}")
+}
+
+/// Those that tests are made of: all, or those of the test that is asked for.
+pub(super) fn wanted(only: Option<&str>) -> BTreeMap<String, Broken> {
+    let is_theirs = |name: &str| name.starts_with(&name_of_trial(""));
+    if only.is_some_and(|name| !is_theirs(name)) {
+        return BTreeMap::new();
+    }
+    let mut wanted = table();
+    wanted.retain(|port, _| only.is_none_or(|name| name == name_of_trial(port)));
+    wanted
+}
+
 /// # Errors
 ///
 /// A broken port is to be caught by nothing, or by what is no case.
-pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) -> Result<(), String> {
+pub(super) fn trials(
+    trials: &mut Vec<Trial>,
+    ports: BTreeMap<String, Broken>,
+    cases: &[Arc<Named>],
+) -> Result<(), String> {
     let sound = Port::python(None)?;
-    for (name, Broken { about, caught_by, .. }) in table() {
+    for (name, Broken { about, caught_by, .. }) in ports {
         if caught_by.is_empty() {
             return Err(format!("broken.toml: {name} names no case that it is caught by"));
         }
@@ -48,7 +67,7 @@ pub(super) fn trials(trials: &mut Vec<Trial>, cases: &[Arc<Named>]) -> Result<()
         let cases = caught_by.iter().map(case).collect::<Result<Vec<_>, _>>()?;
         let all: BTreeSet<_> = cases.iter().flat_map(|case| needs(case, &sound)).collect();
         let all = all.into_iter().collect();
-        trials.push(Trial::new(format!("conformance::broken::{name}"), all, false, move || {
+        trials.push(Trial::new(name_of_trial(&name), all, false, move || {
             let port = Port::python(Some(&name)).expect("shim.toml is sound");
             for case in &cases {
                 must_fail(case, &port, &about);

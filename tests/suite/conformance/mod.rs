@@ -59,6 +59,11 @@ fn failing(name: String, message: String) -> Trial {
     Trial::new(name, Vec::new(), false, move || fail(message))
 }
 
+/// Whether there is a case of this name, read or not.
+fn is_case(name: &str) -> bool {
+    cases_folder().join(format!("{name}.toml")).is_file()
+}
+
 /// The tests of the port that the environment names, where it names one: then nothing else is
 /// to be judged.
 ///
@@ -68,30 +73,36 @@ fn failing(name: String, message: String) -> Trial {
 /// since a test that says so would be missed by whoever asks for another.
 pub(crate) fn of_named_port() -> Result<Option<Vec<Trial>>, String> {
     let Some(port) = Port::named()? else { return Ok(None) };
-    let (mut trials, cases) = read()?;
+    let (mut trials, cases) = read(|_| true)?;
     judge_port(&mut trials, port, &cases)?;
     Ok(Some(trials))
 }
 
-/// The tests of this part that are made from files.
+/// The tests of this part that are made from files; if one is asked for, by its name, no case is read
+/// that it doesn't want.
 ///
 /// # Errors
 ///
 /// As those of a named port.
-pub(crate) fn trials() -> Result<Vec<Trial>, String> {
-    let (mut trials, cases) = read()?;
+pub(crate) fn trials(only: Option<&str>) -> Result<Vec<Trial>, String> {
+    let broken = broken::wanted(only);
+    let (mut trials, cases) = read(|case| {
+        only.is_none_or(|name| name.ends_with(&format!("::{case}")))
+            || broken.values().any(|port| port.caught_by.contains(case))
+    })?;
     for port in Port::of_repository()? {
         judge_port(&mut trials, port, &cases)?;
     }
-    broken::trials(&mut trials, &cases)?;
+    broken::trials(&mut trials, broken, &cases)?;
     Ok(trials)
 }
 
-/// All cases; a test that fails for each that can't be read.
-fn read() -> Result<(Vec<Trial>, Vec<Arc<Named>>), String> {
+/// All cases that are wanted; a test that fails for each that can't be read.
+fn read(is_wanted: impl Fn(&str) -> bool) -> Result<(Vec<Trial>, Vec<Arc<Named>>), String> {
     let mut trials = Vec::new();
     let mut sound = Vec::new();
-    for case in cases()? {
+    let cases = cases::some_of(&cases_folder(), is_wanted);
+    for case in cases.map_err(|error| format!("{error} ({CASES})"))? {
         match case {
             Ok(case) => sound.push(Arc::new(case)),
             Err(Unreadable { name, why }) => {
@@ -103,7 +114,6 @@ fn read() -> Result<(Vec<Trial>, Vec<Arc<Named>>), String> {
 }
 
 fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Result<(), String> {
-    let is_case = |name: &&String| cases.iter().any(|case| case.name == **name);
     if let Some(name) = port.config.disabled.keys().find(|name| !is_case(name)) {
         return Err(format!("{}: shim.toml disables {name}, which is no case", port.name));
     }

@@ -13,7 +13,7 @@ use overlay_pool_conformance::verdict;
 use crate::harness::artefacts::log_all;
 use crate::harness::python;
 use crate::harness::requirements::Need;
-use crate::harness::scratch::scratch;
+use crate::harness::scratch::{ON_DISK, scratch};
 
 const SHIM: &str = "OVERLAY_POOL_SHIM";
 const SHIM_CONFIG: &str = "OVERLAY_POOL_SHIM_CONFIG";
@@ -57,7 +57,7 @@ impl Port {
     /// The plain port in Python, sound or with one rule broken.
     pub(crate) fn python(broken: Option<&str>) -> Result<Self, String> {
         let folder = repository().join("fixtures/ports/python");
-        let mut argv = Vec::from(python_shim(&folder));
+        let mut argv = python_shim(&folder);
         if let Some(name) = broken {
             argv.extend(["--break".to_owned(), name.to_owned()]);
         }
@@ -73,9 +73,8 @@ impl Port {
     /// The server, as a client of another language meets it.
     fn server() -> Result<Self, String> {
         let folder = repository().join("fixtures/ports/http");
-        let shim = Vec::from(python_shim(&folder));
         let mut argv = vec!["env".to_owned(), log_all()];
-        argv.extend(shim);
+        argv.extend(python_shim(&folder));
         argv.push(program());
         Ok(Self::new("server", &[Need::Python], argv, config(&folder.join("shim.toml"))?))
     }
@@ -117,11 +116,13 @@ pub(crate) fn program() -> String {
         .unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-pool").to_owned())
 }
 
-/// The command of the shim in Python that lies in a folder.
-fn python_shim(folder: &Path) -> [String; 3] {
+/// The command of the shim in Python that lies in a folder. It comes up for each case: with Python's
+/// own modules alone, and compiled once.
+fn python_shim(folder: &Path) -> Vec<String> {
+    let compiled = format!("pycache_prefix={ON_DISK}/python");
     let [interpreter, shim] = [python::program("python3"), folder.join("shim.py")]
         .map(|path| path.to_string_lossy().into_owned());
-    [interpreter, "-B".to_owned(), shim]
+    vec![interpreter, "-E".to_owned(), "-S".to_owned(), "-X".to_owned(), compiled, shim]
 }
 
 /// The repository, also where the tests run from an archive.

@@ -25,6 +25,9 @@ use linkme::distributed_slice;
 
 use super::requirements::{self, Need};
 
+/// By this variable nextest tells a test how it runs.
+pub(crate) const BY_NEXTEST: &str = "NEXTEST_EXECUTION_MODE";
+
 /// A registered test.
 pub(crate) struct Case {
     pub(crate) path: &'static str,
@@ -71,7 +74,10 @@ impl Trial {
         Self { name, needs, ignored, run: Box::new(run) }
     }
 
-    fn into_mimic(self) -> libtest_mimic::Trial {
+    fn into_mimic(mut self, looks: bool) -> libtest_mimic::Trial {
+        if !looks {
+            self.needs.clear();
+        }
         let ignored = self.ignored || requirements::skips(&self.needs);
         let run = move || checked_run(&self.needs, self.run);
         libtest_mimic::Trial::test(self.name, run).with_ignored_flag(ignored)
@@ -88,15 +94,30 @@ fn checked_run(needs: &[Need], run: impl FnOnce()) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Whether needs have to be looked at. They needn't where all tests are listed, ignored or not, and
+/// where nextest, which has listed those that are ignored, goes on to run one of the others. One that
+/// must not be skipped looks all the same, so that it tells what is missing.
+fn looks(arguments: &Arguments) -> bool {
+    let only_ignored = arguments.ignored || arguments.include_ignored;
+    let is_listed = std::env::var_os(BY_NEXTEST).is_some_and(|how| how == "process-per-test");
+    let must_run = requirements::required().is_ok_and(|required| !required.is_empty());
+    let is_one = is_listed && !must_run && alone(arguments).is_some();
+    only_ignored || !(arguments.list || is_one)
+}
+
 /// The tests that `case!` registered.
 pub(crate) fn registered() -> impl Iterator<Item = Trial> {
     CASES.iter().map(Case::trial)
 }
 
-/// Whether one registered test is asked for by its name, and no other.
-pub(crate) fn is_registered_alone() -> bool {
-    let arguments = Arguments::from_args();
-    alone(&arguments).is_some_and(|name| CASES.iter().any(|case| case.name() == name))
+/// The test that is asked for by its whole name, if it is but one.
+pub(crate) fn only() -> Option<String> {
+    alone(&Arguments::from_args()).map(str::to_owned)
+}
+
+/// Whether a test is registered by this name.
+pub(crate) fn is_registered(name: &str) -> bool {
+    CASES.iter().any(|case| case.name() == name)
 }
 
 /// The only test that is asked for, by its whole name.
@@ -114,7 +135,8 @@ pub(crate) fn main(mut trials: Vec<Trial>) -> ExitCode {
     // A nextest child runs one test: what only others need isn't probed.
     trials.retain(|trial| alone(&arguments).is_none_or(|name| name == trial.name));
     trials.sort_by(|one, other| one.name.cmp(&other.name));
-    let trials = trials.into_iter().map(Trial::into_mimic).collect();
+    let looks = looks(&arguments);
+    let trials = trials.into_iter().map(|trial| trial.into_mimic(looks)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

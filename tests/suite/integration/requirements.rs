@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::harness::case::CASES;
+use crate::harness::case::{BY_NEXTEST, CASES};
 use crate::harness::prelude::*;
 use crate::harness::requirements;
 
@@ -23,7 +23,7 @@ fn table() {
 /// This test binary on a machine that has no programs at all.
 fn bare(scratch: &Path, required: &str, args: &[&str]) -> Output {
     let mut command = Command::new(std::env::current_exe().expect("the test binary"));
-    command.env("PATH", scratch).env("OVERLAY_POOL_REQUIRE", required);
+    command.env("PATH", scratch).env("OVERLAY_POOL_REQUIRE", required).env_remove(BY_NEXTEST);
     command.args(args).output().expect("the test binary runs")
 }
 
