@@ -31,15 +31,13 @@ fn main() -> std::process::ExitCode {
 
 /// All tests, or those of the port that is to be judged.
 fn trials() -> Result<Vec<harness::case::Trial>, String> {
-    match conformance::of_named_port()? {
-        Some(trials) => Ok(trials),
-        // The cases needn't be read for a test that is none of them.
-        None => {
-            let only = harness::case::only();
-            if only.as_deref().is_some_and(harness::case::is_registered) {
-                return Ok(harness::case::registered().collect());
-            }
-            Ok(harness::case::registered().chain(conformance::trials(only.as_deref())?).collect())
-        }
+    if let Some(trials) = conformance::of_named_port()? {
+        return Ok(trials);
     }
+    let only = harness::case::only();
+    // The cases needn't be read for a test that is none of them.
+    if only.as_deref().is_some_and(harness::case::is_registered) {
+        return Ok(harness::case::registered().collect());
+    }
+    Ok(harness::case::registered().chain(conformance::trials(only.as_deref())?).collect())
 }
