@@ -130,7 +130,8 @@ impl Driver {
 
     async fn remove(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
         self.place.above(target)?;
-        let is_leased = self.leases.has(id, &target.join(DISK)).await?;
+        let disk = target.join(DISK);
+        let is_leased = self.leases.has(id, &disk).await?;
         let close = |place: &Place, target: &Path| {
             let Some(volume) = place.find(target)? else { return Ok(None) };
             volume.close()?;
@@ -138,7 +139,7 @@ impl Driver {
         };
         let closed = self.at(target, close).await?;
         if is_leased {
-            self.leases.release(id).await?;
+            self.leases.release(id, &disk).await?;
         }
         match closed {
             Some(volume) => Ok(aside(move || volume.remove()).await??),

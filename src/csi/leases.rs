@@ -76,9 +76,12 @@ impl Leases {
         }
     }
 
-    /// Has a volume's disk removed, if there is one.
-    pub(super) async fn release(&self, id: &Label) -> Result<(), Refusal> {
-        self.client.release(id).await?;
+    /// Has a volume's disk removed from `disk`, if it is there.
+    pub(super) async fn release(&self, id: &Label, disk: &Path) -> Result<(), Refusal> {
+        self.client.release_at(id, disk).await.inspect_err(|_| {
+            // Somebody may have let it go, and have another with this id. So next time it is asked.
+            locked(&self.places).remove(id);
+        })?;
         self.forget(id);
         Ok(())
     }

@@ -11,7 +11,7 @@ pub enum HeaderError {
     #[error("header: the file has {0} bytes, a qcow2 header has at least {HEADER_LENGTH_V2}")]
     Truncated(u64),
     /// The file isn't qcow2, and may be a raw image.
-    #[error("magic: {0:02x?} is not qcow2's 51 46 49 fb")]
+    #[error("magic: {:02x} {:02x} {:02x} {:02x} is not qcow2's 51 46 49 fb", .0[0], .0[1], .0[2], .0[3])]
     Magic([u8; 4]),
     /// The file isn't qcow2, but something else that is known.
     #[error("not qcow2 but {0}")]

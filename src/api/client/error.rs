@@ -97,6 +97,7 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "its socket isn't for this user; see --socket-group of overlay-pool serve"
         }
+        io::ErrorKind::InvalidInput => "name the socket of overlay-pool serve",
         _ => "is overlay-pool serve running?",
     }
 }
@@ -112,5 +113,6 @@ mod tests {
         for nobody in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
             assert!(advice(nobody).contains("is overlay-pool serve running?"));
         }
+        assert!(!advice(io::ErrorKind::InvalidInput).contains("running"));
     }
 }

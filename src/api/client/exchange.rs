@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::pin::pin;
 
@@ -76,6 +77,17 @@ impl Failed {
     }
 }
 
+/// Connects to a server. The system refuses a file of another kind as it does a socket that nobody
+/// listens at.
+pub(super) async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(socket).await.map_err(|error| match std::fs::metadata(socket) {
+        Ok(found) if !found.file_type().is_socket() => {
+            io::Error::new(io::ErrorKind::InvalidInput, "not a socket")
+        }
+        _ => error,
+    })
+}
+
 type Io = http1::Connection<TokioIo<Receiver>, Full<Bytes>>;
 
 /// A connection. Dropped, it is closed.
@@ -88,7 +100,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) async fn connect(socket: &Path) -> Result<Self, Failed> {
-        let stream = UnixStream::connect(socket).await.map_err(Failed::Connect)?;
+        let stream = connect(socket).await.map_err(Failed::Connect)?;
         let (receiver, traffic) = Receiver::new(stream);
         let mut settings = http1::Builder::new();
         settings.max_buf_size(LONGEST_HEAD);

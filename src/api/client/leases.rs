@@ -1,10 +1,12 @@
 //! What a client asks about disks with an id.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use hyper::Method;
+use percent_encoding::percent_encode;
 
-use super::{Client, ClientError, absolute};
+use super::{Client, ClientError, PLAIN, absolute};
 use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, Lease, Removed};
 use crate::image::BaseRef;
 
@@ -68,6 +70,20 @@ impl Client {
     /// All that a [`ClientError`] can be.
     pub async fn release(&self, id: &Label) -> Result<(), ClientError> {
         let path = format!("/v1/disks/{id}");
+        self.exchange(Method::DELETE, &path, None::<&()>).await.map(drop)
+    }
+
+    /// Does what [`release`](Self::release) does, but removes the disk that is at `target` alone: what
+    /// [`AcquireAnswer::target`] said. So nobody removes a disk that has taken the id since.
+    ///
+    /// # Errors
+    ///
+    /// All that a [`ClientError`] can be; with the name `id-taken` if the disk with this id is
+    /// elsewhere.
+    pub async fn release_at(&self, id: &Label, target: &Path) -> Result<(), ClientError> {
+        let target = absolute(target)?;
+        let target = percent_encode(target.as_os_str().as_bytes(), PLAIN);
+        let path = format!("/v1/disks/{id}?target={target}");
         self.exchange(Method::DELETE, &path, None::<&()>).await.map(drop)
     }
 

@@ -12,11 +12,10 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::error::ClientError;
-use super::exchange::{Failed, drive};
+use super::exchange::{Failed, connect, drive};
 use super::receiver::Receiver;
 use crate::api::wire::Event;
 
@@ -141,7 +140,7 @@ async fn ask(
     socket: &Path,
     request: Request<Body>,
 ) -> Result<(Response<Incoming>, Option<Io>), Failed> {
-    let stream = UnixStream::connect(socket).await.map_err(Failed::Connect)?;
+    let stream = connect(socket).await.map_err(Failed::Connect)?;
     let (receiver, _) = Receiver::new(stream);
     let connected = http1::handshake(TokioIo::new(receiver)).await;
     let (mut requests, io) = connected.map_err(Failed::Unsent)?;

@@ -12,7 +12,9 @@ const TOLD: usize = 3;
 /// to be known, a sentence each.
 pub(super) fn notes(count: usize, images: impl Iterator<Item = PathBuf>) -> Vec<String> {
     let mut notes = Vec::new();
-    if count == 0 {
+    let mut images = images.peekable();
+    // A server that runs code alone is told of none.
+    if count == 0 && images.peek().is_some() {
         notes.push("there is no base image to keep overlays ready of".to_owned());
     }
     for directory in images {
@@ -36,4 +38,18 @@ pub(super) fn notes(count: usize, images: impl Iterator<Item = PathBuf>) -> Vec<
 /// On one line, whatever is in a name.
 fn shown(path: &Path) -> String {
     paths::text(path, |valid| valid.escape_debug().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::notes;
+
+    /// One that runs VMs alone has no directory of images.
+    #[test]
+    fn a_server_that_was_told_of_no_images_misses_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(notes(0, std::iter::empty()), [""; 0]);
+        let told = notes(0, std::iter::once(folder.path().to_owned()));
+        assert_eq!(told, ["there is no base image to keep overlays ready of"]);
+    }
 }

@@ -78,7 +78,7 @@ const UNUSABLE: Refusal = Refusal {
     description: "The body has other fields than it should, the base image can't be used, or a disk \
                   of this size can't be had of it.",
     error: "bad-base",
-    detail: "base image /var/lib/vms/images/disk.img: magic: [00, 00, 00, 00] is not qcow2's \
+    detail: "base image /var/lib/vms/images/disk.img: magic: 00 00 00 00 is not qcow2's \
              51 46 49 fb; if it is a raw image, send \"format\": \"raw\"",
 };
 const FAILED: Refusal = Refusal {

@@ -116,6 +116,10 @@ fn program(job: &Job) -> Program {
 
 impl From<VmError> for Failure {
     fn from(error: VmError) -> Self {
-        Self::new(Exit::NotRun, &error, "")
+        let advice = match &error {
+            VmError::BootTimeout { .. } => "allow it more seconds with OVERLAY_POOL_BOOT_TIMEOUT",
+            _ => "",
+        };
+        Self::new(Exit::NotRun, &error, advice)
     }
 }

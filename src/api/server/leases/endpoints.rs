@@ -1,5 +1,6 @@
 //! `/v1/disks`: disks that were acquired with an id.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,8 +11,9 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::book::Book;
+use super::hand_over::taken;
 use super::key::{Claim, Key};
-use super::refusals::{Finding, Listing, Removing};
+use super::refusals::{Finding, Listing, Removing, RemovingAll};
 use crate::api::server::caller::Caller;
 use crate::api::server::extract::{InPath, InQuery};
 use crate::api::server::peers::Peer;
@@ -42,6 +44,19 @@ pub(super) struct Owned {
     /// Of another user, which only root and the server's own user may name.
     #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     uid: Option<u32>,
+}
+
+/// Which disk is meant by its id.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Meant {
+    /// Another user's, which only root and the server's own user may name.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
+    uid: Option<u32>,
+    /// The one at this path alone, as the answer to the acquire gave it.
+    #[param(value_type = Option<String>, pattern = "^/", example = "/var/lib/vms/run/17/disk.qcow2")]
+    target: Option<PathBuf>,
 }
 
 /// Whose disk.
@@ -128,7 +143,8 @@ pub(super) async fn look(
 
 /// Removes a disk that was acquired with an id. What else is at its target by then stays.
 ///
-/// It is no error if there is no such disk: so the same request can be sent again.
+/// It is no error if there is no such disk: so the same request can be sent again. With a `target`
+/// no disk is removed that has taken the id elsewhere since.
 #[utoipa::path(
     delete,
     path = "/v1/disks/{id}",
@@ -137,7 +153,7 @@ pub(super) async fn look(
     params(
         ("id" = String, Path, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
          description = "The disk's id."),
-        Whose,
+        Meant,
     ),
     responses((status = 204, description = "There is no such disk, now or from before."), Removing)
 )]
@@ -145,7 +161,7 @@ pub(super) async fn remove(
     State(shared): State<Shared>,
     caller: Caller,
     InPath(id): InPath<Label>,
-    InQuery(Whose { uid }): InQuery<Whose>,
+    InQuery(Meant { uid, target }): InQuery<Meant>,
 ) -> Result<StatusCode, Problem> {
     let key = Key { uid: whose(caller.peer, uid)?, id };
     let Some(book) = shared.leases.known(&shared.turns).await? else {
@@ -153,7 +169,11 @@ pub(super) async fn remove(
     };
     let claim = shared.leases.claims.claim(key).await;
     let turns = shared.turns.clone();
-    caller.look(&turns, move || remove_one(&shared, &book, &claim)).await??;
+    let remove = move || match (book.find(claim.key()), target) {
+        (Some(record), Some(target)) if record.answer.target != target => Err(taken(&record)),
+        _ => remove_one(&shared, &book, &claim),
+    };
+    caller.look(&turns, remove).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -164,7 +184,7 @@ pub(super) async fn remove(
     operation_id = "remove_disks",
     tag = "overlays",
     params(Owned),
-    responses((status = 200, description = "They are gone.", body = Removed), Removing)
+    responses((status = 200, description = "They are gone.", body = Removed), RemovingAll)
 )]
 pub(super) async fn remove_all(
     State(shared): State<Shared>,

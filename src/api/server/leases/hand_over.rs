@@ -211,7 +211,8 @@ fn too_many(most: usize) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, "too-many-disks", detail)
 }
 
-fn taken(record: &Record) -> Problem {
+/// The id means another disk than the request does.
+pub(super) fn taken(record: &Record) -> Problem {
     let detail = format!(
         "id {}: it is the disk's at {}, which was asked for otherwise; choose another id, or remove \
          that disk first",

@@ -26,6 +26,13 @@ const UNKNOWN: Refusal = Refusal {
     error: "unknown-disk",
     detail: "disk vm-17: not there, or not yours",
 };
+const ELSEWHERE: Refusal = Refusal {
+    status: StatusCode::CONFLICT,
+    description: "The disk with this id is at another target, where it stays.",
+    error: "id-taken",
+    detail: "id vm-17: it is the disk's at /var/lib/vms/run/18/disk.qcow2, which was asked for \
+             otherwise; choose another id, or remove that disk first",
+};
 const FAILED: Refusal = Refusal {
     status: StatusCode::INTERNAL_SERVER_ERROR,
     description: "The system doesn't let the disk be found or removed, or the server read or write \
@@ -44,8 +51,10 @@ const FULL: Refusal = Refusal {
 pub(super) struct Listing;
 /// Looking at a disk.
 pub(super) struct Finding;
-/// Removing disks.
+/// Removing a disk.
 pub(super) struct Removing;
+/// Removing the disks of an owner.
+pub(super) struct RemovingAll;
 
 impl IntoResponses for Listing {
     fn responses() -> Responses {
@@ -60,6 +69,12 @@ impl IntoResponses for Finding {
 }
 
 impl IntoResponses for Removing {
+    fn responses() -> Responses {
+        problems([BAD_LABEL, NOT_YOURS, ELSEWHERE, FAILED, BUSY, TIMED_OUT, FULL])
+    }
+}
+
+impl IntoResponses for RemovingAll {
     fn responses() -> Responses {
         problems([BAD_LABEL, NOT_YOURS, FAILED, BUSY, TIMED_OUT, FULL])
     }

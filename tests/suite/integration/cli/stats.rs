@@ -54,6 +54,12 @@ impl Drop for Watch {
 }
 
 #[apply(test)]
+fn what_is_no_socket_is_called_so(scratch: Scratch) {
+    std::fs::write(scratch.join("pool.sock"), "a file").expect("a file");
+    assert_answer!(scratch, "stats_no_socket", run(&mut stats(&scratch, &[])));
+}
+
+#[apply(test)]
 fn t1_the_pool_is_shown(scratch: Scratch) {
     assert_answer!(scratch, "stats_no_server", run(&mut stats(&scratch, &[])));
     server::one_base(&scratch);

@@ -148,6 +148,35 @@ async fn calls_for_one_volume_at_once(scratch: Scratch) {
     assert!(!node.seen(&pod.target()).exists());
 }
 
+/// Somebody of the same user has let a volume's disk go, and has another with its id elsewhere: the
+/// driver remembers its own, and removes no other.
+#[apply(test)]
+async fn a_disk_that_took_its_id_elsewhere_stays(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let server = node.start_server();
+    let _driver = node.start_driver(&[]);
+    let kubelet = node.kubelet().await;
+    let pod = node.pod("1");
+    kubelet.publish(pod.admit().request()).await.expect("it is published");
+    let by_id = format!("/v1/disks/{}", pod.id());
+    let release =
+        || assert_eq!(server.client().ask("DELETE", &by_id, None).expect("an answer").status, 204);
+    release();
+    let other = node.kubelet_dir().join("pods/other.qcow2");
+    let base = node.images().join("python.qcow2");
+    let request = serde_json::json!({ "base": base, "target": other, "id": pod.id() });
+    assert_eq!(server.post("/v1/acquire", &request).status, 200);
+    for _ in 0..2 {
+        let refused = kubelet.unpublish(&pod).await.expect_err("its id is another disk's");
+        assert!(refused.message().contains("pods/other.qcow2"), "{refused:?}");
+        assert!(node.seen(&other).exists());
+    }
+    release();
+    assert!(!node.seen(&other).exists());
+    kubelet.unpublish(&pod).await.expect("nothing is in its way");
+    assert_eq!(names(pod.target().parent().expect("one")), ["vol_data.json"]);
+}
+
 /// Does something until it is done, as the kubelet does, whoever is killed meanwhile.
 async fn insist<F: Future<Output = Result<(), tonic::Status>>>(mut call: impl FnMut() -> F) {
     while let Err(status) = call().await {

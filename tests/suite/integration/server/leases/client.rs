@@ -24,11 +24,17 @@ async fn a_client_has_a_disk_by_its_id(scratch: Scratch) {
     assert_eq!(client.disks(None).await.expect("a list"), std::slice::from_ref(&disk));
     assert_eq!(client.disks(Some(&owner)).await.expect("a list"), [disk]);
     assert_eq!(client.disks(Some(&other)).await.expect("a list"), []);
+    // As a disk that has taken the id since.
+    let refused = client.release_at(&id, &target.with_file_name("other")).await;
+    assert_eq!(refused.expect_err("it is elsewhere").name(), Some("id-taken"));
+    assert!(target.exists() && client.disk(&id).await.expect("an answer").is_some());
     for _ in 0..2 {
-        client.release(&id).await.expect("it is gone");
+        client.release_at(&id, &target).await.expect("it is gone");
         assert!(!target.exists() && records(&scratch).is_empty());
         assert_eq!(client.disk(&id).await.expect("an answer"), None);
     }
+    lease().await.expect("another");
+    client.release(&id).await.expect("it is gone");
     lease().await.expect("another");
     assert_eq!(client.release_all(&other).await.expect("an answer"), 0);
     assert_eq!(client.release_all(&owner).await.expect("an answer"), 1);
