@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use rustix::io::Errno;
 
+use super::acceptor::is_exhausted;
 use super::access::AccessError;
 use crate::api::wire::Problem;
 use crate::creator::CreatorError;
@@ -145,13 +145,8 @@ pub(super) fn of_system(error: &io::Error) -> StatusCode {
     }
 }
 
-fn is_missing(error: &io::Error) -> bool {
+pub(super) fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// The server can open no more files now.
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 impl From<JsonRejection> for Problem {
@@ -182,6 +177,7 @@ mod tests {
     use std::path::PathBuf;
 
     use rstest::rstest;
+    use rustix::io::Errno;
 
     use super::*;
 
@@ -190,6 +186,8 @@ mod tests {
     #[case(Errno::NOTDIR, 404)]
     #[case(Errno::MFILE, 503)]
     #[case(Errno::NFILE, 503)]
+    #[case(Errno::NOMEM, 503)]
+    #[case(Errno::NOBUFS, 503)]
     #[case(Errno::ACCESS, 403)]
     #[case(Errno::ROFS, 403)]
     #[case(Errno::NOSPC, 507)]
@@ -213,6 +211,7 @@ mod tests {
     #[rstest]
     #[case(Errno::NOENT, 404)]
     #[case(Errno::MFILE, 503)]
+    #[case(Errno::NOMEM, 503)]
     #[case(Errno::IO, 422)]
     fn what_the_system_says_of_a_base_image(#[case] errno: Errno, #[case] status: u16) {
         let base = BaseError::Io { path: PathBuf::new(), source: errno.into() };
