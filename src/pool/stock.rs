@@ -170,6 +170,7 @@ impl Stock {
             async move {
                 let mut is_low = false;
                 let slots = iter::from_fn(|| {
+                    std::thread::yield_now(); // to those who serve acquires
                     is_low = stock.is_low(&directory);
                     if is_low { None } else { Self::next_slot(&shelves) }
                 });

@@ -26,11 +26,14 @@ pub(super) enum Rehearsal {
     Nothing,
     /// A program.
     Program(&'static str),
-    /// For an interpreter that rehearses by itself before it waits: a command that starts sooner and
-    /// takes the rest of the way, to the guest, to the end and back. It runs before the interpreter
-    /// starts, which then starts once.
+    /// For an interpreter that rehearses by itself before it waits, unless its argument is
+    /// [`AT_ONCE`]: a command that starts sooner and takes the rest of the way, to the guest, to the end
+    /// and back. It runs before the interpreter starts, which then starts once.
     Command(&'static [&'static str]),
 }
+
+/// Tells an interpreter that its code is under way: to rehearse would only delay it.
+const AT_ONCE: &str = "at-once";
 
 /// How an interpreter takes its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +128,17 @@ impl Interpreter {
         matches!(self.takes, Takes::Waiting { .. }).then(|| self.command(&[], &[]))
     }
 
+    /// How it is started for code that is under way, if it waits at all.
+    pub(super) fn start_at_once(&self) -> Option<Start> {
+        matches!(self.takes, Takes::Waiting { .. }).then(|| self.at_once(&[]))
+    }
+
+    fn at_once(&self, environment: &[String]) -> Start {
+        let rehearses = matches!(self.rehearsal, Rehearsal::Command(_));
+        let arguments = rehearses.then(|| AT_ONCE.to_owned());
+        self.command(arguments.as_slice(), environment)
+    }
+
     /// What the guest is told, for it to run the program.
     pub(super) fn order(&self, program: &Program) -> Order {
         let Program { name, arguments, environment, code, .. } = program;
@@ -139,7 +153,7 @@ impl Interpreter {
         };
         let is_early =
             |variable: &String| EARLY.iter().chain(early).any(|early| variable.starts_with(early));
-        let start = environment.iter().any(is_early).then(|| self.command(&[], environment));
+        let start = environment.iter().any(is_early).then(|| self.at_once(environment));
         let mut order = Vec::new();
         let names: Vec<&String> = std::iter::once(name).chain(arguments).collect();
         push(&mut order, &names);
@@ -188,6 +202,22 @@ mod tests {
         let Order { start, code, file } = PYTHON.order(&program);
         assert_eq!(code, b"2\0a.py\0x\x001\0A=b\0print()");
         assert_eq!((start, file), (None, None));
+    }
+
+    /// Those of a file know no such argument.
+    #[rstest]
+    #[case(PYTHON, true)]
+    #[case(NODE, true)]
+    #[case(Interpreter { rehearsal: Rehearsal::Program(""), ..PYTHON }, false)]
+    fn what_rehearses_by_itself_is_told_not_to_where_code_is_under_way(
+        #[case] interpreter: Interpreter,
+        #[case] told: bool,
+    ) {
+        let last = |start: Option<Start>| start.and_then(|mut start| start.arguments.pop());
+        let is_told = |start| last(start).as_deref() == Some(AT_ONCE);
+        let early = interpreter.order(&Program::new("").variable("LD_PRELOAD", "a.so")).start;
+        assert_eq!([interpreter.start_at_once(), early].map(is_told), [told; 2]);
+        assert!(!is_told(interpreter.start()));
     }
 
     #[rstest]

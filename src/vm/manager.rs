@@ -332,7 +332,7 @@ impl VmManager {
 
 async fn bring_up(started: &Started, vm: &Vm, machine: &Machine) -> Result<Alive, VmError> {
     let address = vm.address().ok_or_else(|| vm.not_ready())?;
-    let interpreter = vm.language().interpreter().start();
+    let interpreter = vm.language().interpreter().start_at_once();
     started.workshop.bring_up(&address, machine, interpreter).await
 }
 

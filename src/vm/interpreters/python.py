@@ -20,9 +20,10 @@ def overlay_pool():
     sys.stdout.reconfigure(line_buffering=True)
     # All that a program's first line goes through, once for nothing: what is used for the first
     # time takes longest.
-    _, _, code = parse(b"1\0-c\0" b"0\0print(end='')")
-    run("ready", code, {})
-    linecache.clearcache()
+    if sys.argv[1:] != ["at-once"]:
+        _, _, code = parse(b"1\0-c\0" b"0\0print(end='')")
+        run("ready", code, {})
+        linecache.clearcache()
     # What is there by now lives as long as Python: there is no garbage to look for in it.
     gc.freeze()
 
