@@ -1,9 +1,16 @@
 //! Saved states that are found, refused, replaced and removed.
 
-use rstest::rstest;
-use serde_json::json;
+use std::fs::{self, File, Permissions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
-use super::*;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::{BLOCK, Checksum, DEVICES, KEPT, RAM, SavedStates, name};
+use crate::vm::DRAFT_PREFIX;
+use crate::vm::hashes::Mark;
 
 fn saved(states: &SavedStates, key: &Value, bytes: &[u8]) {
     let draft = states.begin().expect("a place");
