@@ -224,4 +224,53 @@ mod tests {
         assert_eq!((problem.status, &*problem.error), (503, "not-started"));
         assert!(problem.detail.contains("/readyz"), "{problem:?}");
     }
+
+    /// Each name has a title of its own, not that of what nobody knows.
+    #[test]
+    fn each_problem_has_its_title() {
+        let names = [
+            "already-exists",
+            "bad-base",
+            "bad-target",
+            "create-failed",
+            "creator-unavailable",
+            "not-started",
+            "forbidden",
+            "unknown-base",
+            "too-many-connections",
+            "no-threads",
+            "too-many-descriptors",
+            "timed-out",
+            "not-found",
+            "method-not-allowed",
+            "bad-request",
+            "too-large",
+            "not-ready",
+            "no-vms",
+            "no-image",
+            "too-many-disks",
+            "id-taken",
+            "no-leases",
+            "unknown-disk",
+            "unknown-vm",
+            "vm-busy",
+            "vm-failed",
+            "guest-refused",
+            TOO_MANY_VMS,
+            "failed",
+        ];
+        let titles: std::collections::BTreeSet<_> = names.into_iter().map(title).collect();
+        assert_eq!(titles.len(), names.len(), "{titles:?}");
+    }
+
+    /// When there may be a VM, and of nothing else.
+    #[test]
+    fn what_passes_soon_says_when_to_ask_again() {
+        for (error, soon) in [(TOO_MANY_VMS, Some("1")), ("too-many-disks", None)] {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, error, "");
+            let answer = problem.into_response();
+            let said = answer.headers().get(header::RETRY_AFTER);
+            assert_eq!(said.map(|said| said.to_str().expect("text")), soon);
+        }
+    }
 }

@@ -322,6 +322,15 @@ async fn an_output_that_is_cut_is_told(#[case] which: u8, #[case] cut: [bool; 2]
     assert_eq!(ran, Ran { end: End::Code(3), cut });
 }
 
+/// All that was sent may be taken.
+#[rstest]
+#[tokio::test]
+async fn a_program_may_take_all_of_its_code() {
+    let said = [frame(TAKEN, &[0, 4, 0, 0, 0]), frame(EXIT, &[0, 0])];
+    let ran = run(&mut guest(said.concat()), Duration::from_secs(60)).await.expect("an end");
+    assert_eq!(ran.end, End::Code(0));
+}
+
 /// The answer of a renewal comes before all that a program does, once, and only if it was asked for.
 #[rstest]
 #[case::in_order(true, vec![frame(RENEWED, &[]), frame(EXIT, &[0, 0])], None)]
