@@ -149,7 +149,7 @@ async fn what_never_ends_is_given_up(scratch: Scratch, #[case] status: &str, #[c
         take_until(&mut stream, "0\r\n\r\n").await;
         let head = format!("{status}\r\ntransfer-encoding: chunked\r\n\r\n");
         stream.write_all(head.as_bytes()).await.expect("sent");
-        let part = [b"100000\r\n".to_vec(), vec![b' '; 0x10_0000], b"\r\n".to_vec()].concat();
+        let part = [b"100001\r\n".to_vec(), vec![b' '; 0x10_0001], b"\r\n".to_vec()].concat();
         // Until the client has had enough.
         while stream.write_all(&part).await.is_ok() {}
     };
