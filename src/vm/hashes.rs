@@ -154,4 +154,21 @@ mod tests {
         fs::write(&list, "no list").expect("a file");
         assert_ne!(Hashes::new(list).of(&path).expect("a hash"), "remembered");
     }
+
+    /// Within its youth a file may change again without a trace in its times.
+    #[rstest]
+    fn what_changed_just_now_is_remembered_later() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, list) = (dir.path().join("file"), dir.path().join("hashes.json"));
+        fs::write(&path, "one").expect("a file");
+        let changed = fs::metadata(&path).expect("its times").ctime();
+        let hashes = Hashes::new(list.clone());
+        let one = hashes.of(&path).expect("a hash");
+        while !list.exists() {
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(hashes.of(&path).expect("a hash"), one);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs();
+        assert!(i64::try_from(now).expect("a time") > changed + YOUNG, "{now} {changed}");
+    }
 }

@@ -65,3 +65,14 @@ impl Variable {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::on_off;
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        assert_eq!((on_off("on"), on_off("off")), (Ok(true), Ok(false)));
+        on_off("yes").expect_err("neither");
+    }
+}

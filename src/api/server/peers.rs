@@ -31,7 +31,7 @@ impl Peer {
     }
 
     /// A process of a user's.
-    #[cfg(all(test, feature = "vm"))]
+    #[cfg(test)]
     pub(super) fn of_user(uid: u32) -> Self {
         Self { uid, gid: uid, pid: Some(1) }
     }

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use rustix::io::Errno;
 
+use super::acceptor::is_exhausted;
 use super::access::AccessError;
 use crate::api::wire::Problem;
 use crate::creator::CreatorError;
@@ -145,13 +145,8 @@ pub(super) fn of_system(error: &io::Error) -> StatusCode {
     }
 }
 
-fn is_missing(error: &io::Error) -> bool {
+pub(super) fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// The server can open no more files now.
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 impl From<JsonRejection> for Problem {
@@ -182,6 +177,7 @@ mod tests {
     use std::path::PathBuf;
 
     use rstest::rstest;
+    use rustix::io::Errno;
 
     use super::*;
 
@@ -190,6 +186,8 @@ mod tests {
     #[case(Errno::NOTDIR, 404)]
     #[case(Errno::MFILE, 503)]
     #[case(Errno::NFILE, 503)]
+    #[case(Errno::NOMEM, 503)]
+    #[case(Errno::NOBUFS, 503)]
     #[case(Errno::ACCESS, 403)]
     #[case(Errno::ROFS, 403)]
     #[case(Errno::NOSPC, 507)]
@@ -213,6 +211,7 @@ mod tests {
     #[rstest]
     #[case(Errno::NOENT, 404)]
     #[case(Errno::MFILE, 503)]
+    #[case(Errno::NOMEM, 503)]
     #[case(Errno::IO, 422)]
     fn what_the_system_says_of_a_base_image(#[case] errno: Errno, #[case] status: u16) {
         let base = BaseError::Io { path: PathBuf::new(), source: errno.into() };
@@ -224,5 +223,54 @@ mod tests {
         let problem = Problem::from(Error::NotStarted);
         assert_eq!((problem.status, &*problem.error), (503, "not-started"));
         assert!(problem.detail.contains("/readyz"), "{problem:?}");
+    }
+
+    /// Each name has a title of its own, not that of what nobody knows.
+    #[test]
+    fn each_problem_has_its_title() {
+        let names = [
+            "already-exists",
+            "bad-base",
+            "bad-target",
+            "create-failed",
+            "creator-unavailable",
+            "not-started",
+            "forbidden",
+            "unknown-base",
+            "too-many-connections",
+            "no-threads",
+            "too-many-descriptors",
+            "timed-out",
+            "not-found",
+            "method-not-allowed",
+            "bad-request",
+            "too-large",
+            "not-ready",
+            "no-vms",
+            "no-image",
+            "too-many-disks",
+            "id-taken",
+            "no-leases",
+            "unknown-disk",
+            "unknown-vm",
+            "vm-busy",
+            "vm-failed",
+            "guest-refused",
+            TOO_MANY_VMS,
+            "failed",
+        ];
+        let titles: std::collections::BTreeSet<_> = names.into_iter().map(title).collect();
+        assert_eq!(titles.len(), names.len(), "{titles:?}");
+    }
+
+    /// When there may be a VM, and of nothing else.
+    #[test]
+    fn what_passes_soon_says_when_to_ask_again() {
+        for (error, soon) in [(TOO_MANY_VMS, Some("1")), ("too-many-disks", None)] {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, error, "");
+            let answer = problem.into_response();
+            let said = answer.headers().get(header::RETRY_AFTER);
+            assert_eq!(said.map(|said| said.to_str().expect("text")), soon);
+        }
     }
 }

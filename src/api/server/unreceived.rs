@@ -92,3 +92,43 @@ impl Unreceived {
 fn is_unreceived(stream: &UnixStream) -> bool {
     !is_hung_up(stream) && sys::unreceived(stream).is_ok_and(|bytes| bytes > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection's end, and its other side.
+    fn connection() -> (Arc<OwnedWriteHalf>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        (Arc::new(ours.into_split().1), theirs)
+    }
+
+    /// Those that aren't sent yet too: many may be about to be.
+    #[tokio::test]
+    async fn each_user_has_so_many_on_their_way() {
+        let (to, _other_side) = connection();
+        let unreceived = Unreceived::default();
+        let one = Peer::of_user(1);
+        let mut counted: Vec<_> =
+            (0..OF_ONE).map(|_| unreceived.count(one, &to).expect("there is room")).collect();
+        assert_eq!(unreceived.count(one, &to).expect_err("there is none"), TooMany);
+        unreceived.count(Peer::of_user(2), &to).expect("room for another user");
+        counted.pop();
+        unreceived.count(one, &to).expect("one was received");
+    }
+
+    /// Whoever they go to; and those that were received count no more, also if nothing further goes
+    /// to their users.
+    #[tokio::test]
+    async fn all_users_have_so_many_on_their_way() {
+        let (to, _other_side) = connection();
+        let unreceived = Unreceived::default();
+        let users = u32::try_from(OF_ALL / OF_ONE).expect("a few");
+        let count = |user| unreceived.count(Peer::of_user(user), &to);
+        let all = (0..users).flat_map(|user| (0..OF_ONE).map(move |_| user));
+        let counted: Vec<_> = all.map(|user| count(user).expect("there is room")).collect();
+        assert_eq!(count(users).expect_err("there is none"), TooMany);
+        drop(counted);
+        count(users).expect("they were received");
+    }
+}

@@ -73,3 +73,68 @@ impl Verdicts {
         self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// Makes a raw image of so many sectors, in the place of one that is there.
+    fn write(path: &Path, sectors: usize) {
+        let new = path.with_extension("new");
+        fs::write(&new, vec![0; 512 * sectors]).expect("a file");
+        fs::rename(new, path).expect("it takes its place");
+    }
+
+    fn judged(verdicts: &Verdicts, path: &Path) -> BaseImage {
+        let file = File::open(path).expect("it opens");
+        let found = Found { path: path.to_owned(), file };
+        verdicts.judge(found, Format::Raw, References::Deny).expect("a base image")
+    }
+
+    /// A folder, its image of one sector that was judged, and all verdicts.
+    fn one() -> (tempfile::TempDir, PathBuf, Verdicts, BaseImage) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().canonicalize().expect("its path").join("images");
+        fs::create_dir(&folder).expect("a folder");
+        let path = folder.join("base.img");
+        write(&path, 1);
+        let verdicts = Verdicts::default();
+        let image = judged(&verdicts, &path);
+        (dir, path, verdicts, image)
+    }
+
+    /// What took its place is judged for itself.
+    #[test]
+    fn the_file_that_was_judged_is_known_and_no_other() {
+        let (_dir, path, verdicts, image) = one();
+        let base = BaseRef::raw(&path);
+        assert_eq!(verdicts.known(&base).map(|known| known.virtual_size()), Some(512));
+        assert_eq!(judged(&verdicts, &path).identity(), image.identity());
+        write(&path, 2);
+        assert!(verdicts.known(&base).is_none());
+        assert_eq!(judged(&verdicts, &path).virtual_size(), 1024);
+        assert_eq!(verdicts.known(&base).map(|known| known.virtual_size()), Some(1024));
+        verdicts.forget();
+        assert!(verdicts.known(&base).is_none());
+    }
+
+    /// Both of its names have to lead to it: an overlay records the resolved one.
+    #[test]
+    fn a_link_is_known_while_its_image_is_where_it_was() {
+        let (dir, path, verdicts, image) = one();
+        let link = dir.path().join("link.img");
+        symlink(&path, &link).expect("a link");
+        let base = BaseRef::raw(&link);
+        verdicts.remember(base.clone(), &image);
+        assert!(verdicts.known(&base).is_some() && verdicts.known(&BaseRef::raw(&path)).is_some());
+        let moved = dir.path().join("moved");
+        fs::rename(path.parent().expect("its folder"), &moved).expect("it is moved");
+        fs::remove_file(&link).expect("it is removed");
+        symlink(moved.join("base.img"), &link).expect("it leads to the same file");
+        assert!(verdicts.known(&base).is_none());
+    }
+}

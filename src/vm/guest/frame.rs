@@ -263,6 +263,8 @@ mod tests {
 
     use super::*;
 
+    const NO_START: &Start = &Start { arguments: Vec::new(), environment: Vec::new() };
+
     fn decoded(bytes: &[u8], at_once: usize) -> Result<Vec<Report>, FrameError> {
         let (mut decoder, mut reports) = (Decoder::default(), Vec::new());
         for part in bytes.chunks(at_once) {
@@ -296,6 +298,49 @@ mod tests {
     }
 
     #[rstest]
+    #[case(&[2, 0, 0, 0], Report::Renewed)]
+    #[case(&[3, 0, 0, 0], Report::Waiting)]
+    #[case(&[4, 0, 0, 0], Report::Begun)]
+    #[case(&[6, 1, 0, 0, b'x'], Report::Output(Stream::Stderr, b"x".to_vec()))]
+    #[case(&[7, 1, 0, 0, 0], Report::Cut(Stream::Stdout))]
+    #[case(&[7, 1, 0, 0, 1], Report::Cut(Stream::Stderr))]
+    #[case(&[8, 5, 0, 0, 0, 1, 0, 0, 0], Report::Taken(Feed::Code, 1))]
+    #[case(&[9, 2, 0, 0, 0, 3], Report::Exit(Exit::Code(3)))]
+    #[case(&[10, 0, 0, 0], Report::Done)]
+    #[case(&[11, 2, 0, 0, b'h', b'i'], Report::Chunk(b"hi".to_vec()))]
+    #[case(&[11, 0, 0, 0], Report::Chunk(Vec::new()))]
+    #[case(&[13, 0, 0, 0], Report::Cancelled)]
+    fn each_kind_of_report_is_understood(#[case] bytes: &[u8], #[case] report: Report) {
+        assert_eq!(decoded(bytes, 1000), Ok(vec![report]));
+    }
+
+    /// What a frame may have, it may have to the byte.
+    #[rstest]
+    fn the_longest_frame_is_understood() {
+        let frame = [&[11, 0, 0, 1][..], &vec![7; MAX_PAYLOAD]].concat();
+        let reports = decoded(&frame, 1 << 12).expect("a frame");
+        assert_eq!(reports, [Report::Chunk(vec![7; MAX_PAYLOAD])]);
+    }
+
+    /// A frame of 256 bytes and more, and the one after it.
+    #[rstest]
+    fn a_length_has_three_bytes() {
+        let frame = [&[11, 2, 1, 0][..], &[7; 258], &[10, 0, 0, 0]].concat();
+        let reports = decoded(&frame, 100).expect("frames");
+        assert_eq!(reports, [Report::Chunk(vec![7; 258]), Report::Done]);
+    }
+
+    /// It is shown on terminals.
+    #[rstest]
+    fn a_reason_is_short_and_printable() {
+        let reason = "\u{1b}[31mno\n".repeat(MAX_REASON);
+        let report = Report::parse(12, reason.as_bytes()).expect("a report");
+        let Report::Fail(said) = report else { panic!("{report:?}") };
+        assert_eq!(said.chars().count(), MAX_REASON);
+        assert!(!said.contains(char::is_control), "{said:?}");
+    }
+
+    #[rstest]
     #[case::too_long(&[5, 1, 0, 1], FrameError::TooLong(65537))]
     #[case::much_too_long(&[0, 255, 255, 255], FrameError::TooLong((1 << 24) - 1))]
     #[case::unknown(&[14, 0, 0, 0], FrameError::Malformed { kind: 14, length: 0 })]
@@ -317,6 +362,26 @@ mod tests {
         Request::Run { limit: 258, start: Some(&start) }.encode(&mut frames).expect("a frame");
         let head = [&[3, 22, 0, 0][..], &[2, 1, 0, 0, 0, 0, 0, 0], &[2, 0, 1, 0]].concat();
         assert_eq!(frames, [&head[..], b"sh\0-s\0A=b\0"].concat());
+    }
+
+    #[rstest]
+    #[case(Request::Renew { time: Duration::new(1, 2), hostname: "vm", seed: &[3, 4] },
+        &[1, 17, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, b'v', b'm', 3, 4])]
+    #[case(Request::Prepare(NO_START), &[2, 4, 0, 0, 0, 0, 0, 0])]
+    #[case(Request::Run { limit: 1, start: None },
+        &[3, 12, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]
+    #[case(Request::Feed(Feed::Code, b"x"), &[4, 1, 0, 0, b'x'])]
+    #[case(Request::Feed(Feed::Input, b""), &[5, 0, 0, 0])]
+    #[case(Request::Cancel, &[6, 0, 0, 0])]
+    #[case(Request::Put { mode: 0o600, path: "/a" }, &[7, 6, 0, 0, 128, 1, 0, 0, b'/', b'a'])]
+    #[case(Request::Data(b"x"), &[8, 1, 0, 0, b'x'])]
+    #[case(Request::Get { limit: 1, path: "/a" },
+        &[9, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'/', b'a'])]
+    fn each_kind_of_request_has_its_layout(#[case] request: Request<'_>, #[case] frame: &[u8]) {
+        // After another one, which stays.
+        let mut frames = vec![7];
+        request.encode(&mut frames).expect("a frame");
+        assert_eq!(frames, [&[7], frame].concat());
     }
 
     #[rstest]

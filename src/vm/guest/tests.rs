@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Guest, GuestError, Ran, Run};
+use super::{Guest, GuestError, Ran, Run, Start};
 use crate::vm::execution::End;
 
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -16,7 +16,15 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind], &length[..3], payload].concat()
 }
 
+const READY: [u8; 4] = [1, 0, 0, 0];
+const RENEWED: u8 = 2;
+const WAITING: u8 = 3;
+const BEGUN: u8 = 4;
 const OUTPUT: u8 = 5;
+const CUT: u8 = 7;
+const DONE: u8 = 10;
+const CHUNK: u8 = 11;
+const FAIL: u8 = 12;
 const TAKEN: u8 = 8;
 const EXIT: u8 = 9;
 const CANCELLED: u8 = 13;
@@ -215,4 +223,130 @@ async fn a_guest_that_does_not_obey_is_given_up_soon() {
     let error = guest.run(run, empty(), sender).await.expect_err("no end");
     assert!(matches!(error, GuestError::Silent(_)), "{error}");
     assert!(begin.elapsed() < Duration::from_secs(13), "{:?}", begin.elapsed());
+}
+
+/// Far more than anything here takes.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_guest_has_begun_when_it_is_ready() {
+    guest(frame(1, &READY)).begun(soon()).await.expect("it is ready");
+    let error = guest(frame(BEGUN, &[])).begun(soon()).await.expect_err("another report");
+    assert!(error.to_string().contains("before it is ready"), "{error}");
+}
+
+/// An interpreter may have begun to wait before the guest was renewed.
+#[rstest]
+#[case::at_once(vec![frame(RENEWED, &[])], None)]
+#[case::after_another(vec![frame(WAITING, &[]), frame(RENEWED, &[])], None)]
+#[case::refused(vec![frame(FAIL, b"no disk")], Some("no disk"))]
+#[case::otherwise(vec![frame(BEGUN, &[])], Some("while it is renewed"))]
+#[tokio::test]
+async fn a_guest_says_whether_it_is_renewed(#[case] said: Vec<Vec<u8>>, #[case] why: Option<&str>) {
+    let mut guest = guest(said.concat());
+    guest.renew("name").expect("asked");
+    expect(guest.renewed(soon()).await, why);
+}
+
+#[rstest]
+#[case::waits(frame(WAITING, &[]), None)]
+#[case::refused(frame(FAIL, b"no such program"), Some("no such program"))]
+#[case::otherwise(frame(DONE, &[]), Some("while an interpreter starts"))]
+#[tokio::test]
+async fn a_guest_says_whether_an_interpreter_waits(
+    #[case] said: Vec<u8>,
+    #[case] why: Option<&str>,
+) {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    let mut host = Guest::new(ours);
+    host.prepare(&Start::default()).expect("asked");
+    assert_eq!(request(&mut theirs).await.expect("a request").0, 2);
+    theirs.write_all(&said).await.expect("the host hears");
+    expect(host.prepared(soon()).await, why);
+}
+
+#[track_caller]
+fn expect(result: Result<(), GuestError>, why: Option<&str>) {
+    match (result, why) {
+        (Ok(()), None) => {}
+        (Err(error), Some(why)) => assert!(error.to_string().contains(why), "{error}"),
+        (result, why) => panic!("{result:?}, not {why:?}"),
+    }
+}
+
+/// A file that is refused is no torn call: the next one is asked at once.
+#[rstest]
+#[case::written(vec![frame(WAITING, &[]), frame(DONE, &[])], None)]
+#[case::refused(vec![frame(FAIL, b"no room")], Some("no room"))]
+#[case::otherwise(vec![frame(BEGUN, &[])], Some("while a file is written"))]
+#[tokio::test]
+async fn a_guest_says_whether_it_wrote_a_file(
+    #[case] said: Vec<Vec<u8>>,
+    #[case] why: Option<&str>,
+) {
+    let mut guest = guest(said.concat());
+    expect(guest.put("/file", 0o600, b"bytes", soon()).await, why);
+    assert_eq!(guest.torn, why.is_some_and(|why| why.starts_with("while")));
+}
+
+#[rstest]
+#[case::sent(vec![frame(WAITING, &[]), frame(CHUNK, b"he"), frame(CHUNK, b"y"), frame(CHUNK, b"")], None)]
+#[case::refused(vec![frame(FAIL, b"no such file")], Some("no such file"))]
+#[case::otherwise(vec![frame(DONE, &[])], Some("while a file is read"))]
+#[tokio::test]
+async fn a_guest_sends_a_file(#[case] said: Vec<Vec<u8>>, #[case] why: Option<&str>) {
+    let mut guest = guest(said.concat());
+    let got = guest.get("/file", 3, soon()).await;
+    expect(got.map(|bytes| assert_eq!(bytes, b"hey")), why);
+    assert_eq!(guest.torn, why.is_some_and(|why| why.starts_with("while")));
+}
+
+/// Each output has its own limit, and is told apart.
+#[rstest]
+#[case::first(0, [true, false])]
+#[case::second(1, [false, true])]
+#[tokio::test]
+async fn an_output_that_is_cut_is_told(#[case] which: u8, #[case] cut: [bool; 2]) {
+    let said = [
+        frame(WAITING, &[]),
+        frame(BEGUN, &[]),
+        frame(OUTPUT, &[b'o'; 1000]),
+        frame(OUTPUT + 1, &[b'e'; 1000]),
+        frame(CUT, &[which]),
+        frame(EXIT, &[0, 3]),
+    ];
+    let ran = run(&mut guest(said.concat()), Duration::from_secs(60)).await.expect("an end");
+    assert_eq!(ran, Ran { end: End::Code(3), cut });
+}
+
+/// All that was sent may be taken.
+#[rstest]
+#[tokio::test]
+async fn a_program_may_take_all_of_its_code() {
+    let said = [frame(TAKEN, &[0, 4, 0, 0, 0]), frame(EXIT, &[0, 0])];
+    let ran = run(&mut guest(said.concat()), Duration::from_secs(60)).await.expect("an end");
+    assert_eq!(ran.end, End::Code(0));
+}
+
+/// The answer of a renewal comes before all that a program does, once, and only if it was asked for.
+#[rstest]
+#[case::in_order(true, vec![frame(RENEWED, &[]), frame(EXIT, &[0, 0])], None)]
+#[case::not_yet(true, vec![frame(BEGUN, &[])], Some("before it is renewed"))]
+#[case::refused(true, vec![frame(FAIL, b"no clock")], Some("no clock"))]
+#[case::unasked(false, vec![frame(RENEWED, &[])], Some("doesn't belong to a program"))]
+#[case::twice(true, vec![frame(RENEWED, &[]); 2], Some("doesn't belong to a program"))]
+#[tokio::test]
+async fn a_program_runs_in_a_renewed_guest_alone(
+    #[case] renew: bool,
+    #[case] said: Vec<Vec<u8>>,
+    #[case] why: Option<&str>,
+) {
+    let mut guest = guest(said.concat());
+    if renew {
+        guest.renew("name").expect("asked");
+    }
+    expect(run(&mut guest, Duration::from_secs(60)).await.map(drop), why);
 }

@@ -55,3 +55,25 @@ impl From<LeaseError> for Problem {
         Self::new(status, name, detail)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use rustix::io::Errno;
+
+    use super::*;
+
+    /// What passes is told from what doesn't, and nothing of it is the client's to mend.
+    #[rstest]
+    #[case(Errno::AGAIN, 503)]
+    #[case(Errno::MFILE, 503)]
+    #[case(Errno::NOSPC, 507)]
+    #[case(Errno::NOENT, 500)]
+    #[case(Errno::ACCESS, 500)]
+    #[case(Errno::IO, 500)]
+    fn no_leases_are_the_server_s_affair(#[case] errno: Errno, #[case] status: u16) {
+        let problem = Problem::from(LeaseError::io("/leases".as_ref(), errno.into()));
+        assert_eq!((problem.status, &*problem.error), (status, "no-leases"));
+        assert!(problem.detail.contains("/leases"), "{problem:?}");
+    }
+}

@@ -37,11 +37,11 @@ struct HandedOver {
 }
 
 impl HandedOver {
-    /// Undoes what this request did.
+    /// Undoes what this request did. A disk that can't be removed keeps its lease.
     fn take_back(self) {
         let Some(spot) = self.put else { return };
         let removed = self.record.remove_at(&spot);
-        let forgotten = self.book.forget(&self.record);
+        let forgotten = removed.is_ok().then(|| self.book.forget(&self.record));
         let target = spot.path().display();
         tracing::warn!(%target, ?removed, ?forgotten, "taken back, its time was over");
     }
@@ -220,4 +220,94 @@ pub(super) fn taken(record: &Record) -> Problem {
         record.answer.target.display()
     );
     Problem::new(StatusCode::CONFLICT, "id-taken", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::api::wire::Source;
+
+    /// A disk with an id, handed over in this folder, and its records.
+    async fn handed_over(folder: &Path) -> HandedOver {
+        let disk = folder.join("disk");
+        fs::write(&disk, "a disk").expect("a disk");
+        let id = Label::try_from("one".to_owned()).expect("a label");
+        let request: AcquireRequest = serde_json::from_value(
+            serde_json::json!({ "base": "/base", "target": &disk, "id": "one" }),
+        )
+        .expect("a request");
+        let base = request.base.clone();
+        let answer =
+            AcquireAnswer { source: Source::Pooled, base, target: disk.clone(), took_us: 1 };
+        let file = FileId::of(File::open(&disk).expect("it opens")).expect("its id");
+        let aside = ".aside".to_owned();
+        let record = Arc::new(Record { uid: 1, id, request, answer, file, aside });
+        let book = Arc::new(Book::open(&folder.join("leases")).expect("records"));
+        book.write(&record).expect("it is written");
+        let room = book.room(1, 1).expect("room for it");
+        book.keep(Arc::clone(&record), room);
+        let claim = super::super::key::Claims::default().claim(record.key()).await;
+        let spot = Target::from(disk.as_path()).open().expect("its directory opens");
+        HandedOver { book, record, put: Some(spot), claim }
+    }
+
+    /// How many the next server would find.
+    fn records(folder: &Path) -> usize {
+        fs::read_dir(folder.join("leases")).expect("a folder").count()
+    }
+
+    /// Its client was told that nothing was handed over.
+    #[tokio::test]
+    async fn what_is_taken_back_is_gone_with_its_lease() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = handed_over(folder.path()).await;
+        let book = Arc::clone(&made.book);
+        made.take_back();
+        assert!(!folder.path().join("disk").exists());
+        assert_eq!(book.count(), 0);
+        assert_eq!(records(folder.path()), 0);
+    }
+
+    /// Else nothing would lead to it any more.
+    #[tokio::test]
+    async fn a_disk_that_cannot_be_taken_back_keeps_its_lease() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = handed_over(folder.path()).await;
+        let book = Arc::clone(&made.book);
+        fs::create_dir(folder.path().join(".aside")).expect("it is in the way");
+        made.take_back();
+        assert!(folder.path().join("disk").exists());
+        assert_eq!(book.count(), 1);
+        assert_eq!(records(folder.path()), 1);
+    }
+
+    /// What another request had done before stays.
+    #[tokio::test]
+    async fn only_what_this_request_did_is_taken_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = handed_over(folder.path()).await;
+        let book = Arc::clone(&made.book);
+        HandedOver { put: None, ..made }.take_back();
+        assert!(folder.path().join("disk").exists());
+        assert_eq!(book.count(), 1);
+    }
+
+    /// Whatever is in it, and a hole of it takes no disk.
+    #[test]
+    fn a_copy_has_the_same_bytes_and_holes() {
+        use std::os::unix::fs::MetadataExt;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        fs::write(&from, vec![7; BLOCK]).expect("a file without zeros");
+        let file = File::options().read(true).write(true).open(&from).expect("it opens");
+        file.write_all_at(b"end", 20 * BLOCK as u64).expect("a hole before it");
+        copy(&file, &File::create_new(&to).expect("a file")).expect("a copy");
+        assert!(fs::read(&to).expect("the copy") == fs::read(&from).expect("the file"));
+        let taken = to.metadata().expect("it is there").blocks() * 512;
+        assert!(taken < 10 * BLOCK as u64, "{taken} bytes");
+    }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::Key;
 use crate::api::server::access::{Access, AccessError, TARGET};
+use crate::api::server::problem::is_missing;
 use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, Lease};
 use crate::place::{FileId, Spot, Target, finish_removal, remove_only};
 
@@ -82,8 +83,4 @@ impl Record {
 /// What the file of a record is called.
 pub(super) fn name(Key { uid, id }: &Key) -> String {
     format!("{uid}-{id}")
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

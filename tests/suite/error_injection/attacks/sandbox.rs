@@ -1,6 +1,7 @@
 //! What the kernel, a sandbox or a limit takes away is said in one clear line, or an error of one
 //! request.
 
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -8,6 +9,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::faults::descriptors;
+use crate::harness::faults::strace::{Attached, is_wholly_traced};
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::scratch::names;
@@ -105,6 +107,100 @@ fn a7_no_descriptors_left_is_a_503(scratch: Scratch) {
         let answer = acquire(&mut client);
         answer.status != 200 && ["bad-target", "bad-base"].contains(&&*answer.problem(503))
     });
+    // The one in reserve is for who comes now.
+    assert_eq!(server.get("/livez").status, 200);
     descriptors::limit(server.pid(), None).expect("no limit");
     assert_eq!(acquire(&mut client).status, 200);
+}
+
+/// Whether a disk is there isn't known then: its lease stays.
+#[apply(test)]
+fn c1_no_descriptors_left_forgets_no_disk(scratch: Scratch) {
+    let mut server = Server::of_one_base(&scratch);
+    let mut client = server.client();
+    let target = server::vms(&scratch).join("disk");
+    let request = json!({ "base": server::base(&scratch), "target": target, "id": "one" });
+    assert_eq!(client.post("/v1/acquire", &request).expect("an answer").status, 200);
+    let mut look = || client.ask("GET", "/v1/disks/one", None).expect("an answer");
+    server.await_that("there are none", |server| {
+        descriptors::limit(server.pid(), Some(0)).expect("a limit");
+        let answer = look();
+        answer.status != 200 && answer.problem(503) == "bad-target"
+    });
+    descriptors::limit(server.pid(), None).expect("no limit");
+    assert_eq!(look().status, 200);
+    assert_eq!(client.ask("DELETE", "/v1/disks/one", None).expect("an answer").status, 204);
+    assert!(!target.exists());
+}
+
+/// Has the system refuse a call to all of a server's threads, once each or always.
+fn refused_from_now_on(server: &mut Server, scratch: &Path, calls: &str, what: &str) -> Attached {
+    let attached = Attached::to(server.pid(), &scratch.join("strace.log"), calls, what);
+    server.await_that("it is traced", |server| is_wholly_traced(server.pid()));
+    attached
+}
+
+/// A client that is gone before it is taken, and a moment without room for one, are no end.
+#[apply(test)]
+#[needs(Strace, Root)]
+fn a_client_that_cannot_be_taken_now_is_no_end(
+    scratch: Scratch,
+    #[values("ECONNABORTED", "EMFILE", "ENOMEM")] errno: &str,
+) {
+    let mut server = Server::of_one_base(&scratch);
+    let what = format!("error={errno}:when=1");
+    let attached = refused_from_now_on(&mut server, &scratch, "accept4", &what);
+    for _ in 0..3 {
+        assert_eq!(server.get("/livez").status, 200);
+    }
+    let log = std::fs::read_to_string(scratch.join("strace.log")).expect("its log");
+    assert!(log.contains("(INJECTED)"), "{log}");
+    drop(attached);
+    assert_eq!(server.log().contains("no room for another client"), errno != "ECONNABORTED");
+    server.stop();
+}
+
+/// What doesn't pass by itself is told: else nobody would be taken any more, and nobody would know.
+#[apply(test)]
+#[needs(Strace, Root)]
+fn a_socket_that_takes_nobody_ends_the_server(scratch: Scratch) {
+    let mut server = Server::of_one_base(&scratch);
+    let attached = refused_from_now_on(&mut server, &scratch, "accept4", "error=EINVAL");
+    let _client = server.client();
+    assert!(!server.wait().success());
+    drop(attached);
+}
+
+/// A request waits for the threads that there are; if there is none, and can be none, it is refused.
+#[apply(test)]
+#[needs(Strace, Root)]
+fn without_another_thread_a_request_waits_or_is_refused(scratch: Scratch) {
+    let mut server = Server::of_one_base(&scratch);
+    let threads = |server: &Server| {
+        let folder = format!("/proc/{}/task", server.pid().as_raw_nonzero());
+        let tasks = std::fs::read_dir(folder).expect("its threads").flatten();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("overlay-pool-re")).count()
+    };
+    let refuse =
+        |server: &mut Server| refused_from_now_on(server, &scratch, "clone,clone3", "error=EAGAIN");
+    server.await_that("its threads have ended", |server| threads(server) == 0);
+    let attached = refuse(&mut server);
+    assert_eq!(server.get("/v1/bases").problem(503), "no-threads");
+    drop(attached);
+    assert_eq!(server.get("/v1/bases").status, 200);
+    let attached = refuse(&mut server);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = server.client();
+                for _ in 0..50 {
+                    assert_eq!(client.get("/v1/bases").expect("an answer").status, 200);
+                }
+            });
+        }
+    });
+    assert!(threads(&server) > 0, "the one that was there is still there");
+    drop(attached);
+    server.stop();
 }

@@ -40,6 +40,8 @@ fn no_disk_without_its_base(scratch: Scratch, #[values(false, true)] by_id: bool
         assert_eq!(refused.problem(404), "bad-base");
         assert_eq!(names(&server::vms(&scratch)), [""; 0]);
         assert_eq!(server.get("/v1/disks").json(), json!([]));
+        let records = scratch.join("pool/leases");
+        assert!(!records.exists() || names(&records).is_empty(), "a record of no disk is left");
         std::fs::rename(&away, &base).expect("it is back");
     }
     server.stop();

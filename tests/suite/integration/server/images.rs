@@ -142,6 +142,8 @@ fn hostile_bases_are_refused(scratch: Scratch) {
     let (images, store) = images(&scratch);
     std::fs::create_dir(images.join("sub-base-.qcow2")).expect("a folder");
     mknodat(CWD, images.join("fifo-base-.qcow2"), FileType::Fifo, Mode::RUSR, 0).expect("a FIFO");
+    // Nobody looked at it before it is asked for.
+    mknodat(CWD, images.join("pipe"), FileType::Fifo, Mode::RUSR, 0).expect("a FIFO");
     symlink("/dev/zero", images.join("zero-base-.qcow2")).expect("a link");
     symlink(store.join("node.qcow2"), images.join("private")).expect("a link");
     symlink("loop", images.join("loop")).expect("a link");
@@ -151,6 +153,7 @@ fn hostile_bases_are_refused(scratch: Scratch) {
     for (base, status, error) in [
         (images.join("sub-base-.qcow2"), 422, "bad-base"),
         (images.join("fifo-base-.qcow2"), 422, "bad-base"),
+        (images.join("pipe"), 422, "bad-base"),
         (images.join("zero-base-.qcow2"), 422, "bad-base"),
         (images.join("text.qcow2"), 422, "bad-base"),
         (images.clone(), 422, "bad-base"),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{halves, start};
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
-use crate::harness::server;
+use crate::harness::server::{self, Server};
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -207,4 +207,32 @@ fn all_have_so_many_connections(scratch: Scratch) {
     server.await_that("it is full", |server| server.get("/livez").status == 503);
     drop(clients);
     server.await_that("there is room again", |server| server.get("/livez").status == 200);
+}
+
+/// A client may send all of its request before it reads why it is turned away; and when it is gone,
+/// nothing is left of it.
+#[apply(test)]
+fn who_is_turned_away_is_heard_out(scratch: Scratch) {
+    let mut server = start(&scratch, &["--max-connections-per-client", "1"]);
+    let mut first = None;
+    server.await_that("there is room for one", |server| {
+        let mut client = server.client();
+        let admitted = client.get("/livez").expect("an answer").status == 200;
+        first = admitted.then_some(client);
+        admitted
+    });
+    let open = |server: &Server| {
+        let descriptors = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
+        std::fs::read_dir(descriptors).expect("its descriptors").count()
+    };
+    let before = open(&server);
+    let request = "GET /livez HTTP/1.1\r\nhost: pool\r\n\r\n".repeat(10_000);
+    for _ in 0..8 {
+        let mut away = server.client();
+        away.stream().write_all(request.as_bytes()).expect("all of it is taken");
+        assert_eq!(away.answer().expect("an answer").problem(503), "too-many-connections");
+    }
+    server.await_that("they are forgotten", |server| open(server) <= before);
+    drop(first);
+    server.stop();
 }

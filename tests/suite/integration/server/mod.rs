@@ -23,6 +23,7 @@ mod schemathesis;
 mod security;
 mod socket;
 mod space;
+mod strange_programs;
 mod strange_servers;
 mod systemd;
 mod tcp_metrics;

@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, RenameFlags, mkfifoat, renameat_with};
 use serde_json::json;
 
 use super::{figure, names};
@@ -34,6 +34,7 @@ fn hostile_targets_are_refused_and_cost_nothing(scratch: Scratch) {
     }
     symlink(outside.join("x"), vms.join("dangling.qcow2")).expect("a link");
     std::fs::write(vms.join("file"), "no directory").expect("a file");
+    mkfifoat(CWD, vms.join("pipe"), Mode::RUSR).expect("a FIFO");
     for (target, status, error) in [
         ("vm.qcow2".into(), 400, "bad-request"),
         ("".into(), 400, "bad-request"),
@@ -60,6 +61,7 @@ fn hostile_targets_are_refused_and_cost_nothing(scratch: Scratch) {
         (vms.clone(), 403, "forbidden"),
         (vms.join("missing/vm.qcow2"), 404, "bad-target"),
         (vms.join("file/vm.qcow2"), 404, "bad-target"),
+        (vms.join("pipe/vm.qcow2"), 404, "bad-target"),
         (vms.join("nul\0.qcow2"), 422, "bad-target"),
         (vms.join("nul\0/vm.qcow2"), 422, "bad-target"),
         (vms.join("n".repeat(300)), 422, "bad-target"),

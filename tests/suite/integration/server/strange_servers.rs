@@ -204,3 +204,68 @@ async fn an_open_file_that_did_not_come_is_an_error(scratch: Scratch) {
     let error = opened.expect_err("no file").to_string();
     assert!(error.contains("0 descriptors"), "{error}");
 }
+
+/// A refusal of another kind than the one that is an answer.
+#[apply(test)]
+async fn only_what_is_not_there_is_no_answer(scratch: Scratch) {
+    let (listener, socket) = listen(&scratch);
+    let client = Client::new(socket);
+    let answer = |error: &str| {
+        let problem = format!(
+            r#"{{"type":"about:blank","title":"No","status":403,"detail":"no","error":"{error}"}}"#
+        );
+        format!("HTTP/1.1 403 No\r\ncontent-length: {}\r\n\r\n{problem}", problem.len())
+    };
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        for error in ["unknown-base", "not-ready", "unknown-disk"] {
+            for error in [error, "forbidden"] {
+                read(&mut stream).await;
+                stream.write_all(answer(error).as_bytes()).await.expect("sent");
+            }
+        }
+    };
+    let ask = async {
+        let one = "one".parse().expect("a label");
+        assert_eq!(client.remove_base("/base").await.expect("an answer"), None);
+        let error = client.remove_base("/base").await.expect_err("no answer");
+        assert_eq!(error.name(), Some("forbidden"));
+        assert_eq!(client.not_ready().await.expect("an answer").as_deref(), Some("no"));
+        let error = client.not_ready().await.expect_err("no answer");
+        assert_eq!(error.name(), Some("forbidden"));
+        assert_eq!(client.disk(&one).await.expect("an answer"), None);
+        let error = client.disk(&one).await.expect_err("no answer");
+        assert_eq!(error.name(), Some("forbidden"));
+    };
+    tokio::join!(serve, ask);
+}
+
+/// Of all that were open at once so many stay, for the next requests.
+#[apply(test)]
+async fn a_client_keeps_so_many_connections(scratch: Scratch) {
+    const KEPT: usize = 64;
+    let (listener, socket) = listen(&scratch);
+    let client = std::sync::Arc::new(Client::new(socket));
+    let asking: Vec<_> = (0..KEPT + 6)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.bases().await.expect("an answer") })
+        })
+        .collect();
+    let mut streams = Vec::new();
+    for _ in 0..asking.len() {
+        streams.push(take(&listener).await.0);
+    }
+    for stream in &mut streams {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await.expect("sent");
+    }
+    for asked in asking {
+        asked.await.expect("no panic");
+    }
+    let mut open = 0;
+    for stream in &mut streams {
+        let ended = rustix::io::read(&*stream, &mut [0; 1]);
+        open += usize::from(ended == Err(rustix::io::Errno::AGAIN));
+    }
+    assert_eq!(open, KEPT);
+}

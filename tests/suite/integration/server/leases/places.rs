@@ -211,3 +211,35 @@ fn no_disk_with_an_id_on_a_filesystem_in_user_space(scratch: Scratch) {
     assert_eq!(server.post("/v1/acquire", &request(&scratch, "vm", "vm")).status, 200);
     server.stop();
 }
+
+/// It was removed with all that was in it, or a file took its place.
+#[apply(test)]
+fn a_disk_whose_directory_is_gone_is_gone(scratch: Scratch, #[values(false, true)] is_file: bool) {
+    let server = Server::of_one_base(&scratch);
+    let folder = server::vms(&scratch).join("folder");
+    std::fs::create_dir(&folder).expect("a folder");
+    let wanted = request(&scratch, "one", "folder/disk");
+    assert_eq!(server.post("/v1/acquire", &wanted).status, 200);
+    std::fs::remove_dir_all(&folder).expect("it is removed");
+    if is_file {
+        std::fs::write(&folder, "a file").expect("a file");
+    }
+    assert_eq!(server.get("/v1/disks/one").problem(404), "unknown-disk");
+    assert_eq!((ids(&server, ""), records(&scratch)), (vec![], vec![]));
+    server.stop();
+}
+
+/// Its user removed it while no server was there; nobody has to ask for it.
+#[apply(test)]
+fn a_server_forgets_at_its_start_what_is_gone(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    for id in ["gone", "there"] {
+        assert_eq!(server.post("/v1/acquire", &request(&scratch, id, id)).status, 200);
+    }
+    server.stop();
+    std::fs::remove_file(target_of(&scratch, "gone")).expect("it is removed");
+    let mut server = Server::start(&scratch, server::one_base_args(&scratch));
+    server.await_that("it is forgotten", |_| records(&scratch).len() == 1);
+    assert_eq!(ids(&server, ""), ["there"]);
+    server.stop();
+}
