@@ -7,7 +7,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
 
 use super::book::Book;
@@ -56,7 +57,14 @@ pub(super) struct Meant {
     uid: Option<u32>,
     /// The one at this path alone, as the answer to the acquire gave it.
     #[param(value_type = Option<String>, pattern = "^/", example = "/var/lib/vms/run/17/disk.qcow2")]
+    #[serde(default, deserialize_with = "absolute")]
     target: Option<PathBuf>,
+}
+
+/// No disk is at a path of which nobody knows to what it is relative.
+fn absolute<'de, D: Deserializer<'de>>(path: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(path)?;
+    if path.is_absolute() { Ok(Some(path)) } else { Err(D::Error::custom("give an absolute path")) }
 }
 
 /// Whose disk.

@@ -42,6 +42,10 @@ fn what_cannot_be_an_id_is_refused(scratch: Scratch) {
         assert_eq!(delete(&server, path).problem(400), "bad-request", "{path}");
     }
     assert_eq!(server.get("/v1/disks?owner=a%2Fb").problem(400), "bad-request");
+    for target in ["", "vm", "null"] {
+        let path = format!("/v1/disks/vm?target={target}");
+        assert_eq!(delete(&server, &path).problem(400), "bad-request", "{path}");
+    }
     assert_eq!(names(&server::vms(&scratch)), [] as [&str; 0]);
     server.stop();
 }
