@@ -5,7 +5,7 @@
 //! run takes 1,000,000), `OVERLAY_POOL_SEED` which.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::ground::{Ground, LARGER, Overlays, PRECIOUS};
+use crate::harness::faults::descriptors;
 use crate::harness::http::Client;
 use crate::harness::pool_process::directories;
 use crate::harness::prelude::*;
@@ -52,10 +53,10 @@ fn nothing_adds_up_and_nothing_is_lost(#[from(scratch_in_memory)] scratch: Scrat
         let asked = load(&server, &ground, &round.to_string(), seed.wrapping_add(round));
         // A client that didn't listen may have its overlay a little later.
         server
-            .await_that("all are done", |server| descriptors(server) <= open.unwrap_or(usize::MAX));
+            .await_that("all are done", |server| open_files(server) <= open.unwrap_or(usize::MAX));
         if open.is_none() {
             server.await_that("clients are gone", |server| connections(server) == 1);
-            open = Some(descriptors(&server));
+            open = Some(open_files(&server));
         }
         let overlays = ground.overlays_beyond(&kept);
         let overlays = overlays.unwrap_or_else(|error| panic!("round {round}: {error}"));
@@ -231,12 +232,8 @@ impl Asker<'_> {
     }
 }
 
-fn proc(server: &Server, name: &str) -> PathBuf {
-    Path::new("/proc").join(server.pid().as_raw_nonzero().to_string()).join(name)
-}
-
-fn descriptors(server: &Server) -> usize {
-    std::fs::read_dir(proc(server, "fd")).expect("its descriptors").count()
+fn open_files(server: &Server) -> usize {
+    descriptors::open(server.pid()).expect("its descriptors").len()
 }
 
 fn connections(server: &Server) -> u64 {
@@ -246,7 +243,8 @@ fn connections(server: &Server) -> u64 {
 }
 
 fn resident(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(proc(server, "status")).expect("its status");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero()));
+    let status = status.expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.expect("a size") << 10

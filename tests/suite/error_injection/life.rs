@@ -7,6 +7,7 @@ use overlay_pool::creator::CreatorKind;
 use serde_json::{Value, json};
 
 use super::ground::{Ground, LARGER, OTHER, Overlays, PRECIOUS};
+use crate::harness::faults::descriptors;
 use crate::harness::faults::strace::{Fault, Operation, Strace};
 use crate::harness::pool_process::{PATIENCE, PoolProcess, Setting, base};
 use crate::harness::shim::{Checked, Failure, until};
@@ -143,9 +144,8 @@ impl<'a> Life<'a> {
 
 /// The descriptors of the process that lead to overlays.
 fn open_files(pool: &PoolProcess, folder: &Path) -> Vec<PathBuf> {
-    let fds = std::fs::read_dir(format!("/proc/{}/fd", pool.pid().as_raw_nonzero()));
-    let fds = fds.into_iter().flatten().flatten();
-    let files = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let mut files = descriptors::open(pool.pid()).unwrap_or_default();
     let [pool, vm] = ["pool", "vm"].map(|name| folder.join(name));
-    files.filter(|file| file.starts_with(&pool) || file.starts_with(&vm)).collect()
+    files.retain(|file| file.starts_with(&pool) || file.starts_with(&vm));
+    files
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::harness::faults::descriptors;
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
@@ -16,16 +17,20 @@ const OPENS: usize = 80;
 /// others open meanwhile would count too.
 fn hostile(server: &mut Server, scratch: &Path, end: &str) -> Client {
     let before = refused(server);
-    let body = json!({ "base": server::base(scratch) }).to_string();
     let mut client = server.client();
     for number in 0..OPENS {
         let last = if number + 1 == OPENS { end } else { "" };
-        let head = "POST /v1/open HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
-        let request = format!("{head}\r\n{last}content-length: {}\r\n\r\n{body}", body.len());
-        client.send(request.as_bytes()).expect("sent");
+        client.send(request(scratch, last).as_bytes()).expect("sent");
     }
     server.await_that("it has had enough", |server| refused(server) > before);
     client
+}
+
+/// A request for an open file, with a header more if it is to be the last.
+fn request(scratch: &Path, last: &str) -> String {
+    let body = json!({ "base": server::base(scratch) }).to_string();
+    let head = "POST /v1/open HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
+    format!("{head}\r\n{last}content-length: {}\r\n\r\n{body}", body.len())
 }
 
 /// How many requests were answered with 503.
@@ -83,30 +88,24 @@ fn what_was_never_received_goes_with_its_client(scratch: Scratch) {
     let mut server = Server::of_one_base(&scratch);
     server.await_ready_overlays(2);
     let mut staying = server.client();
-    let connections = |client: &mut Client| {
-        let metrics = client.get("/metrics").expect("figures").body;
-        let line = metrics.lines().find(|line| line.starts_with("overlay_pool_http_connections "));
-        line.expect("a figure").to_owned()
-    };
     let sockets = |server: &Server| {
-        let folder = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
-        let open = std::fs::read_dir(folder).expect("its descriptors").flatten();
-        let links = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        links.filter(|to| to.to_string_lossy().starts_with("socket:")).count()
+        let mut open = descriptors::open(server.pid()).expect("its descriptors");
+        open.retain(|to| to.to_string_lossy().starts_with("socket:"));
+        open.len()
     };
-    server.await_that("this is the only one", |_| connections(&mut staying).ends_with(" 1"));
+    server.await_that("this is the only one", |_| {
+        let metrics = staying.get("/metrics").expect("figures").body;
+        metrics.lines().any(|line| line == "overlay_pool_http_connections 1")
+    });
     let before = sockets(&server);
     for end in ["", "connection: close\r\n"] {
-        let body = json!({ "base": server::base(&scratch) }).to_string();
-        let head = "POST /v1/open HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
-        let request = format!("{head}\r\n{end}content-length: {}\r\n\r\n{body}", body.len());
         let mut client = server.client();
         let handed_over = |staying: &mut Client| {
             let stats = staying.get("/v1/stats").expect("figures").json();
             stats["pooled"].as_u64().zip(stats["on_demand"].as_u64()).map(|(a, b)| a + b)
         };
         let one_more = handed_over(&mut staying).map(|count| count + 1);
-        client.send(request.as_bytes()).expect("sent");
+        client.send(request(&scratch, end).as_bytes()).expect("sent");
         server.await_that("it is sent", |_| handed_over(&mut staying) == one_more);
         drop(client);
         server.await_that("nothing of it is open", |server| sockets(server) <= before);

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::harness::cli;
+use crate::harness::faults::descriptors;
 use crate::harness::pool_process::{directories, is_whole};
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
@@ -19,8 +20,7 @@ const ROUNDS: usize = 20;
 const CLIENTS: usize = 4;
 
 fn open_files(pid: Pid) -> usize {
-    let files = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
-    files.map_or(0, Iterator::count)
+    descriptors::open(pid).map_or(0, |open| open.len())
 }
 
 /// Waits until nothing is under way and the shelf is full.

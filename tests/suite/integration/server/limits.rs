@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::{halves, start};
+use crate::harness::faults::descriptors;
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
@@ -221,10 +222,7 @@ fn who_is_turned_away_is_heard_out(scratch: Scratch) {
         first = admitted.then_some(client);
         admitted
     });
-    let open = |server: &Server| {
-        let descriptors = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
-        std::fs::read_dir(descriptors).expect("its descriptors").count()
-    };
+    let open = |server: &Server| descriptors::open(server.pid()).expect("its descriptors").len();
     let before = open(&server);
     let request = "GET /livez HTTP/1.1\r\nhost: pool\r\n\r\n".repeat(10_000);
     for _ in 0..8 {
