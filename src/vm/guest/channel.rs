@@ -1,5 +1,8 @@
 //! The connection to a guest's supervisor.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -8,13 +11,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::GuestError;
-use super::frame::{Decoder, MAX_PAYLOAD, Report, Request};
+use super::frame::{Decoder, MAX_PAYLOAD, Report, Request, WINDOW};
 
 /// How many bytes are read at once.
 const BUFFER: usize = 16 << 10;
+/// The most bytes that may wait here when the guest says that it took some: two windows, of which
+/// one may go byte by byte, each in a frame of its own, need less.
+const UNSENT: usize = 8 * WINDOW;
 
 /// Requests out, reports in. A call that is dropped leaves no half of a frame: a task of its own
-/// writes. What it holds is bounded, since no more code and input is sent than was taken.
+/// writes. What it holds is bounded, since no more code and input is sent than was taken, and
+/// nothing can be taken that is still here.
 #[derive(Debug)]
 pub(super) struct Channel {
     reader: OwnedReadHalf,
@@ -22,6 +29,8 @@ pub(super) struct Channel {
     /// What is read goes here first.
     buffer: Box<[u8]>,
     outgoing: mpsc::UnboundedSender<Vec<u8>>,
+    /// How many bytes wait there.
+    unsent: Arc<AtomicUsize>,
     _writer: JoinSet<()>,
 }
 
@@ -29,10 +38,11 @@ impl Channel {
     pub(super) fn new(stream: UnixStream) -> Self {
         let (reader, writer) = stream.into_split();
         let (outgoing, frames) = mpsc::unbounded_channel();
+        let unsent = Arc::default();
         let mut task = JoinSet::new();
-        task.spawn(write(writer, frames));
+        task.spawn(write(writer, frames, Arc::clone(&unsent)));
         let (decoder, buffer) = (Decoder::default(), vec![0; BUFFER].into_boxed_slice());
-        Self { reader, decoder, buffer, outgoing, _writer: task }
+        Self { reader, decoder, buffer, outgoing, unsent, _writer: task }
     }
 
     /// Sends requests, all or none of them. That QEMU has gone shows when the answer is read.
@@ -45,6 +55,7 @@ impl Channel {
             };
             request.encode(&mut frames).map_err(too_long)?;
         }
+        self.unsent.fetch_add(frames.len(), Ordering::Relaxed);
         let _ = self.outgoing.send(frames);
         Ok(())
     }
@@ -53,12 +64,21 @@ impl Channel {
     pub(super) async fn next(&mut self) -> Result<Report, GuestError> {
         loop {
             if let Some(report) = self.decoder.next()? {
-                return Ok(report);
+                return self.judged(report);
             }
             match self.reader.read(&mut self.buffer).await {
                 Ok(read @ 1..) => self.decoder.push(&self.buffer[..read]),
                 _ => return Err(GuestError::Closed),
             }
+        }
+    }
+
+    /// Whether the guest may say so now.
+    fn judged(&self, report: Report) -> Result<Report, GuestError> {
+        let early = self.unsent.load(Ordering::Relaxed) > UNSENT;
+        match report {
+            Report::Taken(..) if early => Err(GuestError::Unasked("taken before it was sent")),
+            _ => Ok(report),
         }
     }
 
@@ -72,10 +92,15 @@ impl Channel {
     }
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut frames: mpsc::UnboundedReceiver<Vec<u8>>) {
+async fn write(
+    mut writer: OwnedWriteHalf,
+    mut frames: mpsc::UnboundedReceiver<Vec<u8>>,
+    unsent: Arc<AtomicUsize>,
+) {
     while let Some(frames) = frames.recv().await {
         if writer.write_all(&frames).await.is_err() {
             return;
         }
+        unsent.fetch_sub(frames.len(), Ordering::Relaxed);
     }
 }

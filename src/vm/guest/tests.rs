@@ -152,6 +152,23 @@ async fn no_more_is_sent_than_the_guest_has_room_for() {
     assert_eq!(guest.await.expect("no panic"), (1 << 16, 1 << 16));
 }
 
+/// It says that it took what it never read: what is kept for it meanwhile is bounded.
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_takes_what_was_not_sent_is_given_up() {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    tokio::spawn(async move {
+        // Once all of the window is under way.
+        while theirs.write_all(&frame(TAKEN, &[1, 0, 0, 1, 0])).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let run = Run { start: None, code: b"", file: None, limit: 1000, deadline: soon() };
+    let (sender, _parts) = mpsc::channel(1);
+    let error = Guest::new(ours).run(run, repeat(b'x'), sender).await.expect_err("a lie");
+    assert!(error.to_string().contains("taken before it was sent"), "{error}");
+}
+
 /// A program whose caller went away is killed before the next one, and its answers aren't those
 /// of the next.
 #[rstest]
