@@ -74,7 +74,7 @@ impl Guest {
     }
 
     /// Has an interpreter start, in the place of one that waits.
-    pub(super) fn prepare(&self, start: &Start) -> Result<(), GuestError> {
+    pub(super) fn prepare(&mut self, start: &Start) -> Result<(), GuestError> {
         self.channel.send(&[Request::Prepare(start)])
     }
 

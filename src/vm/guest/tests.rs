@@ -70,6 +70,8 @@ async fn run(guest: &mut Guest, patience: Duration) -> Result<Ran, GuestError> {
 #[case::a_file(frame(11, b"x"), "a report that doesn't belong to a program")]
 #[case::a_long_frame(vec![OUTPUT, 255, 255, 255], "a frame of 16777215 bytes")]
 #[case::no_frame(b"{\"return\": {}}\n".to_vec(), "a frame of")]
+#[case::nothing_without_end(frame(WAITING, &[]).repeat(1000), "reports that mean nothing")]
+#[case::no_byte_taken(frame(TAKEN, &[1, 0, 0, 0, 0]).repeat(1000), "reports that mean nothing")]
 #[case::cancelled_unasked(frame(CANCELLED, &[]), "a report that doesn't belong to a program")]
 #[tokio::test]
 async fn lies_end_the_call(#[case] said: Vec<u8>, #[case] why: &str) {
