@@ -55,10 +55,11 @@ impl Channel {
     pub(super) fn send(&mut self, requests: &[Request<'_>]) -> Result<(), GuestError> {
         let mut frames = Vec::new();
         for request in requests {
-            let too_long = |_| GuestError::TooLong {
-                what: "the program's arguments and environment",
-                limit: MAX_PAYLOAD,
+            let what = match request {
+                Request::Put { .. } | Request::Get { .. } => "the file's path",
+                _ => "the program's arguments and environment",
             };
+            let too_long = |_| GuestError::TooLong { what, limit: MAX_PAYLOAD };
             request.encode(&mut frames).map_err(too_long)?;
         }
         self.empty = 0;

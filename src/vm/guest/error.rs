@@ -22,7 +22,7 @@ pub enum GuestError {
     #[error("the guest refused: {0}")]
     Refused(String),
     /// What it should be asked doesn't fit.
-    #[error("{what} have more than {limit} bytes, and can't be passed on")]
+    #[error("more than {limit} bytes of {what} can't be passed on")]
     TooLong {
         /// What it is.
         what: &'static str,

@@ -97,11 +97,11 @@ impl Guest {
         deadline: Instant,
     ) -> Result<(), GuestError> {
         self.in_step(deadline).await?;
-        self.torn = true;
         let mut requests = vec![Request::Put { mode, path }];
         requests.extend(bytes.chunks(MAX_PAYLOAD).map(Request::Data));
         requests.push(Request::Data(&[]));
         self.channel.send(&requests)?;
+        self.torn = true;
         let result = loop {
             match self.channel.next_until(deadline, "the file is not written").await? {
                 Report::Waiting => {}
@@ -122,9 +122,9 @@ impl Guest {
         deadline: Instant,
     ) -> Result<Vec<u8>, GuestError> {
         self.in_step(deadline).await?;
-        self.torn = true;
         let most = u64::try_from(limit).unwrap_or(u64::MAX);
         self.channel.send(&[Request::Get { limit: most, path }])?;
+        self.torn = true;
         let mut file = Vec::new();
         let result = loop {
             match self.channel.next_until(deadline, "the file does not come").await? {

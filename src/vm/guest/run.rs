@@ -58,9 +58,9 @@ impl Guest {
         if self.torn {
             self.in_step(run.deadline + GRACE).await?;
         }
-        self.torn = true;
         let limit = u64::try_from(run.limit).unwrap_or(u64::MAX);
         self.channel.send(&[Request::Run { limit, start: run.start }])?;
+        self.torn = true;
         let mut job = Job {
             channel: &mut self.channel,
             renewing: &mut self.renewing,

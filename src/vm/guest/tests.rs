@@ -171,6 +171,22 @@ async fn a_guest_that_takes_what_was_not_sent_is_given_up() {
     assert!(error.to_string().contains("taken before it was sent"), "{error}");
 }
 
+/// Nothing was sent, so nothing is cleared away before the next call.
+#[rstest]
+#[tokio::test]
+async fn a_call_that_is_too_long_is_not_torn() {
+    let mut guest = guest(Vec::new());
+    let long = "x".repeat(1 << 16);
+    let start = Start { arguments: vec![long.clone()], ..Start::default() };
+    let run = Run { start: Some(&start), code: b"", file: None, limit: 0, deadline: soon() };
+    let ran = guest.run(run, empty(), mpsc::channel(1).0).await.map(drop);
+    expect(ran, Some("65536 bytes of the program's arguments and environment"));
+    let path = Some("65536 bytes of the file's path");
+    expect(guest.put(&long, 0o600, b"bytes", soon()).await, path);
+    expect(guest.get(&long, 10, soon()).await.map(drop), path);
+    assert!(!guest.torn);
+}
+
 /// A program whose caller went away is killed before the next one, and its answers aren't those
 /// of the next.
 #[rstest]
