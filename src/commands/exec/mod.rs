@@ -234,7 +234,10 @@ impl Exec {
         for (cut, name) in outcome.cut.into_iter().zip(["output", "error output"]) {
             if cut && !self.json {
                 let limit = "OVERLAY_POOL_MAX_OUTPUT sets the limit";
-                lines.push(format!("the {name} is cut after {max_output} bytes; {limit}"));
+                // What nobody took by then is lost.
+                let time =
+                    if outcome.end == End::TimedOut { "when its time was over, or " } else { "" };
+                lines.push(format!("the {name} is cut {time}after {max_output} bytes; {limit}"));
             }
         }
         if outcome.disk_failed {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, sleep_until};
 
 use super::channel::Channel;
@@ -162,16 +163,25 @@ impl Job<'_> {
         Ok(false)
     }
 
-    /// Passes output on. The guest is not read meanwhile, and so waits too.
+    /// Passes output on. The guest is not read meanwhile, and so waits too. Where a part is lost to
+    /// who takes it slowly, the output is cut: nothing comes after a hole.
     async fn pass_on(&mut self, stream: Stream, bytes: Vec<u8>) -> Result<(), GuestError> {
+        let cut = &mut self.ran.cut[usize::from(stream == Stream::Stderr)];
+        if *cut {
+            return Ok(());
+        }
         if self.cancelled.is_some() {
             // Whoever stopped taking it shall not stop the end.
-            let _ = self.output.try_send((stream, bytes));
+            let sent = self.output.try_send((stream, bytes));
+            *cut = matches!(sent, Err(TrySendError::Full(_)));
             return Ok(());
         }
         tokio::select! {
             _ = self.output.send((stream, bytes)) => Ok(()),
-            () = sleep_until(self.deadline) => self.cancel(End::TimedOut),
+            () = sleep_until(self.deadline) => {
+                *cut = true;
+                self.cancel(End::TimedOut)
+            }
         }
     }
 

@@ -218,7 +218,7 @@ async fn a_dropped_call_does_not_answer_the_next() {
     assert_eq!((ran.end, ran.cut), (End::Code(7), [false; 2]));
 }
 
-/// Nobody takes the output: the program is killed, and the call ends.
+/// Nobody takes the output: the program is killed, the call ends, and nothing comes after a hole.
 #[rstest]
 #[case::gone(true, End::Signal(9))]
 #[case::slow(false, End::TimedOut)]
@@ -229,7 +229,10 @@ async fn output_that_nobody_takes_stops_no_end(#[case] gone: bool, #[case] end: 
         while let Some((kind, _)) = request(&mut theirs).await {
             let answer = match kind {
                 3 => frame(OUTPUT, b"x").repeat(100),
-                CANCEL => [frame(EXIT, &[1, 9]), frame(CANCELLED, &[])].concat(),
+                CANCEL => {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    [frame(OUTPUT, b"y"), frame(EXIT, &[1, 9]), frame(CANCELLED, &[])].concat()
+                }
                 _ => continue,
             };
             theirs.write_all(&answer).await.expect("the host hears");
@@ -238,11 +241,20 @@ async fn output_that_nobody_takes_stops_no_end(#[case] gone: bool, #[case] end: 
     let mut host = Guest::new(ours);
     let deadline = Instant::now() + Duration::from_secs(5);
     let run = Run { start: None, code: b"", file: None, limit: 1000, deadline };
-    let (sender, parts) = mpsc::channel(1);
-    let parts = (!gone).then_some(parts);
-    let ran = host.run(run, empty(), sender).await.expect("an end");
-    assert_eq!(ran.end, end);
-    drop(parts);
+    let (sender, mut parts) = mpsc::channel(1);
+    if gone {
+        parts.close();
+    }
+    let (ran, said) = tokio::join!(host.run(run, empty(), sender), async {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let mut said = Vec::new();
+        while let Some((_, bytes)) = parts.recv().await {
+            said.extend(bytes);
+        }
+        said
+    });
+    let ran = ran.expect("an end");
+    assert_eq!((ran.end, ran.cut, said.len()), (end, [!gone, false], usize::from(!gone)));
 }
 
 /// Its program may have much time left, but nobody waits for it any more.
