@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use overlay_pool::Source;
 use overlay_pool::vm::{
     End, FileCheck, Language, Manifest, Program, Start, VmError, VmSettings, VmState,
@@ -174,6 +175,25 @@ async fn a_time_out_kills_what_runs_and_leaves_the_vm_usable(scratch: Scratch) {
     manager.stop().await;
 }
 
+/// A file that is given up half way has all be killed, the interpreter that waits too: that isn't
+/// given the next program.
+#[apply(test)]
+async fn a_program_after_a_dropped_file_runs(
+    scratch: Scratch,
+    #[values(Language::PYTHON, Language::JAVASCRIPT)] language: Language,
+) {
+    let manager = started(settings(&scratch), language).await;
+    let vm = create(&manager, language).await;
+    let code = if language == Language::PYTHON { "print('ran')" } else { "console.log('ran')" };
+    for _ in 0..20 {
+        assert_eq!(prints(&vm, code).await, "ran\n");
+        let put = vm.put_file("/root/file", 0o600, b"bytes");
+        assert!(put.now_or_never().is_none(), "it is asked for, and not yet answered");
+    }
+    assert_eq!(prints(&vm, code).await, "ran\n");
+    manager.stop().await;
+}
+
 #[apply(test)]
 async fn one_code_at_a_time(scratch: Scratch) {
     let manager = started(settings(&scratch), Language::PYTHON).await;
@@ -267,6 +287,9 @@ async fn files_go_in_and_come_out(scratch: Scratch) {
         assert!(error.to_lowercase().contains(&why.to_lowercase()), "{error}");
     }
     vm.put_file("/none/in", 0o600, &bytes).await.expect_err("no such directory");
+    // Nobody reads from it, and the supervisor doesn't wait for anybody.
+    prints(&vm, "import os\nos.mkfifo('/root/fifo')").await;
+    vm.put_file("/root/fifo", 0o600, &bytes).await.expect_err("no file");
     assert_eq!(prints(&vm, "print('usable')").await, "usable\n");
     manager.stop().await;
 }
