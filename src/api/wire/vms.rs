@@ -70,7 +70,7 @@ pub struct ExecuteRequest {
     pub stdin: Option<String>,
     /// Files of the guest that come back once it has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "server", schema(example = json!(["/root/result.png"])))]
+    #[cfg_attr(feature = "server", schema(max_items = 1024, example = json!(["/root/result.png"])))]
     pub files: Vec<String>,
     /// What it may use up.
     #[serde(default)]
@@ -101,7 +101,7 @@ pub struct RunRequest {
     pub stdin: Option<String>,
     /// Files of the guest that come back once it has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "server", schema(example = json!(["/root/result.png"])))]
+    #[cfg_attr(feature = "server", schema(max_items = 1024, example = json!(["/root/result.png"])))]
     pub files: Vec<String>,
     /// What it may use up.
     #[serde(default)]

@@ -143,7 +143,7 @@ pub(super) async fn run(
     let asked = Asked::<RunRequest>::read(request, vms.limits.upload, vms.patience).await?;
     let Asked { request, files, stdin } = asked;
     let (order, files) = order(request, files, stdin)?;
-    put_files(turn.vm(), &files).await?;
+    put_files(vms, turn.vm(), &files).await?;
     Ok(events::answer(Arc::clone(vms), Holder::Session(turn), order))
 }
 

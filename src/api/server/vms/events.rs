@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::fleet::Vms;
 use super::lease::Lease;
@@ -109,7 +111,12 @@ async fn run(
     vms.figures.ran(&vm, &outcome);
     let end = match outcome {
         Ok(outcome) => {
-            if send_files(&vms, &vm, &files, &last).await.is_err() {
+            let get = |path: String, limit| {
+                let vm = Arc::clone(&vm);
+                async move { vm.get_file(&path, limit).await }
+            };
+            let bounds = (vms.limits.upload, vms.time());
+            if send_files(&files, get, bounds, &last).await.is_err() {
                 return;
             }
             ended(&outcome)
@@ -119,21 +126,23 @@ async fn run(
     tokio::join!(holder.done(), async { drop(last.send(end).await) });
 }
 
-/// Sends the guest's files, or why there are none; fails if nobody takes them.
-async fn send_files(
-    vms: &Vms,
-    vm: &Vm,
+/// Sends the guest's files, of `most` bytes together, or why there are none; fails if nobody takes
+/// them. However many there are, the guest has one time for all of them.
+async fn send_files<F: Future<Output = Result<Vec<u8>, VmError>>>(
     files: &[String],
+    get: impl Fn(String, usize) -> F,
+    (most, time): (usize, Duration),
     to: &mpsc::Sender<Event>,
 ) -> Result<(), mpsc::error::SendError<Event>> {
-    let mut left = vms.limits.upload;
+    let (mut left, deadline) = (most, Instant::now() + time);
     for path in files {
-        let (data, error) = match vm.get_file(path, left).await {
-            Ok(bytes) => {
+        let (data, error) = match timeout_at(deadline, get(path.clone(), left)).await {
+            Ok(Ok(bytes)) => {
                 left -= bytes.len();
                 (Some(bytes.into()), None)
             }
-            Err(error) => (None, Some(error.to_string())),
+            Ok(Err(error)) => (None, Some(error.to_string())),
+            Err(_) => (None, Some(format!("the files didn't come within {time:?}"))),
         };
         to.send(Event::File { path: path.clone(), data, error }).await?;
     }
@@ -173,5 +182,35 @@ fn ended(outcome: &Outcome) -> Event {
         stderr_truncated,
         disk_failed,
         seconds: elapsed.as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::VmState;
+
+    /// Each file could take as long as a program may, and there may be a thousand.
+    #[tokio::test(start_paused = true)]
+    async fn all_files_have_one_time() {
+        let (sender, mut events) = mpsc::channel(10);
+        let files: Vec<_> = (0..10).map(|number| number.to_string()).collect();
+        let slow = async |vm, _| {
+            tokio::time::sleep(Duration::from_secs(59)).await;
+            Err(VmError::NotReady { vm, state: VmState::Ready })
+        };
+        let begin = Instant::now();
+        let bounds = (1, Duration::from_secs(60));
+        send_files(&files, slow, bounds, &sender).await.expect("they are taken");
+        drop(sender);
+        let mut late = 0;
+        for file in &files {
+            let Some(Event::File { path, error: Some(error), .. }) = events.recv().await else {
+                panic!("{file} isn't told of");
+            };
+            assert_eq!(path, *file);
+            late += usize::from(error.contains("within 60s"));
+        }
+        assert_eq!((late, begin.elapsed().as_secs()), (9, 60));
     }
 }

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
+use tokio::time::timeout;
 
 use super::events::{self, Holder, Order};
+use super::fleet::Vms;
 use super::refusals::Executing;
 use super::request::{Asked, ExecuteForm, FileIn, Input, program};
 use crate::api::server::caller::Caller;
@@ -51,7 +54,7 @@ pub(super) async fn execute(
     let language = vms.language(&language)?;
     let (order, files) = order(request, files, stdin)?;
     let lease = vms.create(language, peer, place).await?;
-    put_files(lease.vm(), &files).await?;
+    put_files(vms, lease.vm(), &files).await?;
     Ok(events::answer(Arc::clone(vms), Holder::Once(lease), order))
 }
 
@@ -66,9 +69,16 @@ pub(super) fn order(
     Ok((Order { program, input, files: request.files }, files))
 }
 
-pub(super) async fn put_files(vm: &Vm, files: &[FileIn]) -> Result<(), Problem> {
-    for FileIn { path, bytes } in files {
-        vm.put_file(path, MODE, bytes).await.map_err(|error| Problem::from(&error))?;
-    }
-    Ok(())
+/// Puts files into the guest, which has one time for all of them.
+pub(super) async fn put_files(vms: &Vms, vm: &Vm, files: &[FileIn]) -> Result<(), Problem> {
+    let all = async {
+        for FileIn { path, bytes } in files {
+            vm.put_file(path, MODE, bytes).await?;
+        }
+        Ok(())
+    };
+    timeout(vms.time(), all).await.unwrap_or_else(|_| {
+        let detail = format!("the files weren't written within {:?}; nothing was run", vms.time());
+        Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail))
+    })
 }

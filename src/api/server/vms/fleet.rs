@@ -59,6 +59,12 @@ impl Vms {
         self.manager.is_started()
     }
 
+    /// How long a program may run that says nothing else, and all files may take that go in or come
+    /// out.
+    pub(super) fn time(&self) -> Duration {
+        self.manager.settings().execute_timeout
+    }
+
     /// How long a VM may take to come: it may boot twice, once to save its state, and be resumed in
     /// vain between.
     pub(in crate::api::server) fn boot_patience(&self) -> Duration {

@@ -22,7 +22,7 @@ use crate::vm::Program;
 const WAITING: usize = 64 << 10;
 /// How many bytes a form may have beside the contents of its parts.
 const HEADS: usize = 1 << 20;
-/// The most files that go in.
+/// The most files that go in, and the most that come back.
 const FILES: usize = 1024;
 /// The longest time that a program may be given, and the longest that a session may be idle.
 pub(super) const LONGEST: f64 = 86400.0;
@@ -204,6 +204,9 @@ pub(super) fn program(request: &RunRequest) -> Result<Program, Problem> {
         }
         program = program
             .variable(expect_plain("environment", name)?, expect_plain("environment", value)?);
+    }
+    if request.files.len() > FILES {
+        return Err(unprocessable(format!("files: give up to {FILES}")));
     }
     for file in &request.files {
         expect_plain("files", file)?;

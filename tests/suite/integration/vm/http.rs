@@ -218,6 +218,7 @@ async fn what_can_not_be_understood_is_refused(scratch: Scratch) {
         json!({ "language": "python", "code": "", "colour": "red" }),
         json!({ "language": "python", "code": "", "arguments": ["a\0b"] }),
         json!({ "language": "python", "code": "", "environment": { "A=B": "" } }),
+        json!({ "language": "python", "code": "", "files": vec!["/root/file"; 1025] }),
         json!({ "language": "python", "code": "", "limits": { "seconds": 0 } }),
         json!({ "language": "python", "code": "", "limits": { "seconds": 1e9 } }),
     ] {
