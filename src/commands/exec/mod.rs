@@ -147,7 +147,7 @@ impl Exec {
             done
         })??;
         self.explain(&done, &settings);
-        let code = u8::try_from(done.end.code()).unwrap_or(u8::MAX);
+        let code = u8::try_from(done.0.end.code()).unwrap_or(u8::MAX);
         Ok(Answer { code, ..Answer::default() })
     }
 
@@ -205,13 +205,15 @@ impl Exec {
         settings: &VmSettings,
         job: &Job,
         wants_server: bool,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<(Outcome, Whose), Failure> {
         let mut outputs = Outputs::new(self.json);
         if wants_server && let Some(running) = self.begin(settings, job).await? {
-            return remote::run(running, &self.language, &mut outputs).await;
+            let outcome = remote::run(running, &self.language, &mut outputs).await?;
+            return Ok((outcome, Whose::Servers));
         }
         let language = self.language(settings)?;
-        own::run(manager, language, job, &mut outputs, self.keep.as_deref()).await
+        let outcome = own::run(manager, language, job, &mut outputs, self.keep.as_deref()).await?;
+        Ok((outcome, Whose::Own))
     }
 
     /// Has a server begin with it; none if none does, and none was asked for.
@@ -228,7 +230,7 @@ impl Exec {
     }
 
     /// Says which limits the program has met.
-    fn explain(&self, outcome: &Outcome, settings: &VmSettings) {
+    fn explain(&self, (outcome, whose): &(Outcome, Whose), settings: &VmSettings) {
         let VmSettings { execute_timeout, max_output, disk_mib, .. } = settings;
         let mut lines = Vec::new();
         for (cut, name) in outcome.cut.into_iter().zip(["output", "error output"]) {
@@ -236,14 +238,20 @@ impl Exec {
                 let limit = "OVERLAY_POOL_MAX_OUTPUT sets the limit";
                 // What nobody took by then is lost.
                 let time =
-                    if outcome.end == End::TimedOut { "when its time was over, or " } else { "" };
-                lines.push(format!("the {name} is cut {time}after {max_output} bytes; {limit}"));
+                    if outcome.end == End::TimedOut { ", or when its time was over" } else { "" };
+                lines.push(format!("the {name} is cut after {max_output} bytes{time}; {limit}"));
             }
         }
         if outcome.disk_failed {
-            lines.push(format!(
-                "the VM's disk has reached its limit of {disk_mib} MiB; raise --disk"
-            ));
+            lines.push(match whose {
+                Whose::Own => {
+                    format!("the VM's disk has reached its limit of {disk_mib} MiB; raise --disk")
+                }
+                Whose::Servers => {
+                    "the VM's disk has reached its limit, which the server's OVERLAY_POOL_DISK sets"
+                        .to_owned()
+                }
+            });
         }
         if outcome.end == End::TimedOut && !self.json {
             let time = execute_timeout.as_secs_f64();
@@ -254,6 +262,13 @@ impl Exec {
             let _ = writeln!(io::stderr(), "overlay-pool: {line}");
         }
     }
+}
+
+/// Whose VM it ran in.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    Own,
+    Servers,
 }
 
 /// Waits for a signal that asks the program to end.

@@ -67,6 +67,24 @@ async fn arguments_input_and_limits(scratch: Scratch) {
     assert_no_vm_left(&scratch).await;
 }
 
+/// Who has a limit raised that a server's VM has met is told where.
+#[apply(test)]
+async fn a_disk_that_reaches_the_server_s_limit(scratch: Scratch) {
+    let mut command = vm_server::command(&scratch, 2);
+    let mut server = Server::launch(&scratch, command.env("OVERLAY_POOL_DISK", "32"));
+    server.await_ready();
+    let code = "import os
+with open('/root/file', 'wb') as file:
+  for _ in range(64): file.write(os.urandom(1 << 20))
+  os.fsync(file.fileno())";
+    let answer = run(exec(&scratch, &server).args(["python", "-c", code]));
+    assert_eq!(answer.code, Some(1), "{answer}");
+    assert!(answer.stderr.contains("the server's OVERLAY_POOL_DISK"), "{answer}");
+    assert!(!answer.stderr.contains("--disk"), "{answer}");
+    server.stop();
+    assert_no_vm_left(&scratch).await;
+}
+
 /// Nothing of its program is left at the server.
 #[apply(test)]
 async fn an_interrupt_ends_it_with_what_came(scratch: Scratch) {
