@@ -65,7 +65,8 @@ impl Launch {
     }
 
     /// Resumes a saved state, if it is sound, which may take as long to tell as QEMU to start;
-    /// none if that isn't possible: the state is of no use then.
+    /// none if that isn't possible. The state is of no use then and removed, unless it only took too
+    /// long, as it may on a loaded host.
     pub(super) async fn resume(
         &self,
         machine: &Machine,
@@ -74,9 +75,13 @@ impl Launch {
     ) -> Result<Option<Launched>, VmError> {
         let begin = Instant::now();
         let deadline = begin + RESUMED;
-        let unusable = |cause: &dyn std::fmt::Debug| {
+        let late = |cause: &dyn std::fmt::Debug| {
             tracing::warn!(state = %state.path().display(), ?cause, "not resumed");
             Ok(None)
+        };
+        let unusable = |cause: &dyn std::fmt::Debug| {
+            state.remove();
+            late(cause)
         };
         let files = state.files();
         let beginning = Beginning::Resume(&files);
@@ -88,6 +93,7 @@ impl Launch {
         let (qemu, stream) = match started {
             Ok(started) => started,
             Err(QemuError::Vm(error)) => return Err(error),
+            Err(error @ QemuError::Timeout) => return late(&error),
             Err(error) => return unusable(&error),
         };
         let spawn = begin.elapsed();
@@ -98,7 +104,7 @@ impl Launch {
         match timeout_at(deadline, loaded).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return unusable(&error),
-            Err(elapsed) => return unusable(&elapsed),
+            Err(elapsed) => return late(&elapsed),
         }
         let boot = begin.elapsed().saturating_sub(spawn);
         let mut guest = Guest::new(stream);
@@ -108,6 +114,7 @@ impl Launch {
                 let phases = Phases { overlay: Duration::ZERO, spawn, boot, renew };
                 Ok(Some(Launched { qemu, guest, phases }))
             }
+            Err(error @ GuestError::Silent(_)) => late(&error),
             Err(error) => unusable(&error),
         }
     }

@@ -1,6 +1,6 @@
 //! Where VMs are made: a pool of disks, QEMU, and the saved states.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::alive::{Alive, Phases, Start};
 use super::autopsy::Autopsy;
@@ -30,6 +30,8 @@ use crate::{OverlayPool, PoolConfig, process};
 
 /// How long QEMU may take to tell its version.
 const VERSION_PATIENCE: Duration = Duration::from_secs(20);
+/// After a state could not be saved, VMs boot for so long before that is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
 /// The first QEMU that migrates to files and maps RAM privately from one that is read-only.
 const RESUMES_SINCE: (u32, u32) = (8, 2);
 
@@ -42,8 +44,8 @@ pub(super) struct Workshop {
     qemu_version: String,
     pub(super) containment: Arc<Containment>,
     saved: Option<Arc<Saved>>,
-    /// Held while a state is made, so that it is made once; the keys that none can be made for.
-    making: tokio::sync::Mutex<HashSet<String>>,
+    /// Held while a state is made, so that it is made once; for which keys that failed, and when.
+    making: tokio::sync::Mutex<HashMap<String, Instant>>,
 }
 
 #[derive(Debug)]
@@ -143,8 +145,7 @@ impl Workshop {
         Ok(Alive { qemu, guest, disk: disk.source, start, phases })
     }
 
-    /// Resumes the machine's saved state; none if there is none, or none that is of use: it is
-    /// removed then.
+    /// Resumes the machine's saved state; none if there is none, or none that is of use.
     async fn resume(
         &self,
         saved: &Arc<Saved>,
@@ -159,9 +160,6 @@ impl Workshop {
         };
         let sound = async { checked.await.unwrap_or(false) };
         let resumed = launch.resume(machine, &state, sound).await?;
-        if resumed.is_none() {
-            state.remove();
-        }
         // What it was resumed on must be what it was saved on.
         Ok(if machine.marks()? == marks { resumed } else { None })
     }
@@ -180,16 +178,16 @@ impl Workshop {
         if let Some(state) = saved.states.find(&key) {
             return Ok(Some(state));
         }
-        let mut impossible = self.making.lock().await;
+        let mut failed = self.making.lock().await;
         if let Some(state) = saved.states.find(&key) {
             return Ok(Some(state));
         }
-        if impossible.contains(&key.to_string()) {
+        if failed.get(&key.to_string()).is_some_and(|failed| failed.elapsed() < AGAIN) {
             return Ok(None);
         }
         if let Err(cause) = self.make_state(saved, machine, &key).await {
             tracing::warn!(base = %machine.base.path().display(), cause, "no state saved");
-            impossible.insert(key.to_string());
+            failed.insert(key.to_string(), Instant::now());
         }
         Ok(saved.states.find(&key))
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use overlay_pool::vm::{Language, Start, VmSettings, VmState};
 
+use crate::harness::fake_tool::script;
 use crate::harness::prelude::*;
 use crate::harness::vms::{assert_no_vm_left, create, images, prints, settings, started};
 
@@ -117,6 +118,58 @@ async fn a_state_of_another_content_is_not_resumed(scratch: Scratch) {
     let states: Vec<_> = states.read_dir().expect("a folder").flatten().collect();
     let others = states.iter().filter(|entry| entry.path().is_dir() && entry.path() != first);
     assert_eq!(others.count(), 1, "another state was saved: {states:?}");
+}
+
+/// That one could not be saved is tried again later: where there was no room, there may be some.
+#[apply(test)]
+async fn a_state_is_saved_once_it_can_be(scratch: Scratch) {
+    let (states, away) = (scratch.join("states"), scratch.join("away"));
+    let settings = VmSettings { states_dir: Some(states.clone()), ..settings(&scratch) };
+    let manager = started(settings, Language::PYTHON).await;
+    std::fs::rename(&states, &away).expect("it is moved away");
+    std::fs::write(&states, "").expect("a file in its place");
+    let vm = create(&manager, Language::PYTHON).await;
+    assert_eq!(vm.start(), Some(Start::Booted));
+    manager.destroy_vm(&vm).await;
+    std::fs::remove_file(&states).expect("it is removed");
+    std::fs::rename(&away, &states).expect("it is back");
+    loop {
+        let vm = create(&manager, Language::PYTHON).await;
+        manager.destroy_vm(&vm).await;
+        if vm.start() == Some(Start::Resumed) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    manager.stop().await;
+    assert_no_vm_left(&scratch).await;
+}
+
+/// On a loaded host it may take too long to resume one that is sound.
+#[apply(test)]
+async fn a_state_that_is_not_resumed_in_time_stays(scratch: Scratch) {
+    let (states, hangs) = (scratch.join("states"), scratch.join("hangs"));
+    let body = format!(
+        "case \"$*\" in *-incoming*) [ ! -e '{}' ] || exec sleep 1000;; esac
+         exec qemu-system-x86_64 \"$@\"",
+        hangs.display()
+    );
+    let settings = VmSettings {
+        qemu: script(&scratch.join("qemu"), &body),
+        states_dir: Some(states.clone()),
+        ..settings(&scratch)
+    };
+    let manager = started(settings, Language::PYTHON).await;
+    let vm = create(&manager, Language::PYTHON).await;
+    assert_eq!(vm.start(), Some(Start::Resumed));
+    manager.destroy_vm(&vm).await;
+    let state = only_entry(&states);
+    std::fs::write(&hangs, "").expect("a file");
+    let vm = create(&manager, Language::PYTHON).await;
+    assert_eq!(vm.start(), Some(Start::Booted));
+    assert_eq!(only_entry(&states), state);
+    manager.stop().await;
+    assert_no_vm_left(&scratch).await;
 }
 
 fn only_entry(directory: &Path) -> PathBuf {
