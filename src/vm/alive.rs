@@ -56,8 +56,8 @@ pub(super) enum Dead {
     Hangs,
 }
 
-/// How long QEMU may take to let a guest go on that stood still.
-const WAKE: Duration = Duration::from_secs(5);
+/// How long QEMU may take to let a guest stand still, or go on.
+pub(super) const WAKE: Duration = Duration::from_secs(5);
 
 impl Alive {
     /// Lets a VM that waited go on. The guest answers with whatever it is asked next.

@@ -13,9 +13,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::empty;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::alive::Alive;
+use super::alive::{Alive, WAKE};
 use super::error::VmError;
 use super::execution::End;
 use super::guest::{Guest, GuestError, Run};
@@ -272,9 +272,10 @@ impl Warm {
         if let Err(error) = rehearsed {
             return Err(autopsy.examine(&alive.qemu, error).await);
         }
-        alive.qemu.stop().await.map_err(|error| match error {
+        let stopped = timeout(WAKE, alive.qemu.stop()).await;
+        stopped.unwrap_or(Err(QemuError::Timeout)).map_err(|error| match error {
             QemuError::Vm(error) => error,
-            error => autopsy.stillborn(error, REHEARSAL),
+            error => autopsy.stillborn(error, WAKE),
         })?;
         tracing::info!(vm = address.id, %language, "waits");
         Ok(Some(Member { home, alive, marks }))
