@@ -174,9 +174,8 @@ impl VmManager {
     ) -> Result<Arc<Vm>, VmError> {
         let ids = (check_id("tenant", tenant_id)?, check_id("task", task_id)?);
         let started = self.started()?;
-        let machine = started.workshop.machine(language)?;
+        let (machine, marks) = started.workshop.machine(language).await?;
         let _launch = started.launches.read().await;
-        let marks = machine.marks()?;
         while let Some(mut member) = started.warm.take(language, &marks) {
             match member.alive.wake(&member.home.address().id).await {
                 Ok(()) => {

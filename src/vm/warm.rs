@@ -161,13 +161,13 @@ impl Warm {
 
     /// Gives members up, and makes those that are missing, as many at once as there are processors
     /// for. Says whether all that is possible now is done, and nothing failed.
-    async fn keep(&self, workshop: &Workshop) -> bool {
+    async fn keep(&self, workshop: &Arc<Workshop>) -> bool {
         let processors = available_parallelism().map_or(1, usize::from);
         let cpus = usize::try_from(workshop.settings.cpus).unwrap_or(usize::MAX);
         let at_once = processors.checked_div(cpus).unwrap_or(1).max(1);
         let (mut made, mut more, mut well) = (FuturesUnordered::new(), true, true);
         loop {
-            self.look_through(workshop);
+            self.look_through(workshop).await;
             while more && made.len() < at_once {
                 // Before anybody can see that one is being made.
                 let needed = self.needed.notified();
@@ -186,7 +186,7 @@ impl Warm {
     /// Makes a member, unless its place is needed; says whether it did.
     async fn make_unless_needed(
         &self,
-        workshop: &Workshop,
+        workshop: &Arc<Workshop>,
         making: Making<'_>,
         needed: Notified<'_>,
     ) -> Result<bool, ()> {
@@ -208,10 +208,10 @@ impl Warm {
 
     /// Gives up members that nobody asked for in a long time, that died, or whose machine's files
     /// have changed.
-    fn look_through(&self, workshop: &Workshop) {
+    async fn look_through(&self, workshop: &Arc<Workshop>) {
         let languages: Vec<_> = self.shelves().keys().copied().collect();
         for language in languages {
-            let marks = workshop.machine(language).and_then(|machine| machine.marks()).ok();
+            let marks = workshop.machine(language).await.ok().map(|(_, marks)| marks);
             let mut shelves = self.shelves();
             let Some(shelf) = shelves.get_mut(&language) else { continue };
             let idle = shelf.is_idle(workshop.settings.warm_idle);
@@ -247,10 +247,10 @@ impl Warm {
     /// Makes a member; none if there may be no more VMs, or the host's memory is short.
     async fn make(
         &self,
-        workshop: &Workshop,
+        workshop: &Arc<Workshop>,
         language: Language,
     ) -> Result<Option<Member>, VmError> {
-        let machine = workshop.machine(language)?;
+        let (machine, marks) = workshop.machine(language).await?;
         // Others that are being made may not have taken theirs yet.
         let making = u64::try_from(self.making()).unwrap_or(1);
         let memory = u64::from(machine.memory_mib) * making + SPARED_MIB;
@@ -259,7 +259,6 @@ impl Warm {
             return Ok(None);
         }
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return Ok(None) };
-        let marks = machine.marks()?;
         let home = workshop.home(Some(slot))?;
         let address = home.address();
         let interpreter = language.interpreter().start_to_rehearse();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 use super::alive::{Alive, Phases, Start};
@@ -17,7 +17,7 @@ use super::autopsy::Autopsy;
 use super::containment::Containment;
 use super::error::VmError;
 use super::guest;
-use super::hashes::Hashes;
+use super::hashes::{Hashes, Mark};
 use super::home::{Address, Home};
 use super::images;
 use super::language::Language;
@@ -93,8 +93,28 @@ impl Workshop {
         Home::new(&self.settings.dir, slot)
     }
 
-    /// The machine that runs a language's code, as its files are now.
-    pub(super) fn machine(&self, language: Language) -> Result<Machine, VmError> {
+    /// The machine that runs a language's code, as its files are now, and their marks. Nobody else
+    /// waits where they lie on a filesystem that hangs.
+    pub(super) async fn machine(
+        self: &Arc<Self>,
+        language: Language,
+    ) -> Result<(Machine, Vec<Mark>), VmError> {
+        let workshop = Arc::clone(self);
+        let found = spawn_blocking(move || {
+            let machine = workshop.find_machine(language)?;
+            let marks = machine.marks()?;
+            Ok((machine, marks))
+        });
+        found.await.unwrap_or_else(|panic| Err(self.failed(panic)))
+    }
+
+    async fn marks(&self, machine: &Machine) -> Result<Vec<Mark>, VmError> {
+        let machine = machine.clone();
+        let marks = spawn_blocking(move || machine.marks()).await;
+        marks.unwrap_or_else(|panic| Err(self.failed(panic)))
+    }
+
+    fn find_machine(&self, language: Language) -> Result<Machine, VmError> {
         let settings = &self.settings;
         let resolved = |what, path: PathBuf| {
             let file = path.canonicalize().and_then(|path| {
@@ -153,7 +173,7 @@ impl Workshop {
         launch: &Launch,
     ) -> Result<Option<Launched>, VmError> {
         let Some(state) = self.state(saved, machine).await? else { return Ok(None) };
-        let marks = machine.marks()?;
+        let marks = self.marks(machine).await?;
         let checked = {
             let (saved, state) = (Arc::clone(saved), state.clone());
             spawn_blocking(move || saved.states.is_sound(&state))
@@ -161,7 +181,7 @@ impl Workshop {
         let sound = async { checked.await.unwrap_or(false) };
         let resumed = launch.resume(machine, &state, sound).await?;
         // What it was resumed on must be what it was saved on.
-        Ok(if machine.marks()? == marks { resumed } else { None })
+        Ok(if self.marks(machine).await? == marks { resumed } else { None })
     }
 
     pub(super) fn autopsy(&self, vm: &str) -> Autopsy {
@@ -198,10 +218,13 @@ impl Workshop {
         let key = spawn_blocking(move || {
             machine.key(&version, PoolConfig::default().overlay, &saved.hashes)
         });
-        key.await.unwrap_or_else(|panic| {
-            let (path, source) = (self.settings.states(), std::io::Error::other(panic));
-            Err(VmError::File { what: "key of the saved state", path, source })
-        })
+        key.await.unwrap_or_else(|panic| Err(self.failed(panic)))
+    }
+
+    /// That the machine's files could not be looked at.
+    fn failed(&self, panic: JoinError) -> VmError {
+        let (path, source) = (self.settings.base_images_dir.clone(), std::io::Error::other(panic));
+        VmError::File { what: "guest images", path, source }
     }
 
     async fn make_state(

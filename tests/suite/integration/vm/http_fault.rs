@@ -1,15 +1,18 @@
 //! Faults under a server with VMs: each caller is answered, and nothing is left.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use overlay_pool::vm::VmSettings;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::harness::cli::overlay_pool_after;
+use crate::harness::faults::fuse;
 use crate::harness::prelude::*;
 use crate::harness::server::Server;
 use crate::harness::vm_server::{self, begin, execute, figure, next, until_ready};
-use crate::harness::vms::assert_no_vm_left;
+use crate::harness::vms::{assert_no_vm_left, images};
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
 
@@ -242,6 +245,45 @@ fn owned(place: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = place.read_dir().expect("a folder").flatten();
     let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
     named.map(|entry| entry.path()).collect()
+}
+
+/// Guest images on a disk that doesn't answer, as a dead NFS server's, delay who asks for a VM and
+/// nobody else.
+#[apply(test)]
+#[needs(Fuse, MountNamespace)]
+async fn guest_images_that_hang(scratch: Scratch) {
+    let slow = scratch.join("slow");
+    std::fs::create_dir(&slow).expect("a folder");
+    for entry in images().read_dir().expect("the images").flatten() {
+        if !entry.file_name().to_string_lossy().starts_with("node") {
+            std::fs::copy(entry.path(), slow.join(entry.file_name())).expect("a copy");
+        }
+    }
+    let setup = format!("{}true", fuse::mount("slow"));
+    let mut command = overlay_pool_after(&setup, &scratch);
+    command.args(["serve", "--vms", "2", "--guest-images", "slow"]);
+    let accelerator = VmSettings::from_env().expect("a good environment").accelerator;
+    command.args(["--accel", accelerator.as_str()]).env("TOKIO_WORKER_THREADS", "2");
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    fuse::hang(&scratch, "slow", Duration::from_secs(3600)).expect("it hangs");
+    let clients = [0; 4].map(|_| {
+        let mut client = server.client();
+        let body = python("print()").to_string();
+        let head = "POST /v1/execute HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
+        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        client.send(request.as_bytes()).expect("it is sent");
+        client
+    });
+    for _ in 0..20 {
+        for path in ["/livez", "/v1/stats", "/v1/vms", "/metrics"] {
+            assert_eq!(server.get(path).status, 200, "{path}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    server.signal(Signal::TERM);
+    drop(clients);
+    assert!(server.wait().success());
 }
 
 /// A VM that nobody waits for any more isn't made.
