@@ -61,6 +61,7 @@ async fn a_supervisor_outlives_what_it_runs(scratch: Scratch) {
     "while True: os.write(port, b'\\x05\\x00\\x40\\x00' + b'x' * 16384)",
     "more output than it may send"
 )]
+#[case::nothing("while True: os.write(port, b'\\x03\\0\\0\\0' * 4096)", "mean nothing")]
 #[case::json("while True: os.write(port, b'{\"\":0},' * 1000)", "isn't to be trusted")]
 async fn a_guest_that_lies_is_destroyed(scratch: Scratch, #[case] lie: &str, #[case] why: &str) {
     let manager = started(settings(&scratch), Language::PYTHON).await;
