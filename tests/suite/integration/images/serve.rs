@@ -161,6 +161,30 @@ fn a_pull_that_was_given_up_is_gone_on_with(scratch: Scratch) {
     server.stop();
 }
 
+/// The server's own files aren't its clients' to replace.
+#[apply(test)]
+fn no_disk_in_the_store(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let bytes = disk(1, 1);
+    registry.put_disk("x", "1", &bytes);
+    let image = registry.image("x:1");
+    // As it is by default: below the place of pools, where targets are.
+    let own = scratch.join("pool/base-images");
+    let mut command = Server::command(&scratch);
+    command.args(["--max-vms", "4", "--image", &image]).env("OVERLAY_POOL_STORE", &own);
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    let name = name(&scratch, &image);
+    let base = own.join(name.strip_prefix(store(&scratch)).expect("it is there"));
+    for below in [&format!("sha256/{}", "0".repeat(64)), "localhost", "partial/x"] {
+        let target = own.join(below);
+        assert_eq!(server.acquire(&base, &target).problem(422), "bad-target", "{below}");
+        assert!(!target.exists());
+    }
+    assert_eq!(server.acquire(&base, &scratch.join("pool/vm.qcow2")).status, 200);
+    server.stop();
+}
+
 #[apply(test)]
 fn told_to_end_it_waits_for_no_registry(scratch: Scratch) {
     let registry = Registry::start(&scratch);
