@@ -5,8 +5,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::fs::CWD;
+use rustix::io::Errno;
+
 use super::error::ImageError;
-use crate::place::open_trusted;
+use crate::place::{Spot, open_trusted, rename_new};
 
 /// Makes a directory that others may look into, whatever the umask; one that is there stays as it is,
 /// and is refused if another user may change it: what was hashed is found by its path.
@@ -22,6 +25,14 @@ pub(super) fn make_directory(path: &Path) -> Result<(), ImageError> {
     }
     .and_then(|()| open_trusted(path).map(drop))
     .map_err(ImageError::file(path))
+}
+
+/// Moves a file to where an image shall be. One that is there already has the same bytes, and stays.
+pub(super) fn put(from: &Path, to: &Path) -> io::Result<()> {
+    match rename_new(CWD, from.as_os_str(), &Spot::at(to)?) {
+        Err(Errno::EXIST) => fs::remove_file(from),
+        moved => Ok(moved?),
+    }
 }
 
 pub(super) fn read_directory(path: &Path) -> Result<Vec<fs::DirEntry>, ImageError> {

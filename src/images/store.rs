@@ -7,13 +7,13 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock,
-    fstatvfs, renameat_with, utimensat,
+    AtFlags, CWD, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock, fstatvfs,
+    utimensat,
 };
 use rustix::io::Errno;
 
 use super::digest::Digest;
-use super::directory::{make_directory, read_directory};
+use super::directory::{make_directory, put, read_directory};
 use super::error::ImageError;
 use super::reference::ImageRef;
 use crate::image::{BaseImage, Format, References};
@@ -198,10 +198,7 @@ impl Store {
             file.set_permissions(Permissions::from_mode(0o444))?;
             // Its name alone says that it is whole: also after a power failure.
             file.sync_all()?;
-            match renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
-                Err(Errno::EXIST) => fs::remove_file(from)?,
-                renamed => renamed?,
-            }
+            put(from, &to)?;
             File::open(self.path.join(IMAGES))?.sync_all()
         };
         admitted().map_err(ImageError::file(from))
@@ -367,13 +364,11 @@ impl Store {
                 continue;
             };
             let (from, to) = (entry.path(), self.image(&digest));
-            let moved = match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
-                Err(Errno::EXIST) => fs::remove_file(&from),
+            match put(&from, &to) {
                 // Another process puts it back too.
-                Err(Errno::NOENT) => Ok(()),
-                moved => moved.map_err(Into::into),
-            };
-            moved.map_err(ImageError::file(&from))?;
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                moved => moved.map_err(ImageError::file(&from))?,
+            }
         }
         Ok(())
     }
