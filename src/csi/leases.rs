@@ -94,6 +94,22 @@ impl Leases {
         Ok(leases.map(|lease| (lease.id, lease.target)).collect())
     }
 
+    /// Those that are counted and aren't among these: their disks may be gone by themselves.
+    pub(super) fn unlisted(&self, listed: &[(Label, PathBuf)]) -> Vec<Label> {
+        let listed: HashSet<_> = listed.iter().map(|(id, _)| id).collect();
+        let known = self.known.get().map(locked);
+        let known = known.iter().flat_map(|known| known.iter());
+        known.filter(|id| !listed.contains(id)).cloned().collect()
+    }
+
+    /// Forgets a volume that the server has no disk of.
+    pub(super) async fn forget_if_gone(&self, id: &Label) -> Result<(), Refusal> {
+        if self.client.disk(id).await?.is_none() {
+            self.forget(id);
+        }
+        Ok(())
+    }
+
     /// Counts a volume, if there may be one more. Says whether it is a new one.
     async fn count(&self, id: &Label) -> Result<bool, Refusal> {
         if self.most == 0 {
