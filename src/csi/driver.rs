@@ -137,6 +137,9 @@ impl Driver {
         self.at(target, take_back).await?;
         let disk = target.join(DISK);
         let is_leased = self.leases.has(id, &disk).await?;
+        if !is_leased {
+            self.leases.expect_nobodys(&disk).await?;
+        }
         let close = |place: &Place, target: &Path| {
             let Some(volume) = place.find(target)? else { return Ok(None) };
             volume.close()?;

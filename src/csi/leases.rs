@@ -76,6 +76,12 @@ impl Leases {
         }
     }
 
+    /// Refuses if the disk is another volume's.
+    pub(super) async fn expect_nobodys(&self, disk: &Path) -> Result<(), Refusal> {
+        let owner = self.list().await?.into_iter().find(|(_, place)| place == disk);
+        owner.map_or(Ok(()), |(id, disk)| Err(Refusal::Elsewhere { id, disk }))
+    }
+
     /// Has a volume's disk removed from `disk`, if it is there.
     pub(super) async fn release(&self, id: &Label, disk: &Path) -> Result<(), Refusal> {
         self.client.release_at(id, disk).await.inspect_err(|_| {

@@ -206,6 +206,24 @@ async fn a_directory_that_a_pod_gave_away_is_taken_back(scratch: Scratch) {
     assert_eq!(node.mounts(), [""; 0]);
 }
 
+/// A caller that names another volume's directory removes nothing.
+#[apply(test)]
+async fn a_volume_goes_by_its_own_id_alone(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let server = node.start_server();
+    let _driver = node.start_driver(&[]);
+    let kubelet = node.kubelet().await;
+    let pod = node.pod("1");
+    kubelet.publish(pod.admit().request()).await.expect("it is published");
+    let before = disk(&node, &pod);
+    let refused = kubelet.unpublish_as("csi-other", &pod).await.expect_err("it is another's");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().contains(&pod.id()), "{refused:?}");
+    assert_eq!((disk(&node, &pod), leases(&server)), (before, HashSet::from([pod.id()])));
+    kubelet.unpublish(&pod).await.expect("it is unpublished");
+    kubelet.unpublish_as("csi-other", &pod).await.expect("nothing is there");
+}
+
 /// Does something until it is done, as the kubelet does, whoever is killed meanwhile.
 async fn insist<F: Future<Output = Result<(), tonic::Status>>>(mut call: impl FnMut() -> F) {
     while let Err(status) = call().await {
