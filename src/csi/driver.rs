@@ -130,8 +130,16 @@ impl Driver {
 
     async fn remove(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
         self.place.above(target)?;
+        let take_back = |place: &Place, target: &Path| match place.find(target)? {
+            Some(volume) => Ok::<_, Refusal>(volume.take_back()?),
+            None => Ok(()),
+        };
+        self.at(target, take_back).await?;
         let disk = target.join(DISK);
         let is_leased = self.leases.has(id, &disk).await?;
+        if !is_leased {
+            self.leases.expect_nobodys(&disk).await?;
+        }
         let close = |place: &Place, target: &Path| {
             let Some(volume) = place.find(target)? else { return Ok(None) };
             volume.close()?;
@@ -164,7 +172,14 @@ impl Driver {
     /// removed is left for the next time.
     pub(super) async fn sweep(&self) -> Result<usize, Refusal> {
         let mut removed = 0;
-        for (id, disk) in self.leases.list().await? {
+        let listed = self.leases.list().await?;
+        for id in self.leases.unlisted(&listed) {
+            let _claim = self.claims.claim(id.as_str().to_owned()).await;
+            if let Err(refusal) = self.leases.forget_if_gone(&id).await {
+                tracing::debug!(id = id.as_str(), "whether there is a disk isn't known: {refusal}");
+            }
+        }
+        for (id, disk) in listed {
             let Some(target) = disk.parent() else { continue };
             let _claim = self.claims.claim(id.as_str().to_owned()).await;
             let look =
@@ -201,4 +216,59 @@ impl Driver {
 /// Does what may wait for a disk.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
     spawn_blocking(work).await.map_err(|_| Refusal::Ending)
+}
+
+#[cfg(feature = "server")]
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::Arc;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::api::{Access, Client, Limits, Server};
+    use crate::{OverlayPool, PoolConfig};
+
+    fn label(text: &str) -> Label {
+        Label::try_from(text.to_owned()).expect("a label")
+    }
+
+    /// Its Pod's directory went with all that was in it, and the server found that out first.
+    #[tokio::test]
+    async fn a_volume_that_is_gone_by_itself_is_not_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [base, socket, pool_dir] =
+            ["base", "socket", "pool"].map(|name| folder.path().join(name));
+        std::fs::write(&base, [0; 4096]).expect("a file");
+        let base = BaseRef::raw(base);
+        let config = PoolConfig { max_concurrent_vms: 0, pool_dir, ..PoolConfig::default() };
+        let pool = Arc::new(OverlayPool::new(config).expect("a pool"));
+        pool.start(Some(Vec::new())).await.expect("it is started");
+        let targets = [folder.path().to_owned()];
+        let access = Access::new(&targets, &[], vec![base.clone()]).expect("directories");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let server = Server::new(Arc::clone(&pool), Arc::new(access), Limits::default());
+        tokio::spawn(server.serve(listener, pending()));
+        let driver = Driver::new(Settings {
+            node_id: "node".to_owned(),
+            socket: socket.clone(),
+            owner: label("pods"),
+            images: folder.path().to_owned(),
+            kubelet: folder.path().to_owned(),
+            max_volumes: 1,
+            image_labels: None,
+        });
+        let [gone, next] = ["gone", "next"].map(label);
+        let [first, second] = ["1", "2"].map(|name| folder.path().join(name));
+        let acquired = driver.leases.acquire(&gone, base.clone(), first.clone(), None).await;
+        acquired.expect("a disk");
+        std::fs::remove_file(&first).expect("removed");
+        assert!(Client::new(socket).disk(&gone).await.expect("an answer").is_none());
+        let full = driver.leases.acquire(&next, base.clone(), second.clone(), None).await;
+        assert!(matches!(full, Err(Refusal::TooMany(1))), "{full:?}");
+        driver.sweep().await.expect("a look");
+        driver.leases.acquire(&next, base, second, None).await.expect("there is room");
+        pool.stop().await;
+    }
 }

@@ -76,6 +76,12 @@ impl Leases {
         }
     }
 
+    /// Refuses if the disk is another volume's.
+    pub(super) async fn expect_nobodys(&self, disk: &Path) -> Result<(), Refusal> {
+        let owner = self.list().await?.into_iter().find(|(_, place)| place == disk);
+        owner.map_or(Ok(()), |(id, disk)| Err(Refusal::Elsewhere { id, disk }))
+    }
+
     /// Has a volume's disk removed from `disk`, if it is there.
     pub(super) async fn release(&self, id: &Label, disk: &Path) -> Result<(), Refusal> {
         self.client.release_at(id, disk).await.inspect_err(|_| {
@@ -92,6 +98,22 @@ impl Leases {
         let leases = self.client.disks(Some(&self.owner)).await?;
         let leases = leases.into_iter().filter(|lease| lease.uid == ours);
         Ok(leases.map(|lease| (lease.id, lease.target)).collect())
+    }
+
+    /// Those that are counted and aren't among these: their disks may be gone by themselves.
+    pub(super) fn unlisted(&self, listed: &[(Label, PathBuf)]) -> Vec<Label> {
+        let listed: HashSet<_> = listed.iter().map(|(id, _)| id).collect();
+        let known = self.known.get().map(locked);
+        let known = known.iter().flat_map(|known| known.iter());
+        known.filter(|id| !listed.contains(id)).cloned().collect()
+    }
+
+    /// Forgets a volume that the server has no disk of.
+    pub(super) async fn forget_if_gone(&self, id: &Label) -> Result<(), Refusal> {
+        if self.client.disk(id).await?.is_none() {
+            self.forget(id);
+        }
+        Ok(())
     }
 
     /// Counts a volume, if there may be one more. Says whether it is a new one.

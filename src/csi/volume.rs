@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, fstatvfs, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::base_mount;
 use crate::image::{Format, Header, read_start};
@@ -84,6 +85,18 @@ impl Volume {
         }
         self.write_arguments(&arguments(format), group).map_err(self.failed(ARGUMENTS))?;
         admit(&self.as_file()?, group, 0o750).map_err(self.failed(""))
+    }
+
+    /// Takes the directory back, which a Pod that runs as root may have given to another user: the
+    /// server has this user's rights and no others.
+    pub(super) fn take_back(&self) -> Result<(), VolumeError> {
+        let directory = self.as_file()?;
+        let take_back = || {
+            fchown(&directory, Some(geteuid().as_raw()), None)?;
+            let mode = directory.metadata()?.mode() & 0o7777;
+            directory.set_permissions(Permissions::from_mode(mode | 0o700))
+        };
+        take_back().map_err(self.failed(""))
     }
 
     /// Has no Pod begin with it any more, and takes the base image out of it. The overlay stays.

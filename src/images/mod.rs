@@ -18,6 +18,7 @@
 mod archive;
 mod credentials;
 mod digest;
+mod directory;
 mod error;
 mod in_use;
 mod manifest;

@@ -29,8 +29,9 @@ pub struct Pruned {
 }
 
 impl Store {
-    /// Removes what pulls left that died, images without a name, and then, as long as the store
-    /// takes more than `max_bytes`, the image that was used longest ago. What `in_use` names, by its
+    /// Removes images without a name and then, as long as the store takes more than `max_bytes`, the
+    /// image that was used longest ago; with `partials` also what broken-off pulls left, which the next
+    /// one would go on with. What `in_use` names, by its
     /// resolved path, stays. With `dry_run` it only tells what would go.
     ///
     /// `in_use` is asked twice: what is to go is moved aside, where nobody begins to use it, and put
@@ -45,6 +46,7 @@ impl Store {
         &self,
         max_bytes: Option<u64>,
         in_use: impl Fn() -> Result<BTreeSet<PathBuf>, ImageError>,
+        partials: bool,
         dry_run: bool,
     ) -> Result<Vec<Pruned>, ImageError> {
         let _alone = self.hold_alone()?;
@@ -56,7 +58,9 @@ impl Store {
         };
         let used = in_use()?;
         if !dry_run {
-            self.remove_partials()?;
+            if partials {
+                self.remove_partials()?;
+            }
             self.remove_new_links()?;
         }
         let mut images = self.list()?;
@@ -149,12 +153,12 @@ mod tests {
             }
             found
         };
-        let pruned = store.prune(None, in_use, false).expect("pruned");
+        let pruned = store.prune(None, in_use, true, false).expect("pruned");
         assert_eq!(pruned, [], "a disk refers to it");
         assert_eq!(fs::read(&image).expect("the image"), [7; 4096]);
         assert_eq!(store.list().expect("a list").len(), 1);
         fs::remove_file(disks.join("disk.qcow2")).expect("removed");
-        let pruned = store.prune(None, || bases_below(std::slice::from_ref(&disks)), false);
+        let pruned = store.prune(None, || bases_below(std::slice::from_ref(&disks)), true, false);
         assert_eq!(pruned.expect("pruned").len(), 1);
         assert!(!image.exists());
     }

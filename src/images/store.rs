@@ -1,18 +1,19 @@
 //! Where pulled images lie.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock,
-    fstatvfs, renameat_with, utimensat,
+    AtFlags, CWD, FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock, fstatvfs,
+    utimensat,
 };
 use rustix::io::Errno;
 
 use super::digest::Digest;
+use super::directory::{make_directory, put, read_directory};
 use super::error::ImageError;
 use super::reference::ImageRef;
 use crate::image::{BaseImage, Format, References};
@@ -70,7 +71,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`ImageError::File`] if it can't be made.
+    /// [`ImageError::File`] if it can't be made, or another user may change it.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ImageError> {
         let path = path.into();
         let path = std::path::absolute(&path).map_err(ImageError::file(&path))?;
@@ -197,10 +198,7 @@ impl Store {
             file.set_permissions(Permissions::from_mode(0o444))?;
             // Its name alone says that it is whole: also after a power failure.
             file.sync_all()?;
-            match renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
-                Err(Errno::EXIST) => fs::remove_file(from)?,
-                renamed => renamed?,
-            }
+            put(from, &to)?;
             File::open(self.path.join(IMAGES))?.sync_all()
         };
         admitted().map_err(ImageError::file(from))
@@ -366,13 +364,11 @@ impl Store {
                 continue;
             };
             let (from, to) = (entry.path(), self.image(&digest));
-            let moved = match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
-                Err(Errno::EXIST) => fs::remove_file(&from),
+            match put(&from, &to) {
                 // Another process puts it back too.
-                Err(Errno::NOENT) => Ok(()),
-                moved => moved.map_err(Into::into),
-            };
-            moved.map_err(ImageError::file(&from))?;
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                moved => moved.map_err(ImageError::file(&from))?,
+            }
         }
         Ok(())
     }
@@ -423,26 +419,4 @@ fn leads_to(link: &Path) -> Option<Digest> {
     let target = fs::read_link(link).ok()?;
     let directory = target.parent()?.file_name()?;
     (directory == IMAGES).then(|| Digest::from_hex(target.file_name()?.to_str()?))?
-}
-
-/// Makes a directory that others may look into, whatever the umask; one that is there stays as it is.
-fn make_directory(path: &Path) -> Result<(), ImageError> {
-    match DirBuilder::new().recursive(false).mode(0o755).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // What is above the store.
-            DirBuilder::new().recursive(true).mode(0o755).create(path)
-        }
-        Err(error) => Err(error),
-    }
-    .map_err(ImageError::file(path))
-}
-
-fn read_directory(path: &Path) -> Result<Vec<fs::DirEntry>, ImageError> {
-    match fs::read_dir(path).and_then(Iterator::collect::<io::Result<_>>) {
-        // Removed meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read.map_err(ImageError::file(path)),
-    }
 }

@@ -31,7 +31,7 @@ pub(crate) use file_id::FileId;
 pub(crate) use names::leads_through;
 #[cfg(feature = "server")]
 pub(crate) use removal::{finish_removal, remove_only};
-#[cfg(feature = "vm")]
+#[cfg(any(feature = "vm", feature = "images"))]
 pub(crate) use rename::rename_new;
 #[cfg(feature = "server")]
 pub(crate) use store::Store;

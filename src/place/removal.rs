@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::io;
 
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, RenameFlags, renameat, renameat_with, unlinkat};
+use rustix::io::Errno;
 
 use super::file_id::FileId;
 use super::rename::rename_new;
@@ -38,7 +39,11 @@ pub(crate) fn remove_only(spot: &Spot, file: &FileId, aside: &OsStr) -> io::Resu
     if !FileId::at(spot)?.is_some_and(|found| found.is(file)) {
         return Ok(false);
     }
-    rename_new(directory, name, &spot.beside(aside))?;
+    match renameat_with(directory, name, directory, aside, RenameFlags::NOREPLACE) {
+        // Not by a link, as `rename_new` does it: what loses the name after that may be another one.
+        Err(Errno::INVAL | Errno::NOSYS) => renameat(directory, name, directory, aside)?,
+        moved => moved?,
+    }
     if finish_removal(spot, file, aside)? {
         return Ok(true);
     }

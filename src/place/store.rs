@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::directory::{make_parent, same};
 use super::draft::Draft;
 use super::target::Target;
-use super::trust::{is_anothers, is_shared};
+use super::trust::is_anothers;
 
 /// The longest file that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -33,7 +33,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Those of the system; [`io::ErrorKind::PermissionDenied`] if others may write to it, and
+    /// Those of the system; [`io::ErrorKind::PermissionDenied`] if others may open it, and
     /// [`io::ErrorKind::WouldBlock`] if another owner has it.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         for _ in 0..ATTEMPTS {
@@ -44,8 +44,9 @@ impl Store {
                 result => result?,
             };
             let found = fstat(&fd)?;
-            if is_anothers(&found) || is_shared(&found) {
-                let why = "another user may change this directory; let it belong to the server's \
+            // Whoever may open it may lock it.
+            if is_anothers(&found) || found.st_mode & 0o077 != 0 {
+                let why = "another user may open this directory; let it belong to the server's \
                            user, mode 0700";
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
             }
@@ -151,19 +152,20 @@ mod tests {
     #[test]
     fn it_has_one_owner_at_a_time() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(folder.path()).expect("it opens");
-        let error = Store::open(folder.path()).expect_err("another has it");
+        let path = folder.path().join("store");
+        let store = Store::open(&path).expect("it is made");
+        let error = Store::open(&path).expect_err("another has it");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(store);
-        Store::open(folder.path()).expect("it is free");
+        Store::open(&path).expect("it is free");
     }
 
     #[test]
-    fn one_that_others_may_write_to_is_refused() {
+    fn one_that_others_may_open_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
-        for mode in [0o770, 0o702, 0o1777] {
+        for mode in [0o770, 0o702, 0o1777, 0o755, 0o704] {
             set_permissions(folder.path(), Permissions::from_mode(mode)).expect("a mode");
-            let error = Store::open(folder.path()).expect_err("others may write");
+            let error = Store::open(folder.path()).expect_err("others may lock it");
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{mode:o}");
         }
     }

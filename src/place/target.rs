@@ -137,13 +137,6 @@ impl Spot {
         &self.name
     }
 
-    /// Another name in the same directory.
-    #[cfg(feature = "server")]
-    pub(super) fn beside(&self, name: &OsStr) -> Self {
-        let (path, directory) = (self.path.with_file_name(name), Arc::clone(&self.directory));
-        Self { path, directory, name: name.to_owned(), real: self.real.clone() }
-    }
-
     /// Whether something is there, if only a symbolic link that leads nowhere.
     pub(crate) fn exists(&self) -> bool {
         statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()

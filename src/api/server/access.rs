@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, OFlags, statat};
 
@@ -133,7 +133,7 @@ pub struct Access {
     notes: RwLock<Vec<String>>,
     verdicts: Verdicts,
     /// What the server keeps for itself.
-    own: OnceLock<PathBuf>,
+    own: RwLock<Vec<PathBuf>>,
 }
 
 impl Access {
@@ -161,7 +161,7 @@ impl Access {
         };
         let named = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
         let (known, notes) = (RwLock::default(), RwLock::default());
-        let (verdicts, own) = (Verdicts::default(), OnceLock::new());
+        let (verdicts, own) = (Verdicts::default(), RwLock::default());
         let access = Self { targets, images, named, known, notes, verdicts, own };
         access.look();
         Ok(access)
@@ -234,7 +234,7 @@ impl Access {
             let why = "what is in this directory is removed with its owner; choose another";
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
-        if self.own.get().is_some_and(|own| is_in(own, &real, name)) && is_free() {
+        if self.is_own(&real, name) && is_free() {
             let why = "this directory is the server's own; choose another";
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
         }
@@ -248,13 +248,20 @@ impl Access {
         in_use(&self.targets.paths().collect::<Vec<_>>(), most)
     }
 
-    /// Lets nothing be handed over at this path or below it. Said twice, the first one stays.
-    pub(super) fn keep_out(&self, own: &Path) {
+    /// Lets nothing be handed over at this path or below it: it is the server's own.
+    pub fn keep_out(&self, own: &Path) {
         let resolved = own
             .canonicalize()
             .ok()
             .or_else(|| Some(own.parent()?.canonicalize().ok()?.join(own.file_name()?)));
-        let _ = self.own.set(resolved.unwrap_or_else(|| own.to_owned()));
+        let resolved = resolved.unwrap_or_else(|| own.to_owned());
+        self.own.write().unwrap_or_else(PoisonError::into_inner).push(resolved);
+    }
+
+    /// Whether a name in a directory is the server's own, or below what is.
+    fn is_own(&self, directory: &Path, name: &[u8]) -> bool {
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
+        own.iter().any(|own| is_in(own, directory, name))
     }
 
     /// Opens a base image and judges it.

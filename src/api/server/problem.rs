@@ -40,7 +40,7 @@ fn title(error: &str) -> &'static str {
     match error {
         "already-exists" => "The target already exists",
         "bad-base" => "The base image is missing or can't be used",
-        "bad-target" => "The target can't be made",
+        "bad-target" => "The target can't be used",
         "create-failed" => "The overlay can't be made",
         "creator-unavailable" => "The server can't make overlays",
         "not-started" => "The pool isn't started",

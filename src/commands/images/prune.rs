@@ -49,7 +49,7 @@ impl Prune {
         directories.push(arguments::pool_dir());
         directories.append(&mut store.disks()?);
         let in_use = || bases_below(&directories);
-        let pruned = store.prune(self.max_size, in_use, self.dry_run)?;
+        let pruned = store.prune(self.max_size, in_use, true, self.dry_run)?;
         if self.json {
             let fact = |pruned: &overlay_pool::images::Pruned| {
                 let names: Vec<_> = pruned.image.names.iter().map(ImageRef::to_string).collect();

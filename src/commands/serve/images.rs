@@ -110,7 +110,7 @@ impl Images {
         let keeping = tokio::spawn(async move {
             loop {
                 let all_well = images.look(&pool, &access).await;
-                images.prune(&pool).await;
+                images.prune(&pool, all_well).await;
                 let retry = images.refresh.map_or(RETRY, |refresh| refresh.min(RETRY));
                 let next = if all_well { images.refresh } else { Some(retry) };
                 tokio::select! {
@@ -205,8 +205,9 @@ impl Images {
         Err(failed(format!("the pull ended with {}: {last}", output.status)))
     }
 
-    /// Removes images that nothing uses: those without a name, and those over the limit.
-    async fn prune(&self, pool: &Arc<OverlayPool>) {
+    /// Removes images that nothing uses: those without a name, and those over the limit; and what
+    /// broken-off pulls left, unless one of them may be gone on with.
+    async fn prune(&self, pool: &Arc<OverlayPool>, all_well: bool) {
         let told = self.told.iter().filter_map(|image| self.store.find(image));
         let told: Vec<_> = told.map(|digest| self.store.image(&digest)).collect();
         let (store, limit, pool) = (self.store.clone(), self.limit, Arc::clone(pool));
@@ -217,7 +218,7 @@ impl Images {
                 in_use.extend(told.iter().cloned());
                 Ok::<BTreeSet<_>, ImageError>(in_use)
             };
-            store.prune(limit, in_use, false)
+            store.prune(limit, in_use, all_well, false)
         });
         match pruned.await {
             Ok(Ok(pruned)) => {

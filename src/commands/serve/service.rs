@@ -64,6 +64,15 @@ impl Service {
             }
         };
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
+        // By default they are below --dir, where targets may lie too.
+        #[cfg(feature = "images")]
+        if let Some(registry) = &registry {
+            access.keep_out(registry.store.path());
+        }
+        if let Some((settings, _)) = &vms {
+            access.keep_out(&settings.base_images_dir);
+            access.keep_out(&settings.states());
+        }
         targets.retain(|targets| *targets != pool.pool_dir);
         let pool = Arc::new(OverlayPool::new(pool)?);
         let vms = vms.map(|(settings, limits)| (Arc::new(VmManager::new(settings)), limits));

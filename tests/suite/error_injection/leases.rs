@@ -163,12 +163,12 @@ fn log(ground: &Ground, name: &str) -> PathBuf {
 /// A server whose next acquire with an id, or removal, is done by one thread, in which calls are
 /// counted from now on; with strace on it.
 #[track_caller]
-fn traced(ground: &Ground, name: &str, call: &str, what: &str) -> (Server, Attached) {
+fn traced(ground: &Ground, name: &str, faults: &[(&str, &str)]) -> (Server, Attached) {
     let mut server = ground.start(&[&ground.one]);
     server.await_ready_overlays(4);
     // It reads what it knows of disks, and has a thread.
     assert_eq!(server.get("/v1/disks").status, 200);
-    let attached = Attached::to(server.pid(), &log(ground, name), call, what);
+    let attached = Attached::to_each(server.pid(), &log(ground, name), faults);
     server.await_that("it is traced", |server| is_wholly_traced(server.pid()));
     (server, attached)
 }
@@ -206,7 +206,7 @@ fn for_each_call(
             assert!(before.status < 300, "{before:?}");
             server.stop();
             let name = format!("{call}-{at}");
-            let (server, strace) = traced(&ground, &name, call, &format!("{fault}:when={at}"));
+            let (server, strace) = traced(&ground, &name, &[(call, &format!("{fault}:when={at}"))]);
             let answer = ask(&server, &ground, removes);
             drop(strace);
             let log = std::fs::read_to_string(log(&ground, &name)).expect("strace's log");
@@ -261,4 +261,36 @@ fn c1_each_call_fails(scratch: Scratch, #[case] removes: bool) {
         }
         (server, log.contains("(INJECTED)"))
     });
+}
+
+/// NFS moves nothing only where nothing is. There too a stranger's file that takes the disk's name
+/// meanwhile stays.
+#[apply(test)]
+#[needs(Strace, Root)]
+fn c1_a_stranger_s_file_stays_where_a_move_may_replace(scratch: Scratch) {
+    let ground = Ground::new(&scratch);
+    let server = ground.start(&[&ground.one]);
+    assert_eq!(ask(&server, &ground, false).expect("an answer").status, 200);
+    server.stop();
+    // Between the move and the removal there is time for a stranger.
+    let faults = [("renameat2", "error=EINVAL"), ("unlinkat", "delay_enter=3s:when=1")];
+    let (server, strace) = traced(&ground, "replaced", &faults);
+    let (target, other) = (ground.target("vm"), scratch.join("other"));
+    std::fs::write(&other, "precious").expect("a file");
+    let answer = std::thread::scope(|scope| {
+        let removal = scope.spawn(|| ask(&server, &ground, true));
+        let is_aside = || names(&scratch.join("vm")).iter().any(|name| name.ends_with(".removed"));
+        let patience = Instant::now() + Duration::from_secs(60);
+        while !is_aside() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(is_aside(), "it is being removed");
+        std::fs::rename(&other, &target).expect("it takes the name");
+        removal.join().expect("a client").expect("an answer")
+    });
+    drop(strace);
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_eq!(std::fs::read_to_string(&target).expect("the stranger's"), "precious");
+    assert_eq!(names(&scratch.join("vm")), ["precious", "vm"]);
+    server.stop();
 }

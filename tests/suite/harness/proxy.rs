@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 /// In front of a server, on a loopback port of its own.
@@ -18,6 +18,8 @@ struct Line {
     passed: AtomicU64,
     /// Where the connection that gets there is cut; 0 is nowhere.
     cut: AtomicU64,
+    /// Whether all that come there later are cut too.
+    severed: AtomicBool,
     /// Where all stop, until it is moved.
     stop: AtomicU64,
     /// How many milliseconds each part takes.
@@ -62,6 +64,12 @@ impl Proxy {
         self.line.cut.store(self.passed() + after, SeqCst);
     }
 
+    /// Cuts all connections after so many bytes from now on.
+    pub(crate) fn sever(&self, after: u64) {
+        self.line.severed.store(true, SeqCst);
+        self.cut(after);
+    }
+
     /// Carries so many bytes from now on and then none.
     pub(crate) fn stop(&self, after: u64) {
         self.line.stop.store(self.passed() + after, SeqCst);
@@ -74,6 +82,8 @@ impl Proxy {
 
     /// Carries again.
     pub(crate) fn go_on(&self) {
+        self.line.severed.store(false, SeqCst);
+        self.line.cut.store(0, SeqCst);
         self.line.stop.store(u64::MAX, SeqCst);
     }
 
@@ -93,7 +103,9 @@ impl Line {
             std::thread::sleep(Duration::from_millis(self.slow.load(SeqCst)));
             let cut = self.cut.load(SeqCst);
             if cut > 0 && self.passed.load(SeqCst) + read as u64 >= cut {
-                self.cut.store(0, SeqCst);
+                if !self.severed.load(SeqCst) {
+                    self.cut.store(0, SeqCst);
+                }
                 break;
             }
             if to.write_all(&part[..read]).is_err() {

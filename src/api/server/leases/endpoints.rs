@@ -186,6 +186,8 @@ pub(super) async fn remove(
 }
 
 /// Removes all disks that the client's user acquired with an id and this label.
+///
+/// If one can't be removed, the others are nevertheless, and the answer says why.
 #[utoipa::path(
     delete,
     path = "/v1/disks",
@@ -211,14 +213,17 @@ pub(super) async fn remove_all(
     }
     let turns = shared.turns.clone();
     let remove = move || {
-        let mut removed = 0;
+        let (mut removed, mut failure) = (0, None);
         for claim in &claims {
             // Meanwhile it may have been removed, and another made.
             if book.find(claim.key()).is_some_and(|record| is_owned(&record.lease())) {
-                removed += u64::from(remove_one(&shared, &book, claim)?);
+                match remove_one(&shared, &book, claim) {
+                    Ok(was_there) => removed += u64::from(was_there),
+                    Err(problem) => failure = failure.or(Some(problem)),
+                }
             }
         }
-        Ok(Json(Removed { removed }))
+        failure.map_or(Ok(Json(Removed { removed })), Err)
     };
     caller.look(&turns, remove).await?
 }

@@ -20,12 +20,16 @@ pub(in crate::api::server) async fn look_after(shared: Shared) {
     }
     loop {
         if let Some(book) = shared.leases.read().cloned() {
-            let all = Arc::clone(&shared);
+            let (all, read) = (Arc::clone(&shared), Arc::clone(&book));
             let looked = in_turn(&shared.turns, move || {
-                book.look(&all.leases.claims, &all.access);
+                read.look(&all.leases.claims, &all.access);
                 Ok(())
             });
             looked.await.unwrap_or_else(failed);
+            // An earlier server may have handed them over.
+            for base in book.by_base().into_keys() {
+                shared.held.note(&base, &shared.turns);
+            }
         }
         sleep(LOOK).await;
     }

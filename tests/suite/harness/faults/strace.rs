@@ -188,9 +188,18 @@ impl Attached {
     /// Has something happen at each of these calls, or at some of them (`error=EIO:when=1`, counted
     /// by thread); what was done stands in `log`.
     pub(crate) fn to(pid: Pid, log: &Path, calls: &str, what: &str) -> Self {
+        Self::to_each(pid, log, &[(calls, what)])
+    }
+
+    /// The same, of several calls.
+    pub(crate) fn to_each(pid: Pid, log: &Path, faults: &[(&str, &str)]) -> Self {
         let mut command = Command::new("strace");
-        command.args(["-f", "-y", "-qq", "-e", &format!("trace={calls}")]);
-        command.args(["-e", &format!("inject={calls}:{what}")]);
+        command.args(["-f", "-y", "-qq"]);
+        let calls: Vec<_> = faults.iter().map(|(calls, _)| *calls).collect();
+        command.args(["-e", &format!("trace={}", calls.join(","))]);
+        for (calls, what) in faults {
+            command.args(["-e", &format!("inject={calls}:{what}")]);
+        }
         command.arg("-o").arg(log).args(["-p", &pid.as_raw_nonzero().to_string()]);
         Self(command.stdin(Stdio::null()).spawn().expect("strace starts"))
     }

@@ -44,8 +44,13 @@ impl Kubelet {
     }
 
     pub(crate) async fn unpublish(&self, pod: &Pod) -> Result<(), Status> {
-        let request =
-            Unpublish { volume_id: pod.id(), target_path: pod.target().display().to_string() };
+        self.unpublish_as(&pod.id(), pod).await
+    }
+
+    /// As a faulty caller does, which names another volume.
+    pub(crate) async fn unpublish_as(&self, id: &str, pod: &Pod) -> Result<(), Status> {
+        let target_path = pod.target().display().to_string();
+        let request = Unpublish { volume_id: id.to_owned(), target_path };
         let answer: Result<Empty, _> = self.call("/csi.v1.Node/NodeUnpublishVolume", request).await;
         answer.map(drop)
     }

@@ -4,7 +4,7 @@
 //! both are killed meanwhile (10), `OVERLAY_POOL_SEED` the moments.
 
 use std::collections::HashSet;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -175,6 +175,53 @@ async fn a_disk_that_took_its_id_elsewhere_stays(scratch: Scratch) {
     assert!(!node.seen(&other).exists());
     kubelet.unpublish(&pod).await.expect("nothing is in its way");
     assert_eq!(names(pod.target().parent().expect("one")), ["vol_data.json"]);
+}
+
+/// A Pod that runs as root may give its directory to another user and lock it. The server, which has no
+/// capability, can't look into it then.
+#[apply(test)]
+async fn a_directory_that_a_pod_gave_away_is_taken_back(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let server = node.start_server();
+    let driver = node.start_driver(&[]);
+    let kubelet = node.kubelet().await;
+    let pods = ["1", "2"].map(|uid| node.pod(uid));
+    for pod in &pods {
+        kubelet.publish(pod.admit().request()).await.expect("it is published");
+        let seen = node.seen(&pod.target());
+        for name in ["disk.qcow2", "qemu.args", ""] {
+            std::os::unix::fs::chown(seen.join(name), Some(1000), Some(1000)).expect("given away");
+        }
+        std::fs::set_permissions(&seen, std::fs::Permissions::from_mode(0o000)).expect("locked");
+    }
+    driver.kill();
+    let [unpublished, forgotten] = pods;
+    std::fs::remove_file(forgotten.record()).expect("it is forgotten");
+    let _driver = node.start_driver(&[]);
+    let kubelet = node.kubelet().await;
+    kubelet.unpublish(&unpublished).await.expect("it is unpublished");
+    eventually("the other is removed", || !node.seen(&forgotten.target()).exists()).await;
+    assert!(!node.seen(&unpublished.target()).exists());
+    eventually("no lease is left", || leases(&server).is_empty()).await;
+    assert_eq!(node.mounts(), [""; 0]);
+}
+
+/// A caller that names another volume's directory removes nothing.
+#[apply(test)]
+async fn a_volume_goes_by_its_own_id_alone(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let server = node.start_server();
+    let _driver = node.start_driver(&[]);
+    let kubelet = node.kubelet().await;
+    let pod = node.pod("1");
+    kubelet.publish(pod.admit().request()).await.expect("it is published");
+    let before = disk(&node, &pod);
+    let refused = kubelet.unpublish_as("csi-other", &pod).await.expect_err("it is another's");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().contains(&pod.id()), "{refused:?}");
+    assert_eq!((disk(&node, &pod), leases(&server)), (before, HashSet::from([pod.id()])));
+    kubelet.unpublish(&pod).await.expect("it is unpublished");
+    kubelet.unpublish_as("csi-other", &pod).await.expect("nothing is there");
 }
 
 /// Does something until it is done, as the kubelet does, whoever is killed meanwhile.

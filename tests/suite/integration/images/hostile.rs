@@ -8,7 +8,7 @@ use crate::harness::cli::run;
 use crate::harness::prelude::*;
 use crate::harness::proxy::Liar;
 use crate::harness::qcow2::Image;
-use crate::harness::registry::{Registry, content, disk, images, sha256, stored};
+use crate::harness::registry::{Registry, content, disk, images, sha256, store, stored};
 
 const NEEDS: &[Need] = &[Need::Registry];
 
@@ -39,6 +39,25 @@ fn a_manifest_with_another_digest_is_refused(scratch: Scratch) {
     let refused = run(&mut images(&scratch, &["pull", &image]));
     assert_eq!(refused.code, Some(1), "{refused}");
     assert!(refused.stderr.contains(&format!("and not {digest}")), "{refused}");
+}
+
+/// What another user may replace after it was hashed isn't verified.
+#[apply(test)]
+#[needs(Root)]
+#[case::the_store("")]
+#[case::a_part_of_it("partial")]
+fn a_store_of_another_user_is_refused(scratch: Scratch, #[case] theirs: &str) {
+    let registry = Registry::start(&scratch);
+    registry.put_disk("x", "1", &disk(1, 1));
+    let theirs = store(&scratch).join(theirs);
+    std::fs::create_dir_all(&theirs).expect("folders");
+    std::os::unix::fs::chown(&theirs, Some(65534), Some(65534)).expect("it is another's");
+    let refused = run(&mut images(&scratch, &["pull", &registry.image("x:1")]));
+    assert_eq!(refused.code, Some(1), "{refused}");
+    let path = theirs.to_str().expect("a plain path").trim_end_matches('/');
+    let said = "this directory belongs to another user (uid 65534)";
+    assert!(refused.stderr.contains(path) && refused.stderr.contains(said), "{refused}");
+    assert_eq!(content(&scratch), [""; 0]);
 }
 
 #[apply(test)]

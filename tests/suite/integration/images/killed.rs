@@ -136,3 +136,24 @@ fn whenever_a_removal_is_killed_an_image_is_whole_or_gone(scratch: Scratch) {
     });
     assert!(killed >= 4, "{killed} of {steps:?}");
 }
+
+/// NFS moves nothing only where nothing is.
+#[apply(test)]
+fn a_store_is_had_where_a_move_may_replace(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let bytes = disk(0, 1);
+    let image = registry.image("x:1");
+    registry.put_disk("x", "1", &bytes);
+    let options = ["-e", "trace=renameat2", "-e", "inject=renameat2:error=EINVAL"];
+    let pulled = run(&mut traced(&scratch, &["pull", &image], &options));
+    assert_eq!(pulled.code, Some(0), "{pulled}");
+    let file = stored(&scratch, &bytes);
+    assert_eq!(std::fs::read(&file).expect("the image"), bytes);
+    // As one who prunes and is killed leaves it.
+    let aside = store(&scratch).join("aside").join(file.file_name().expect("a name"));
+    std::fs::rename(&file, &aside).expect("it is aside");
+    let listed = run(&mut traced(&scratch, &["ls"], &options));
+    assert_eq!(listed.code, Some(0), "{listed}");
+    assert_eq!((std::fs::read(&file).expect("the image"), aside.exists()), (bytes, false));
+    assert!(content(&scratch).iter().all(|path| !path.starts_with("partial/")));
+}

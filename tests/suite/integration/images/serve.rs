@@ -134,6 +134,57 @@ fn half_an_image_is_never_served(scratch: Scratch) {
     server.stop();
 }
 
+/// What was received before the network was gone for long isn't asked for again.
+#[apply(test)]
+fn a_pull_that_was_given_up_is_gone_on_with(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let proxy = Proxy::start(registry.address());
+    let (old, new) = (disk(1, 1), disk(8, 2));
+    registry.put_disk("x", "1", &old);
+    let image = proxy.image("x:1");
+    let mut server = serve(&scratch, &["--image", &image]);
+    server.await_ready();
+    let name = name(&scratch, &image);
+    registry.put_disk("x", "1", &new);
+    proxy.sever(6 << 20);
+    server.signal(Signal::HUP);
+    server.await_that("it is given up", |server| server.log().contains("no answer, or not all"));
+    proxy.go_on();
+    let before = proxy.passed();
+    // It prunes before it looks again.
+    server.signal(Signal::HUP);
+    server.await_that("the name leads to the new one", |_| {
+        name.canonicalize().is_ok_and(|path| path == stored(&scratch, &new))
+    });
+    let again = proxy.passed() - before;
+    assert!(again < 5 << 20, "{again} of {}", new.len());
+    server.stop();
+}
+
+/// The server's own files aren't its clients' to replace.
+#[apply(test)]
+fn no_disk_in_the_store(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let bytes = disk(1, 1);
+    registry.put_disk("x", "1", &bytes);
+    let image = registry.image("x:1");
+    // As it is by default: below the place of pools, where targets are.
+    let own = scratch.join("pool/base-images");
+    let mut command = Server::command(&scratch);
+    command.args(["--max-vms", "4", "--image", &image]).env("OVERLAY_POOL_STORE", &own);
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    let name = name(&scratch, &image);
+    let base = own.join(name.strip_prefix(store(&scratch)).expect("it is there"));
+    for below in [&format!("sha256/{}", "0".repeat(64)), "localhost", "partial/x"] {
+        let target = own.join(below);
+        assert_eq!(server.acquire(&base, &target).problem(422), "bad-target", "{below}");
+        assert!(!target.exists());
+    }
+    assert_eq!(server.acquire(&base, &scratch.join("pool/vm.qcow2")).status, 200);
+    server.stop();
+}
+
 #[apply(test)]
 fn told_to_end_it_waits_for_no_registry(scratch: Scratch) {
     let registry = Registry::start(&scratch);

@@ -41,3 +41,21 @@ fn a10_a_base_that_changes_under_held_overlays_is_told(scratch: Scratch) {
     }
     server.stop();
 }
+
+/// The next server knows of the disks that this one leased.
+#[apply(test)]
+fn a10_a_base_that_changes_under_a_lease_is_told_after_a_restart(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    let (base, target) = (server::base(&scratch), server::vms(&scratch).join("vm.qcow2"));
+    let wanted = serde_json::json!({ "base": base, "target": target, "id": "vm" });
+    assert_eq!(server.post("/v1/acquire", &wanted).status, 200);
+    server.stop();
+    let mut server = Server::start(&scratch, server::one_base_args(&scratch));
+    let mut size = 1;
+    server.await_that("it is replaced", |server| {
+        size += 1;
+        Image::new(size << 20).write(&base);
+        changes(server, "replaced") > 0
+    });
+    server.stop();
+}

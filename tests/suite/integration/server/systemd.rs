@@ -1,7 +1,11 @@
 //! The units, and systemd's own programs.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::json;
 
 use crate::harness::cli;
 use crate::harness::http::Client;
@@ -52,6 +56,77 @@ fn the_unit_s_command_is_understood(scratch: Scratch) {
     let line = line.replace("/etc/overlay-pool.toml", config.to_str().expect("a plain path"));
     let said = cli::answer(&scratch, line.split_whitespace().skip(1).chain(["--images", "none"]));
     assert!(said.stderr.contains("directory of base images none"), "{said}");
+}
+
+/// What a server asks of the kernel is what its unit lets it ask: systemd kills it for anything else.
+#[apply(test)]
+#[needs(Strace)]
+async fn the_unit_forbids_nothing_that_the_server_does(scratch: Scratch) {
+    let unit = std::fs::read_to_string(units().join("overlay-pool.service")).expect("a unit");
+    let mut allowed = BTreeSet::new();
+    for filter in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        match filter.strip_prefix('~') {
+            Some(group) => allowed = &allowed - &calls_of(group),
+            None => allowed.extend(calls_of(filter)),
+        }
+    }
+    // As `man systemd.exec` has it.
+    if unit.lines().any(|line| line == "RestrictSUIDSGID=yes") {
+        allowed.remove("openat2");
+    }
+    assert!(allowed.contains("read") && !allowed.contains("mount"), "{allowed:?}");
+
+    server::one_base(&scratch);
+    let summary = scratch.join("calls");
+    let mut command = Command::new("strace");
+    // The program is our child, and is told to end.
+    command.args(["-D", "-f", "-qq", "--summary-only", "-o"]).arg(&summary);
+    command.arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
+    command.args(server::one_base_args(&scratch)).env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    let (base, vms) = (server::base(&scratch), server::vms(&scratch));
+    assert_eq!(server.acquire(&base, &vms.join("pooled")).status, 200);
+    let larger = json!({
+        "base": base, "format": "qcow2", "target": vms.join("larger"), "virtual_size": 1 << 30, "id": "x",
+    });
+    assert_eq!(server.post("/v1/acquire", &larger).status, 200);
+    let removed = server.client().ask("DELETE", "/v1/disks/x", None).expect("an answer");
+    assert_eq!(removed.status, 204);
+    server.signal(Signal::HUP);
+    server.await_that("it looks again", |server| server.log().contains("rescan"));
+    server.stop();
+
+    // Written when strace sees the program's end.
+    let read = || std::fs::read_to_string(&summary).unwrap_or_default();
+    eventually("strace tells", || read().trim_end().ends_with("total")).await;
+    let table = read();
+    let words = table.lines().filter_map(|line| line.split_whitespace().last());
+    let used: BTreeSet<_> = words.filter(|word| !["syscall", "total"].contains(word)).collect();
+    assert!(used.contains("openat2") && used.contains("renameat2"), "{table}");
+    let forbidden: Vec<_> = used
+        .into_iter()
+        .filter(|call| call.starts_with(|letter: char| letter.is_ascii_lowercase()))
+        .filter(|call| !allowed.contains(*call))
+        .collect();
+    assert!(forbidden.is_empty(), "{forbidden:?}");
+}
+
+/// The system calls of a filter's words, groups within groups too.
+fn calls_of(words: &str) -> BTreeSet<String> {
+    let mut calls = BTreeSet::new();
+    for word in words.split_whitespace() {
+        if !word.starts_with('@') {
+            calls.insert(word.to_owned());
+            continue;
+        }
+        let mut command = Command::new("systemd-analyze");
+        let said = command.args(["syscall-filter", word]).output().expect("systemd-analyze runs");
+        let said = String::from_utf8(said.stdout).expect("text");
+        let words = said.lines().skip(1).map(str::trim).filter(|word| !word.starts_with('#'));
+        words.for_each(|word| calls.extend(calls_of(word)));
+    }
+    calls
 }
 
 #[apply(test)]

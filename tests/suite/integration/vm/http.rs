@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::prelude::*;
+use crate::harness::server::{self, Server};
 use crate::harness::vm_server::{self, Ran, begin, execute, figure, next, until_ready};
 use crate::harness::vms::assert_no_vm_left;
 
@@ -243,4 +244,22 @@ async fn what_can_not_be_understood_is_refused(scratch: Scratch) {
     assert_eq!(client.answer().expect("an answer").problem(415), "bad-request");
     server.stop();
     assert_no_vm_left(&scratch).await;
+}
+
+/// A client's disk isn't what other clients' VMs are resumed from.
+#[apply(test)]
+fn no_disk_among_the_states(scratch: Scratch) {
+    server::one_base(&scratch);
+    let mut args = server::one_base_args(&scratch);
+    args.truncate(args.len() - 2); // targets may lie in the pool's place
+    let mut command = vm_server::command(&scratch, 1);
+    command.env_remove("OVERLAY_POOL_STATES").args(args);
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_ready();
+    let states = scratch.join("pool/states");
+    std::fs::create_dir_all(&states).expect("a folder");
+    let refused = server.acquire(&server::base(&scratch), &states.join("x"));
+    assert_eq!(refused.problem(422), "bad-target", "{refused:?}");
+    assert!(!states.join("x").exists());
+    server.stop();
 }

@@ -1,6 +1,6 @@
 //! Where disks with an id are, and what the server keeps of them.
 
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -120,7 +120,7 @@ fn a_directory_of_leases_that_is_gone_is_made_again(
     let mut answers = vec![ask(&server, &wanted[0]), ask(&server, &wanted[1])];
     if moved {
         std::fs::rename(&leases, scratch.join("moved")).expect("moved");
-        std::fs::create_dir(&leases).expect("a folder");
+        std::fs::DirBuilder::new().mode(0o700).create(&leases).expect("a folder");
     } else {
         std::fs::remove_dir_all(&leases).expect("removed");
     }

@@ -85,3 +85,28 @@ fn a_request_that_fails_leaves_nothing(scratch: Scratch) {
     assert_eq!(server.post("/v1/acquire", &request(&scratch, "vm", "vm")).status, 200);
     server.stop();
 }
+
+/// Each of an owner's disks goes that can; the answer is why one can't.
+#[apply(test)]
+fn a_disk_that_stays_is_in_no_other_one_s_way(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    for id in ["1", "2", "3"] {
+        std::fs::create_dir(target_of(&scratch, id)).expect("a folder");
+        let mut wanted = request(&scratch, id, &format!("{id}/disk"));
+        wanted["owner"] = json!("pods");
+        assert_eq!(server.post("/v1/acquire", &wanted).status, 200);
+    }
+    std::fs::rename(target_of(&scratch, "1"), scratch.join("1")).expect("it is moved");
+    std::os::unix::fs::symlink(scratch.join("1"), target_of(&scratch, "1")).expect("a link");
+    let refused = delete(&server, "/v1/disks?owner=pods");
+    assert_eq!(refused.problem(403), "forbidden");
+    assert!(refused.body.contains("1/disk"), "{refused:?}");
+    assert_eq!(ids(&server, ""), ["1"]);
+    for gone in ["2", "3"] {
+        assert_eq!(names(&target_of(&scratch, gone)), [] as [&str; 0]);
+    }
+    std::fs::remove_file(target_of(&scratch, "1")).expect("removed");
+    std::fs::rename(scratch.join("1"), target_of(&scratch, "1")).expect("it is back");
+    assert_eq!(delete(&server, "/v1/disks?owner=pods").json(), json!({ "removed": 1 }));
+    server.stop();
+}
