@@ -53,6 +53,8 @@ impl Capability {
             Self::Raw => {
                 case.images.values().any(is_raw)
                     || case.has(|step| matches!(step, Step::Image { image, .. } if is_raw(image)))
+                    // Any image can be declared raw.
+                    || case.has(|step| step.declares(Format::Raw, |_| true))
             }
             Self::ShelfIdle => case.config.shelf_idle_ms.is_some(),
             Self::VirtualSize => case.has(|step| {
@@ -76,5 +78,23 @@ impl fmt::Display for Capability {
             Self::ShelfIdle => "shelf-idle",
             Self::VirtualSize => "virtual-size",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_qcow2_may_be_declared_raw() {
+        let case = |format: &str| {
+            let text = format!(
+                "about = ''\npromises = ['A8.5']\nimages.'base.qcow2' = {{}}\n\
+                 steps = [{{ do = 'acquire', target = 'vm.qcow2', format = '{format}' }}]\n"
+            );
+            Case::read(text).expect("a case")
+        };
+        assert!(Capability::Raw.is_wanted_by(&case("raw")));
+        assert!(!Capability::Raw.is_wanted_by(&case("qcow2")));
     }
 }
