@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Format, Image};
+use crate::id::Id;
 use crate::step::Step;
 
 /// Something that a port may declare that it lacks.
@@ -65,7 +66,16 @@ impl Capability {
             }),
         }
     }
+
+    /// Whether a promise can't be kept without it, though cases of it are passed.
+    pub(crate) fn is_wanted_for(self, promise: Id) -> bool {
+        let id = promise.to_string();
+        self == Self::Counters && (id.starts_with("T2.") || COUNTED.contains(&id.as_str()))
+    }
 }
+
+/// Promises of other rules than T2 that speak of counters.
+const COUNTED: [&str; 6] = ["A5.1", "A10.3", "A13.4", "L6.2", "L12.2", "R4.4"];
 
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
