@@ -175,7 +175,10 @@ impl World<'_> {
                 self.expect_nothing("A12.1: a cancelled acquire left", target)?;
                 Ok(None)
             }
-            Err(error) => broken!("A12.1: {}, not cancelled", told_error(&error)),
+            Err(error) => {
+                let id = self.broken_of(&["A12.1", "A12.5", "A12.6"]);
+                broken!("{id}: {}, not cancelled", told_error(&error))
+            }
         }
     }
 

@@ -90,6 +90,9 @@ impl World<'_> {
             }
             Step::Sound { overlay, base, format, virtual_size_mib, virtual_size } => {
                 let overlay = self.file(overlay)?;
+                if let Err(error) = overlay.symlink_metadata() {
+                    broken!("{} can't be seen: {error}", overlay.display());
+                }
                 let base = self.path(base)?.canonicalize().map_err(unfit)?;
                 let info = self
                     .oracle(&["A9.1"], [ostr("info"), ostr("--output=json"), overlay.as_ref()])?;
@@ -170,7 +173,7 @@ impl World<'_> {
     }
 
     /// Of the promises that what is wrong may break, that which the case proves.
-    fn broken_of<'a>(&self, ids: &[&'a str]) -> &'a str {
+    pub(super) fn broken_of<'a>(&self, ids: &[&'a str]) -> &'a str {
         ids.iter().find(|id| self.is_proved(id)).unwrap_or(&ids[0])
     }
 

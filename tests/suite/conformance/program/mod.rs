@@ -135,11 +135,7 @@ fn an_overlay_that_is_not_sound(scratch: Scratch) {
 /// By the format that it records, and by its size, where the case is about another base image.
 #[apply(test)]
 #[needs(QemuImg)]
-#[case::format(
-    "A8.3",
-    "format = 'raw'",
-    "A8.4: by qemu-img info its backing-filename-format"
-)]
+#[case::format("A8.3", "format = 'raw'", "A8.4: by qemu-img info its backing-filename-format")]
 #[case::size("A10.1", "virtual_size_mib = 32", "A10.1: by qemu-img info its virtual-size")]
 fn what_is_wrong_names_the_promise_that_it_breaks(
     scratch: Scratch,
