@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
-use futures_util::{StreamExt, TryFutureExt, stream};
+use futures_util::{StreamExt, stream};
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::{BaseRef, Kind, OverlayOptions, Profile, References, read_start};
 use overlay_pool::{OverlayPool, PoolConfig};
 use serde_json::json;
 
 use super::exec::interrupted;
+use super::exit::Exit;
 use super::failure::Failure;
 use super::{Answer, arguments, block_on, text};
 
@@ -59,6 +60,14 @@ pub(super) struct Create {
 
 impl Create {
     pub(super) fn run(self) -> Result<Answer, Failure> {
+        if let Some(size) = size_among(&self.targets) {
+            let cause = format!("{size}: a size is no target here");
+            return Err(Failure::new(
+                Exit::Usage,
+                cause,
+                &format!("say --size {size}, or ./{size} for a file of that name"),
+            ));
+        }
         block_on(self.make())?
     }
 
@@ -78,9 +87,15 @@ impl Create {
         let (mut made, mut failures) = (Vec::new(), Vec::new());
         {
             let mut acquires = stream::iter(self.targets)
-                .map(|target| {
-                    let acquired = pool.acquire(base.clone(), target.clone());
-                    acquired.map_ok(move |_| target).map_err(Failure::from)
+                .map(|target| async {
+                    if target.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                        let target = target.display();
+                        let cause =
+                            format!("target {target}: give a path that ends in a file's name");
+                        return Err(Failure::new(Exit::Failed, cause, ""));
+                    }
+                    pool.acquire(base.clone(), target.clone()).await?;
+                    Ok(target)
                 })
                 .buffered(AT_ONCE);
             let mut interrupted = pin!(interrupted());
@@ -109,6 +124,14 @@ impl Create {
         };
         Ok(Answer { warnings: warning.into_iter().collect(), ..answer })
     }
+}
+
+/// What comes after the target and reads as the size that `qemu-img create` takes there.
+fn size_among(targets: &[PathBuf]) -> Option<&str> {
+    let [_, last] = targets else { return None };
+    let last = last.to_str()?;
+    let has_unit = last.ends_with(|unit: char| unit.is_ascii_alphabetic());
+    (has_unit && arguments::size(last).is_ok()).then_some(last)
 }
 
 /// Why a base image that is declared as raw may be something else. What can't be read is said when

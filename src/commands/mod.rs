@@ -63,7 +63,9 @@ Exit codes:
   6  no server answers at the socket
   125  exec: the code could not be run; otherwise exec's exit code is the code's
        own
-  130  Ctrl-C
+  130, 143
+       Ctrl-C, SIGTERM
+
 If several things failed, the code is that of the first. With --json they are in `failures` on
 standard output too, each with its `exit_code` and `message`.
 

@@ -57,13 +57,13 @@ impl Told {
     }
 }
 
-/// A word as a shell takes it.
+/// A word as a shell takes it, without a backslash, which a message would escape.
 fn quoted(word: &str) -> String {
     let is_plain = |char: char| char.is_alphanumeric() || "/._-+:=@,%".contains(char);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
-    format!("'{}'", word.replace('\'', "'\\''"))
+    format!("'{}'", word.replace('\'', "'\"'\"'"))
 }
 
 #[cfg(test)]
@@ -82,7 +82,7 @@ mod tests {
         Some("overlay-pool create --raw --size 20G disk.img vm.qcow2")
     )]
     #[case("-bbase.qcow2 vm.qcow2", Some("overlay-pool create base.qcow2 vm.qcow2"))]
-    #[case("-b it's vm.qcow2", Some("overlay-pool create 'it'\\''s' vm.qcow2"))]
+    #[case("-b it's vm.qcow2", Some("overlay-pool create 'it'\"'\"'s' vm.qcow2"))]
     #[case("-b base.qcow2", Some("overlay-pool create base.qcow2 TARGET"))]
     #[case("-b", None)]
     #[case("--raw base.qcow2", None)]
@@ -91,8 +91,6 @@ mod tests {
         let arguments: Vec<_> = arguments.map(Into::into).collect();
         let said = advice(&arguments).map(|failure| failure.to_string());
         let command = said.as_deref().and_then(|said| said.split_once("; say "));
-        // A line escapes backslashes.
-        let command = command.map(|(_, command)| command.replace("\\\\", "\\"));
-        assert_eq!(command.as_deref(), ours);
+        assert_eq!(command.map(|(_, command)| command), ours);
     }
 }

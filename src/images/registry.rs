@@ -114,7 +114,7 @@ impl Registry {
             .connect_timeout(settings.timeout)
             .read_timeout(settings.timeout)
             .build()
-            .map_err(|error| failed(RegistryError::transport(&error)))?;
+            .map_err(|error| failed(RegistryError::unready(&error)))?;
         let oci = Client::try_from(config)
             .map_err(|error| failed(RegistryError::of(&error, "client")))?;
         let scheme = if plain { "http" } else { "https" };

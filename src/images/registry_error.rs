@@ -23,6 +23,12 @@ pub enum RegistryError {
          that authority's certificate in SSL_CERT_FILE"
     )]
     Certificate(String),
+    /// This system knows nobody who could say who it is.
+    #[error(
+        "whose certificates to trust isn't known here: {0}; install ca-certificates, or name a file with \
+         certificates of authorities in SSL_CERT_FILE"
+    )]
+    Authorities(String),
     /// It wants to know who asks, or forbids it.
     #[error("access is refused; are the credentials for it in auth.json or config.json right?")]
     Denied,
@@ -91,13 +97,12 @@ impl RegistryError {
         if let Some(why) = untrusted(error) {
             return Self::Certificate(shown(&why.to_string()));
         }
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Self::Transport(shown(&text))
+        Self::Transport(shown(&with_causes(error)))
+    }
+
+    /// Why there is no client to ask with: by what we say of it, want of authorities alone.
+    pub(super) fn unready(error: &reqwest::Error) -> Self {
+        Self::Authorities(shown(&with_causes(error)))
     }
 
     /// What the client of the protocol says; `what` was asked for.
@@ -131,6 +136,16 @@ impl RegistryError {
             error => Self::Answer(shown(&error.to_string())),
         }
     }
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// What is wrong with a certificate, if that is among the causes of an error.

@@ -39,11 +39,7 @@ pub(crate) fn others_may_change(stat: &Stat) -> bool {
 /// Those of the system; [`io::ErrorKind::PermissionDenied`] with what to do if another user may
 /// change it.
 pub fn open_trusted(directory: &Path) -> io::Result<OwnedFd> {
-    let refused = || {
-        let why =
-            "another user may change this directory; let it belong to the pool's user, mode 0700";
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
-    };
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     // Without a slash at its end, which would follow a link.
     let mut path: PathBuf = directory.components().collect();
     for _ in 0..MAX_LINKS {
@@ -51,7 +47,11 @@ pub fn open_trusted(directory: &Path) -> io::Result<OwnedFd> {
         let found = openat(CWD, &path, flags, Mode::empty())?;
         let stat = fstat(&found)?;
         if is_anothers(&stat) {
-            return refused();
+            let uid = stat.st_uid;
+            return refused(&format!(
+                "this directory belongs to another user (uid {uid}), who may change it; do this as \
+                 that user, or name another directory"
+            ));
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
             let to = readlinkat(&found, "", Vec::new())?;
@@ -60,7 +60,9 @@ pub fn open_trusted(directory: &Path) -> io::Result<OwnedFd> {
             continue;
         }
         if others_may_change(&stat) {
-            return refused();
+            return refused(
+                "another user may change this directory; let it belong to the pool's user, mode 0700",
+            );
         }
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         return Ok(openat(&found, ".", flags, Mode::empty())?);

@@ -65,7 +65,7 @@ fn title(error: &str) -> &'static str {
         "vm-busy" => "The VM runs another program",
         "vm-failed" => "The VM failed",
         "guest-refused" => "The VM's guest can't do it",
-        TOO_MANY_VMS => "There are too many VMs",
+        "too-many-vms" => "There are too many VMs",
         _ => "The request failed",
     }
 }

@@ -33,7 +33,8 @@ HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 
 Examples:
   overlay-pool images pull ghcr.io/acme/python:3.13
-  overlay-pool images pull ghcr.io/acme/python@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  overlay-pool images pull \
+    ghcr.io/acme/python@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
   overlay-pool images pull --mirror ghcr.io=mirror.example.com ghcr.io/acme/python:3.13
   overlay-pool images pull --raw localhost:5000/disk:1";
 

@@ -1,15 +1,18 @@
 //! The clients of one side, and what they did.
 
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use overlay_pool::Source;
+use rustix::thread::set_current_timer_slack;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::sleep_until;
 
+use super::RATE;
 use super::client::Acquire;
-use super::{CLIENTS, RATE};
 use crate::bench::figures::{Figures, percentile};
 use crate::bench::proc::cpu_time;
 use crate::bench::{Error, float};
@@ -116,12 +119,15 @@ impl<A: Acquire> Side<A> {
         let cpu_before = cpu()?;
         let mut tasks = JoinSet::new();
         let start = Instant::now();
-        let mut first = start;
+        let mut beats = match pace {
+            Pace::Free => Vec::new(),
+            Pace::Steady => metronome(self.clients.len(), each)?,
+        }
+        .into_iter();
         for (client, folder) in self.clients.drain(..).zip(&self.folders) {
             let target = folder.join(format!("{}.qcow2", self.rounds));
             kept.push(target.clone());
-            let schedule = Schedule { next: (pace == Pace::Steady).then_some(first) };
-            first += Duration::from_secs(1) / RATE;
+            let schedule = Schedule { beats: beats.next() };
             tasks.spawn(acquire(client, schedule, target, each, size));
         }
         let shares = tasks.join_all().await;
@@ -141,21 +147,40 @@ impl<A: Acquire> Side<A> {
     }
 }
 
+/// Tells each of `clients` in turn that its next request is due, [`RATE`] times a second, `each` for
+/// all of them. A thread does: the runtime's timers are a millisecond coarse, so that requests would
+/// come ten at a time.
+fn metronome(clients: usize, each: usize) -> Result<Vec<UnboundedReceiver<Instant>>, Error> {
+    let (senders, receivers): (Vec<_>, _) = (0..clients).map(|_| unbounded_channel()).unzip();
+    let beat = move || {
+        // Which is 50 µs by default; without it, beats are late.
+        let _ = set_current_timer_slack(NonZeroU64::new(1));
+        let mut due = Instant::now();
+        for client in senders.iter().cycle().take(clients * each) {
+            due += Duration::from_secs(1) / RATE;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            // Who failed is told of by itself.
+            let _ = client.send(due);
+        }
+    };
+    thread::Builder::new().name("metronome".to_owned()).spawn(beat)?;
+    Ok(receivers)
+}
+
 /// When a client's requests are due, if they are due at any time.
 struct Schedule {
-    next: Option<Instant>,
+    beats: Option<UnboundedReceiver<Instant>>,
 }
 
 impl Schedule {
     /// Waits until a request is due, and gives when its time begins. If it is late, since the last
     /// one took long, that is when it was due.
     async fn due(&mut self) -> Instant {
-        let Some(due) = self.next else { return Instant::now() };
-        self.next = Some(due + Duration::from_secs(CLIENTS as u64) / RATE);
-        if due < Instant::now() {
+        let Some(beats) = &mut self.beats else { return Instant::now() };
+        if let Ok(due) = beats.try_recv() {
             return due;
         }
-        sleep_until(due.into()).await;
+        beats.recv().await;
         Instant::now()
     }
 }

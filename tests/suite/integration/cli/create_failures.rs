@@ -20,6 +20,8 @@ use crate::harness::qcow2::Image;
 #[case::smaller_than_base("smaller_than_base", 3, &["--size", "512k", "base.qcow2", "vm"])]
 #[case::larger_than_qcow2("larger_than_qcow2", 3, &["--size", "5P", "base.qcow2", "vm"])]
 #[case::no_directory("no_directory", 1, &["base.qcow2", "nowhere/vm", "nowhere/vm"])]
+#[case::no_file_s_name("no_file_s_name", 1, &["base.qcow2", "vm/"])]
+#[case::a_size_as_a_target("a_size_as_a_target", 2, &["base.qcow2", "vm", "20G"])]
 #[case::target_is_a_directory("target_is_a_directory", 4, &["base.qcow2", "."])]
 #[case::first_failure_counts("first_failure_counts", 4, &["base.qcow2", ".", "nowhere/vm"])]
 #[case::first_failure_counts_again("first_failure_counts_again", 1, &["base.qcow2", "nowhere/vm", "."])]

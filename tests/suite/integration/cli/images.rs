@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::cli::{answer, overlay_pool, run};
 use crate::harness::prelude::*;
+use crate::harness::requirements::SOMEBODY;
 
 /// Of an empty file.
 const SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -104,6 +105,21 @@ fn a_directory_is_not_replaced_by_images(scratch: Scratch) {
     assert_eq!(refused.code, Some(1), "{refused}");
     assert!(refused.stderr.contains("mine is there already"), "{refused}");
     assert!(scratch.join("mine").is_dir());
+}
+
+/// What root runs there follows links, and what it makes there is run as root in each guest.
+#[apply(test)]
+#[needs(Root)]
+fn images_are_not_built_where_another_user_may_change_them(scratch: Scratch) {
+    let (theirs, precious) = (scratch.join("theirs"), scratch.join("precious"));
+    std::fs::create_dir(&theirs).expect("a directory");
+    std::fs::write(&precious, "precious").expect("a file");
+    std::os::unix::fs::symlink(&precious, theirs.join(".images.lock")).expect("a link");
+    std::os::unix::fs::lchown(&theirs, Some(SOMEBODY), Some(SOMEBODY)).expect("its owner");
+    let refused = run(overlay_pool(&scratch).args(["images", "build", "--dir", "theirs/images"]));
+    assert_eq!(refused.code, Some(1), "{refused}");
+    assert!(refused.stderr.contains("theirs: this directory belongs to another user"), "{refused}");
+    assert_eq!(std::fs::read(precious).expect("the file"), b"precious");
 }
 
 /// On a machine that has what every machine has.

@@ -62,6 +62,16 @@ fn a_registry_s_certificate_is_judged(scratch: Scratch) {
     assert_eq!(std::fs::read(stored(&scratch, &bytes)).expect("the image"), bytes);
 }
 
+/// As in a container without the package.
+#[apply(test)]
+fn who_knows_no_authority_is_told_what_to_install(scratch: Scratch) {
+    let mut pull = images(&scratch, &["pull", "registry.example/x:1"]);
+    let nowhere = scratch.join("nowhere");
+    let refused = run(pull.env("SSL_CERT_FILE", &nowhere).env("SSL_CERT_DIR", &nowhere));
+    assert_eq!(refused.code, Some(1), "{refused}");
+    assert!(refused.stderr.contains("install ca-certificates"), "{refused}");
+}
+
 /// Who asks by HTTPS isn't content with less.
 #[apply(test)]
 fn no_certificate_is_no_registry(scratch: Scratch) {
