@@ -90,9 +90,7 @@ impl World<'_> {
                 self.expect_new_names()
             }
             Step::StartMany { count, bases } => self.start_many(*count, bases),
-            Step::StartCancelled { bases, none_done, while_made } => {
-                self.start_cancelled(bases, *none_done, *while_made)
-            }
+            Step::StartCancelled { .. } => self.start_cancelled(step),
             Step::Stop {} => self.stop(),
             Step::Acquire { .. } => self.acquire(step),
             Step::AcquireMany { count, base, target, pooled, on_demand, exists } => {
@@ -255,13 +253,16 @@ impl World<'_> {
         expect(answer, &[], &[]).map(drop)
     }
 
-    fn start_cancelled(&mut self, bases: &[String], none_done: bool, while_made: bool) -> Checked {
+    fn start_cancelled(&mut self, step: &Step) -> Checked {
+        let Step::StartCancelled { bases, none_done, while_made } = step else {
+            return Err(unfit("no start"));
+        };
         let bases: Vec<_> =
             bases.iter().map(|base| self.base(base, Format::Qcow2, false)).collect();
         let before = self.directories();
         let start = self.shim()?.send("start", fields(json!({ "bases": bases })))?;
         let deadline = Instant::now() + self.port.patience;
-        while while_made
+        while *while_made
             && self.overlays()?.is_empty()
             && !self.shim()?.is_answered(start)?
             && Instant::now() < deadline
@@ -269,11 +270,11 @@ impl World<'_> {
             sleep(Duration::from_millis(1));
         }
         self.ask("cancel", json!({ "request": start }))?.map_err(|error| unfit(error.1))?;
-        let is_early = while_made
+        let is_early = *while_made
             && !self.shim()?.is_answered(start)?
             && 2 * self.overlays()?.len() < bases.len() * usize::try_from(self.size()).unwrap_or(0);
         match self.answer(start)? {
-            Ok(_) if none_done || is_early => {
+            Ok(_) if *none_done || is_early => {
                 broken!("L7.1: it was cancelled before, but succeeds")
             }
             Ok(_) => self.stop(),
