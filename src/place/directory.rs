@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
     AtFlags, Dir, FlockOperation, Mode, OFlags, ResolveFlags, Stat, chmodat, fchown, flock, fstat,
-    fstatvfs, mkdirat, openat, openat2, statat, unlinkat,
+    fstatvfs, mkdirat, openat, openat2, stat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
@@ -123,18 +123,18 @@ impl Directory {
     pub(crate) fn create_again(&self) -> io::Result<Self> {
         let parent = self.path.parent().unwrap_or(&self.path);
         let mut again = Self::create(parent, self.prefix)?;
-        again.made_parent |= self.made_parent;
+        again.made_parent |= self.made_parent && is_at(&self.parent, parent);
         Ok(again)
     }
 
     /// Removes the directory with all that is in it.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        if self.is_gone()? {
-            return Ok(());
+        if !self.is_gone()? {
+            remove(&self.parent, &self.name, &self.fd)?;
         }
-        remove(&self.parent, &self.name, &self.fd)?;
         if self.made_parent
             && let Some(parent) = self.path.parent()
+            && is_at(&self.parent, parent)
         {
             // Another owner may be in it.
             let _ = std::fs::remove_dir(parent);
@@ -153,6 +153,12 @@ impl Drop for Directory {
 
 pub(super) fn same(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+/// Whether this directory still lies there, and not another that somebody made since.
+fn is_at(directory: &OwnedFd, path: &Path) -> bool {
+    let ours = fstat(directory);
+    ours.is_ok_and(|ours| stat(path).is_ok_and(|there| same(&ours, &there)))
 }
 
 /// Says whether it made the directory.

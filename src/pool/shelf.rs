@@ -108,10 +108,10 @@ impl Shelf {
     pub(super) fn take(self: &Arc<Self>, seen: Identity, size: Option<u64>) -> Option<Taken> {
         let mut state = self.state();
         let overlay = Arc::clone(&state.image.as_ref()?.overlay);
+        state.last_used = Instant::now();
         if state.seen != Some(seen) || size.is_some_and(|size| !overlay.is_of(size)) {
             return None;
         }
-        state.last_used = Instant::now();
         let entry = state.ready.pop();
         let ready = entry.map(|entry| (self.slot(&mut state, &overlay), entry));
         Some(Taken { overlay, ready })

@@ -1,5 +1,6 @@
 //! Many acquires at the same time.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,8 @@ use super::case::Format;
 use super::look::Figures;
 use super::run::{There, there};
 use super::step::Signal;
-use super::world::{World, broken, fields, unfit};
-use crate::processes::{command, is_stopped, names, runs};
+use super::world::{World, broken, fields, names, unfit};
+use crate::processes::{self, command, is_stopped, runs};
 use crate::shim::{Answer, Checked, Shim, until};
 
 /// How much longer than `create_timeout` an acquire may take, and how long a process that is killed
@@ -38,8 +39,10 @@ impl World<'_> {
         }
         let seen_at: Vec<PathBuf> = targets.iter().map(|target| self.outside(target)).collect();
         let done = AtomicBool::new(false);
-        let (answers, first_seen) = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| watch(&seen_at, &done));
+        let beside = seen_at.first().and_then(|target| target.parent());
+        let beside = beside.filter(|_| self.case.proves("A11"));
+        let (answers, (first_seen, drafts)) = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| watch(&seen_at, beside, &done));
             let mut answers = || -> Checked<Vec<Answer>> {
                 for target in &targets {
                     let base = self.base(base, Format::Qcow2, false);
@@ -68,6 +71,9 @@ impl World<'_> {
             if mode != 0o600 && self.case.proves("A11") {
                 broken!("A11.1: {} appeared with mode {mode:o}, not 600", target.display());
             }
+        }
+        if let Some((name, mode)) = drafts.iter().find(|(_, mode)| *mode & 0o077 != 0) {
+            broken!("A11.1: {name}, beside the targets, had mode {mode:o}, not 600");
         }
         Ok(answers)
     }
@@ -143,7 +149,7 @@ impl World<'_> {
         });
         let aids = aids?;
         if aids.len() > before {
-            broken!("A12.4: {} is left of what was cancelled", names(&aids));
+            broken!("A12.4: {} is left of what was cancelled", processes::names(&aids));
         }
         Ok(())
     }
@@ -169,7 +175,10 @@ impl World<'_> {
                 self.expect_nothing("A12.1: a cancelled acquire left", target)?;
                 Ok(None)
             }
-            Err(error) => broken!("A12.1: {}, not cancelled", told_error(&error)),
+            Err(error) => {
+                let id = self.broken_of(&["A12.1", "A12.5", "A12.6"]);
+                broken!("{id}: {}, not cancelled", told_error(&error))
+            }
         }
     }
 
@@ -255,8 +264,12 @@ impl World<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.answer_within(id, left).map_err(|failure| failure.at("C2.4"))? {
                 Ok(acquired) => self.check_acquired(&acquired, base, &target)?,
-                Err((name, _)) if name == "create-failed" => {
+                Err((name, message)) if name == "create-failed" => {
                     self.expect_nothing("A7.4: a failed acquire left", &target)?;
+                    let name = target.file_name().unwrap_or_default().to_string_lossy();
+                    if !message.contains(base) || !message.contains(&*name) {
+                        broken!("A7.2: the message doesn't name {base} and {name}: {message}");
+                    }
                 }
                 Err(error) => broken!("C2.3: {}, not create-failed", told_error(&error)),
             }
@@ -299,12 +312,19 @@ impl World<'_> {
     }
 }
 
-/// The mode and the bytes of what stood at each path when it was first seen.
-fn watch(paths: &[PathBuf], done: &AtomicBool) -> Vec<Option<(u32, Vec<u8>)>> {
-    let look = |path: &PathBuf| {
-        let mode = path.symlink_metadata().ok()?.permissions().mode() & 0o7777;
-        Some((mode, std::fs::read(path).ok()?))
-    };
+/// The mode and the bytes of what stood at a path when it was first seen.
+type FirstSeen = Option<(u32, Vec<u8>)>;
+
+/// What was first seen at each path, and the modes that whatever is made in a directory was seen with.
+fn watch(
+    paths: &[PathBuf],
+    beside: Option<&Path>,
+    done: &AtomicBool,
+) -> (Vec<FirstSeen>, BTreeSet<(String, u32)>) {
+    let mode_of = |path: &Path| Some(path.symlink_metadata().ok()?.permissions().mode() & 0o7777);
+    let look = |path: &PathBuf| Some((mode_of(path)?, std::fs::read(path).ok()?));
+    let before = beside.map(names).unwrap_or_default();
+    let mut modes = BTreeSet::new();
     let mut seen = vec![None; paths.len()];
     while !done.load(Ordering::Relaxed) {
         for (path, seen) in paths.iter().zip(&mut seen) {
@@ -312,7 +332,13 @@ fn watch(paths: &[PathBuf], done: &AtomicBool) -> Vec<Option<(u32, Vec<u8>)>> {
                 *seen = look(path);
             }
         }
-        sleep(Duration::from_micros(200));
+        let Some(directory) = beside else {
+            sleep(Duration::from_micros(200));
+            continue;
+        };
+        for name in names(directory).into_iter().filter(|name| !before.contains(name)) {
+            modes.extend(mode_of(&directory.join(&name)).map(|mode| (name, mode)));
+        }
     }
-    seen
+    (seen, modes)
 }

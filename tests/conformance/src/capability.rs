@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Format, Image};
+use crate::id::Id;
 use crate::step::Step;
 
 /// Something that a port may declare that it lacks.
@@ -53,6 +54,8 @@ impl Capability {
             Self::Raw => {
                 case.images.values().any(is_raw)
                     || case.has(|step| matches!(step, Step::Image { image, .. } if is_raw(image)))
+                    // Any image can be declared raw.
+                    || case.has(|step| step.declares(Format::Raw, |_| true))
             }
             Self::ShelfIdle => case.config.shelf_idle_ms.is_some(),
             Self::VirtualSize => case.has(|step| {
@@ -63,7 +66,16 @@ impl Capability {
             }),
         }
     }
+
+    /// Whether a promise can't be kept without it, though cases of it are passed.
+    pub(crate) fn is_wanted_for(self, promise: Id) -> bool {
+        let id = promise.to_string();
+        self == Self::Counters && (id.starts_with("T2.") || COUNTED.contains(&id.as_str()))
+    }
 }
+
+/// Promises of other rules than T2 that speak of counters.
+const COUNTED: [&str; 6] = ["A5.1", "A10.3", "A13.4", "L6.2", "L12.2", "R4.4"];
 
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,5 +88,23 @@ impl fmt::Display for Capability {
             Self::ShelfIdle => "shelf-idle",
             Self::VirtualSize => "virtual-size",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_qcow2_may_be_declared_raw() {
+        let case = |format: &str| {
+            let text = format!(
+                "about = ''\npromises = ['A8.5']\nimages.'base.qcow2' = {{}}\n\
+                 steps = [{{ do = 'acquire', target = 'vm.qcow2', format = '{format}' }}]\n"
+            );
+            Case::read(text).expect("a case")
+        };
+        assert!(Capability::Raw.is_wanted_by(&case("raw")));
+        assert!(!Capability::Raw.is_wanted_by(&case("qcow2")));
     }
 }

@@ -80,13 +80,16 @@ impl World<'_> {
     /// Acquires at one target again and again: what names files had that were made beside it,
     /// somebody else takes before the next.
     pub(super) fn acquire_reusing_names(&mut self, base: &str, target: &str) -> Checked {
-        let made = self.names_made(base, target, 0)?;
+        let mut made = self.names_made(base, target, 0)?;
         let precious = self.folder.join("precious");
         std::fs::write(&precious, STRANGE).map_err(unfit)?;
         for (number, is_link) in [(1, true), (2, false)] {
             let mut taken = Vec::new();
-            for name in &made {
+            for name in made.iter().flat_map(|name| counted_on(name)) {
                 let path = self.outside(&self.path(target)?).with_file_name(name);
+                if path.symlink_metadata().is_ok() {
+                    continue;
+                }
                 if is_link {
                     std::os::unix::fs::symlink(&precious, &path).map_err(unfit)?;
                 } else {
@@ -95,7 +98,7 @@ impl World<'_> {
                 let metadata = path.symlink_metadata().map_err(unfit)?;
                 taken.push((path, metadata.ino()));
             }
-            self.names_made(base, target, number)?;
+            made = self.names_made(base, target, number)?;
             if std::fs::read_to_string(&precious).map_err(unfit)? != STRANGE {
                 broken!("A11.3: what a link led to was written to, which lay where drafts lie");
             }
@@ -176,8 +179,38 @@ impl World<'_> {
     }
 }
 
+/// A name, and those that have a greater last number.
+fn counted_on(name: &str) -> Vec<String> {
+    let mut names = vec![name.to_owned()];
+    let is_digit = |byte: &u8| byte.is_ascii_digit();
+    let Some(last) = name.bytes().rposition(|byte| is_digit(&byte)) else { return names };
+    let first = name.bytes().take(last).rposition(|byte| !is_digit(&byte)).map_or(0, |at| at + 1);
+    if let Ok(number) = name[first..=last].parse::<u64>() {
+        let width = last + 1 - first;
+        let next = (1..=3).map_while(|more| number.checked_add(more));
+        names.extend(
+            next.map(|number| format!("{}{number:0width$}{}", &name[..first], &name[last + 1..])),
+        );
+    }
+    names
+}
+
 /// A number as a part of another one.
 fn part_of(number: usize, all: usize) -> f64 {
     let as_float = |number: usize| u32::try_from(number).map_or(0.0, f64::from);
     as_float(number) / as_float(all).max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_count_on_from_their_last_number() {
+        assert_eq!(counted_on(".7-9.tmp"), [".7-9.tmp", ".7-10.tmp", ".7-11.tmp", ".7-12.tmp"]);
+        assert_eq!(counted_on("08"), ["08", "09", "10", "11"]);
+        assert_eq!(counted_on("draft"), ["draft"]);
+        let long = "9".repeat(30);
+        assert_eq!(counted_on(&long), std::slice::from_ref(&long));
+    }
 }

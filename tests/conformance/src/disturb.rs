@@ -26,7 +26,7 @@ impl World<'_> {
                 let to = if *relative { below.map_err(unfit)? } else { &absolute };
                 std::os::unix::fs::symlink(to, self.file(path)?).map_err(unfit)
             }
-            Step::Remove { path } => {
+            Step::Remove { path, and_make } => {
                 let path = self.file(path)?;
                 self.images.remove(&path);
                 let is_dir = path.symlink_metadata().map_err(unfit)?.is_dir();
@@ -35,7 +35,8 @@ impl World<'_> {
                 } else {
                     std::fs::remove_file(&path)
                 };
-                removed.map_err(unfit)
+                let made = if *and_make { std::fs::create_dir(&path) } else { Ok(()) };
+                removed.and(made).map_err(unfit)
             }
             Step::Rename { from, to } => {
                 let (from, to) = (self.file(from)?, self.file(to)?);

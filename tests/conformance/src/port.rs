@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use super::answers::ERRORS;
@@ -166,6 +167,16 @@ impl Port {
         argv
     }
 
+    /// The directory that root can't pass without its powers, on the way to the shim or to the
+    /// case's folder, if the case takes them away.
+    pub(crate) fn barrier(&self, case: &Case, folder: &Path) -> Option<PathBuf> {
+        if !geteuid().is_root() || !case.wants_no_powers() && !case.mounts_anything() {
+            return None;
+        }
+        let words = self.argv.iter().map(Path::new).filter(|word| word.is_absolute());
+        words.chain([folder]).find_map(closed_above)
+    }
+
     /// Gives an error the contract's name.
     pub(crate) fn translate(&self, answer: Answer) -> Answer {
         answer.map_err(|(name, message)| {
@@ -178,6 +189,23 @@ impl Port {
     pub(crate) fn is_pool(&self, pid: Pid) -> bool {
         self.config.process.as_ref().is_some_and(|program| runs(pid, program))
     }
+}
+
+/// The first directory above a path that by its mode root can't pass if it has no powers.
+fn closed_above(path: &Path) -> Option<PathBuf> {
+    let path = path.canonicalize().ok()?;
+    let is_closed = |directory: &&Path| {
+        directory.metadata().is_ok_and(|found| {
+            let bit = match (found.uid(), found.gid()) {
+                (0, _) => 0o100,
+                (_, 0) => 0o010,
+                _ => 0o001,
+            };
+            found.mode() & bit == 0
+        })
+    };
+    let above: Vec<_> = path.ancestors().skip(1).collect();
+    above.into_iter().rev().find(is_closed).map(Path::to_owned)
 }
 
 /// A word of a command; the relative path of a file made absolute, since shims run elsewhere.

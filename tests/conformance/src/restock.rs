@@ -67,10 +67,12 @@ impl World<'_> {
         let begun = Instant::now();
         let source = self.acquire_for_refill(base, target, number)?;
         if source != "pooled" {
-            broken!("A2.1: the source of a full shelf is {source}");
+            let id = self.broken_of(&["A2.1", "R1.2"]);
+            broken!("{id}: the source of a full shelf is {source}");
         }
         if !self.await_full(base, self.port.patience)? {
-            broken!("R1.2: the shelf isn't filled again");
+            let id = self.broken_of(&["R1.2", "R2.1"]);
+            broken!("{id}: the shelf isn't filled again");
         }
         Ok(begun.elapsed())
     }

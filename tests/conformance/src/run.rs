@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -53,9 +54,10 @@ fn expect(answer: Answer, error: &[String], says: &[String]) -> Checked<Value> {
     match answer {
         Ok(value) if error.is_empty() => Ok(value),
         Err((name, message)) if error.contains(&name) => {
+            let id = if name == "bad-path" { "A13.3" } else { "A7.2" };
             for text in says {
                 if !message.contains(text.as_str()) {
-                    broken!("A7.2: the message doesn't name {text}: {message}");
+                    broken!("{id}: the message doesn't name {text}: {message}");
                 }
             }
             Ok(Value::Null)
@@ -88,7 +90,7 @@ impl World<'_> {
                 self.expect_new_names()
             }
             Step::StartMany { count, bases } => self.start_many(*count, bases),
-            Step::StartCancelled { bases, none_done } => self.start_cancelled(bases, *none_done),
+            Step::StartCancelled { .. } => self.start_cancelled(step),
             Step::Stop {} => self.stop(),
             Step::Acquire { .. } => self.acquire(step),
             Step::AcquireMany { count, base, target, pooled, on_demand, exists } => {
@@ -160,7 +162,7 @@ impl World<'_> {
             Step::Exit {} => self.take_shim().map_or(Ok(()), Shim::exit),
             Step::HangUp {} => self.take_shim().map_or(Ok(()), Shim::hang_up),
             Step::Wait { ms } => {
-                std::thread::sleep(Duration::from_millis(*ms));
+                sleep(Duration::from_millis(*ms));
                 Ok(())
             }
             Step::Stats { .. } => self.look(step),
@@ -251,14 +253,30 @@ impl World<'_> {
         expect(answer, &[], &[]).map(drop)
     }
 
-    fn start_cancelled(&mut self, bases: &[String], none_done: bool) -> Checked {
+    fn start_cancelled(&mut self, step: &Step) -> Checked {
+        let Step::StartCancelled { bases, none_done, while_made } = step else {
+            return Err(unfit("no start"));
+        };
         let bases: Vec<_> =
             bases.iter().map(|base| self.base(base, Format::Qcow2, false)).collect();
         let before = self.directories();
         let start = self.shim()?.send("start", fields(json!({ "bases": bases })))?;
+        let deadline = Instant::now() + self.port.patience;
+        while *while_made
+            && self.overlays()?.is_empty()
+            && !self.shim()?.is_answered(start)?
+            && Instant::now() < deadline
+        {
+            sleep(Duration::from_millis(1));
+        }
         self.ask("cancel", json!({ "request": start }))?.map_err(|error| unfit(error.1))?;
+        let is_early = *while_made
+            && !self.shim()?.is_answered(start)?
+            && 2 * self.overlays()?.len() < bases.len() * usize::try_from(self.size()).unwrap_or(0);
         match self.answer(start)? {
-            Ok(_) if none_done => broken!("L7.1: it was cancelled before, but succeeds"),
+            Ok(_) if *none_done || is_early => {
+                broken!("L7.1: it was cancelled before, but succeeds")
+            }
             Ok(_) => self.stop(),
             Err((name, _)) if name == "cancelled" => {
                 // A creation under way may have to end first.
@@ -278,8 +296,21 @@ impl World<'_> {
         self.shim()?.expect_alone_but(when, |pid| port.is_pool(pid))
     }
 
-    /// A directory's name is random: it has little of those before it.
+    /// A directory's name is random: it has little of those before it, and three of them have next
+    /// to nothing in common (five digits once in ten million times).
     fn expect_new_names(&self) -> Checked {
+        let digits = |path: &PathBuf| path.to_string_lossy().bytes().rev().take(32).collect();
+        let names: Vec<Vec<u8>> =
+            self.gone.iter().chain(&self.pool_directories()).map(digits).collect();
+        if let [first, others @ ..] = names.as_slice()
+            && others.len() >= 2
+        {
+            let is_same = |at: &usize| others.iter().all(|other| other.get(*at) == first.get(*at));
+            let same = (0..32).filter(is_same).count();
+            if same >= 5 {
+                broken!("D1.1: {} names have {same} digits in common", names.len());
+            }
+        }
         for new in self.pool_directories() {
             for old in &self.gone {
                 let (its, olds) = (new.to_string_lossy(), old.to_string_lossy());

@@ -54,6 +54,10 @@ pub(crate) enum Step {
         /// It can't be done before.
         #[serde(default)]
         none_done: bool,
+        /// It is cancelled when an overlay lies in the pool directory. If that was less than half of
+        /// them when the cancellation was answered, it can't be done before.
+        #[serde(default)]
+        while_made: bool,
     },
     /// Stops the pool; no process of a creator may be left then.
     Stop {},
@@ -132,8 +136,8 @@ pub(crate) enum Step {
         spread_ms: u64,
     },
     /// Acquires at one target three times. Before the second there are links at the names that other
-    /// files in its directory had during the first, before the third there are files: none of them
-    /// is written to or handed over.
+    /// files in its directory had during the one before, and at those that count on from them, before
+    /// the third there are files: none of them is written to or handed over.
     AcquireReusingNames {
         #[serde(default = "base")]
         base: String,
@@ -251,7 +255,12 @@ pub(crate) enum Step {
         relative: bool,
     },
     /// Removes a file or a directory with all that it holds.
-    Remove { path: String },
+    Remove {
+        path: String,
+        /// And makes an empty directory of that name.
+        #[serde(default)]
+        and_make: bool,
+    },
     /// Moves a file or a directory.
     Rename { from: String, to: String },
     /// Makes a directory.

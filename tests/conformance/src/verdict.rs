@@ -72,17 +72,13 @@ pub fn reason_to_skip(named: &Named, hello: &Hello) -> Option<String> {
         let why = need.probe().as_ref().err()?;
         Some(format!("this machine lacks {}: {why}; {}", need.name(), need.advice()))
     });
-    unmet.or_else(|| left_out(named, hello))
+    unmet.or_else(|| left_out(hello, |capability| capability.is_wanted_by(&named.case)))
 }
 
-/// What the port leaves out of that which a case needs, and why.
-#[must_use]
-pub fn left_out(named: &Named, hello: &Hello) -> Option<String> {
-    let told = |(capability, why): (&Capability, &String)| {
-        let is_wanted = capability.is_wanted_by(&named.case);
-        is_wanted.then(|| format!("the port leaves out {capability}: {why}"))
-    };
-    hello.lacks.iter().find_map(told)
+/// What the port leaves out of that which is wanted, and why.
+pub fn left_out(hello: &Hello, is_wanted: impl Fn(Capability) -> bool) -> Option<String> {
+    let (capability, why) = hello.lacks.iter().find(|(capability, _)| is_wanted(**capability))?;
+    Some(format!("the port leaves out {capability}: {why}"))
 }
 
 /// A port that is to be judged, and where.
@@ -147,7 +143,8 @@ impl Judge<'_> {
     fn judge_one(&self, named: &Named) -> Verdict {
         let begun = Instant::now();
         let folder = self.folder.join(&named.name);
-        let outcome = match reason_to_skip(named, self.hello) {
+        let reason = self.barred(named).or_else(|| reason_to_skip(named, self.hello));
+        let outcome = match reason {
             Some(reason) => Outcome::Skip(reason),
             None => self.outcome(named, &folder),
         };
@@ -160,6 +157,13 @@ impl Judge<'_> {
         }
         let folder = Some(folder).filter(|folder| is_kept && folder.exists());
         Verdict { named: named.clone(), outcome, folder, took: begun.elapsed() }
+    }
+
+    /// Why root, once it has no powers, doesn't come to a case.
+    fn barred(&self, named: &Named) -> Option<String> {
+        let closed = self.port.barrier(&named.case, self.folder)?;
+        let closed = closed.display();
+        Some(format!("root can't pass {closed} without its powers; chmod o+x {closed}"))
     }
 
     fn outcome(&self, named: &Named, folder: &Path) -> Outcome {

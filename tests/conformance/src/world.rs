@@ -285,7 +285,8 @@ impl<'a> World<'a> {
             Err(error) => broken!("A2.2: nothing is at {}: {error}", target.display()),
         };
         if !metadata.is_file() {
-            broken!("A11.1: {} is no regular file", target.display());
+            let id = self.broken_of(&["A11.1", "A11.3"]);
+            broken!("{id}: {} is no regular file", target.display());
         }
         self.check_private(target, &metadata, 0o600)?;
         let id = (metadata.dev(), metadata.ino());

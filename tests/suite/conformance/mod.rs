@@ -122,7 +122,8 @@ fn judge_port(trials: &mut Vec<Trial>, port: Port, cases: &[Arc<Named>]) -> Resu
         let name = format!("conformance::{}::{}", port.name, case.name);
         let disabled = port.config.disabled.get(&case.name);
         // What is left out shows as ignored, as by `overlay-pool-conformance`.
-        let is_left_out = verdict::left_out(case, &port.hello).is_some();
+        let is_left_out =
+            verdict::left_out(&port.hello, |its| its.is_wanted_by(&case.case)).is_some();
         let is_ignored = disabled.is_some() || is_left_out;
         let (its_case, its_port) = (Arc::clone(case), Arc::clone(&port));
         trials.push(Trial::new(name, needs(case, &port), is_ignored, move || {

@@ -102,7 +102,7 @@ impl Run {
                 return Err(stop);
             }
         };
-        let lacks_something = tell::lacks(&cases);
+        let lacks_something = tell::lacks(&cases, &port, folder.path());
         let verdicts = self.judge(&cases, &port, &hello, &folder);
         let selection =
             Selection { is_cut_short: verdicts.len() < cases.len(), ..self.select.told() };

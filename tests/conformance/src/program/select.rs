@@ -26,7 +26,7 @@ pub(super) struct Select {
 
     /// Take the cases from a folder, such as one that `export` wrote, in place of those in this
     /// program.
-    #[arg(long = "cases", value_name = "DIR")]
+    #[arg(long = "cases", value_name = "DIR", conflicts_with = "badge")]
     folder: Option<PathBuf>,
 }
 
@@ -77,6 +77,7 @@ impl Select {
             level: self.level,
             rules: self.rules.clone(),
             cases: self.cases.clone(),
+            folder: self.folder.clone(),
             is_cut_short: false,
         }
     }

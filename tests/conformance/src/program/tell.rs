@@ -1,6 +1,8 @@
 //! What the program says while it judges, on the standard error, and of the port, on the standard
 //! output.
 
+use std::path::Path;
+
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use console::{StyledObject, style};
@@ -10,14 +12,28 @@ use crate::cases::Named;
 use crate::host::Need;
 use crate::id;
 use crate::isolation;
+use crate::port::Port;
 use crate::report::{Report, Word};
 
-/// Tells in one table what this machine lacks for these cases; whether any is skipped for that.
-pub(super) fn lacks(cases: &[Named]) -> bool {
+/// Tells in one table what this machine lacks for these cases, whose folders shall lie in this one;
+/// whether any is skipped for that.
+pub(super) fn lacks(cases: &[Named], port: &Port, folder: &Path) -> bool {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["missing", "why", "so", "what to do"]);
-    let mut lacks_something = false;
+    let (barred, cases): (Vec<&Named>, Vec<&Named>) =
+        cases.iter().partition(|named| port.barrier(&named.case, folder).is_some());
+    let barrier = barred.first().and_then(|named| port.barrier(&named.case, folder));
+    let mut lacks_something = barrier.is_some();
+    if let Some(closed) = barrier {
+        let closed = closed.display();
+        table.add_row([
+            "a way".to_owned(),
+            format!("root can't pass {closed} without its powers"),
+            format!("{} cases are skipped", barred.len()),
+            format!("chmod o+x {closed}, or put the shim and TMPDIR elsewhere"),
+        ]);
+    }
     for need in Need::ALL {
         let skipped = cases.iter().filter(|named| Need::of(&named.case).contains(&need)).count();
         if skipped == 0 {

@@ -22,7 +22,7 @@ use crate::isolation;
 use crate::level::Level;
 use crate::port::Port;
 use crate::shim::{Failure, Hello};
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::{self, Outcome, Verdict};
 
 /// The version of the report's own form; it grows when a field changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -125,6 +125,9 @@ pub(crate) struct Selection {
     pub(crate) level: Level,
     pub(crate) rules: Vec<Id>,
     pub(crate) cases: Vec<String>,
+    /// Where the cases came from, if they weren't the program's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) folder: Option<PathBuf>,
     /// A failure ended it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_cut_short: bool,
@@ -275,7 +278,14 @@ impl Report {
             selection.has(id) || is_broken
         };
         let selected = contract::promises().into_iter().filter(|promise| is_told(promise.id));
-        let promise = |promise: Promise| PromiseReport::of(promise, &cases, &proves);
+        let promise = |promise: Promise| {
+            let its = PromiseReport::of(promise, &cases, &proves)?;
+            let left_out = verdict::left_out(hello, |capability| capability.is_wanted_for(its.id));
+            match left_out.filter(|_| its.verdict == Word::Pass) {
+                None => Some(its),
+                reason => Some(PromiseReport { verdict: Word::Skip, reason, ..its }),
+            }
+        };
         Self {
             schema: SCHEMA,
             contract: contract::version(),
@@ -294,10 +304,11 @@ impl Report {
         }
     }
 
-    /// Whether all cases of a level were selected: only then a passed promise is kept.
+    /// Whether all cases of a level were selected, of those in the program: only then a passed
+    /// promise is kept.
     pub(crate) fn is_whole(&self) -> bool {
-        let Selection { rules, cases, is_cut_short, .. } = &self.selection;
-        rules.is_empty() && cases.is_empty() && !is_cut_short
+        let Selection { rules, cases, folder, is_cut_short, .. } = &self.selection;
+        rules.is_empty() && cases.is_empty() && folder.is_none() && !is_cut_short
     }
 
     /// The contract, with its version and the level.

@@ -2,6 +2,8 @@
 
 mod page;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -125,9 +127,29 @@ fn an_overlay_that_is_not_sound(scratch: Scratch) {
     assert_eq!(status, Some(1), "{said}");
     let wrong = "its cluster-size is 65536, not 131072, its extended-l2 is false, not true, its \
                  lazy-refcounts is false, not true";
-    assert!(said.contains(wrong) && !said.contains("its format"), "{said}");
+    assert!(said.contains(&format!("A9.3: by qemu-img info its {}", &wrong[4..])), "{said}");
     let step = said.lines().find(|line| line.contains("do = \"absent\"")).expect("the step");
     assert!(step.contains("xxx…xxx") && step.len() < 120, "{said}");
+}
+
+/// By the format that it records, and by its size, where the case is about another base image.
+#[apply(test)]
+#[needs(QemuImg)]
+#[case::format("A8.3", "format = 'raw'", "A8.4: by qemu-img info its backing-filename-format")]
+#[case::size("A10.1", "virtual_size_mib = 32", "A10.1: by qemu-img info its virtual-size")]
+fn what_is_wrong_names_the_promise_that_it_breaks(
+    scratch: Scratch,
+    #[case] promise: &str,
+    #[case] wanted: &str,
+    #[case] words: &str,
+) {
+    let sound = format!(
+        "about = 'Sound.'\npromises = ['{promise}']\nimages.'base.qcow2' = {{}}\nsteps = [\n\
+         {{ do = 'acquire', target = 'vm.qcow2' }},\n\
+         {{ do = 'sound', overlay = 'vm.qcow2', {wanted} }},\n]\n"
+    );
+    let cases = cases(&scratch, &[("sound", &sound)]);
+    expect(run(&scratch, "", &cases), 1, &[words]);
 }
 
 /// A case of a part that is left out by declaration is skipped, and isn't one that is passed.
@@ -146,6 +168,39 @@ fn a_counter_that_is_missing_is_told_once(scratch: Scratch) {
     let cases = cases(&scratch, &[("counted", COUNTED), ("counters", COUNTERS)]);
     let words = ["FAIL counters [T2.3]", "there is no failed, which is 0", "1 passed, 1 failed"];
     expect(run(&scratch, "countless", &cases), 1, &words);
+}
+
+/// Cases of other rules pass without counters; what speaks of counters isn't kept for that.
+#[apply(test)]
+fn a_port_without_counters_keeps_no_promise_of_them(scratch: Scratch) {
+    let cases = cases(&scratch, &[("counted", COUNTED)]);
+    let mut command = run(&scratch, "countless uncounted", &cases);
+    command.args(["--json", "report.json"]);
+    let (status, said) = told(command);
+    assert!(status == Some(0) && !said.contains("are kept"), "own cases say nothing: {said}");
+    let text = std::fs::read_to_string(scratch.join("report.json")).expect("a report");
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    let promises = report["promises"].as_array().expect("promises").iter();
+    let verdicts: Vec<_> = promises.map(|its| (&its["id"], &its["verdict"])).collect();
+    let (a7, t2) = ((&"A7.1".into(), &"pass".into()), (&"T2.3".into(), &"skip".into()));
+    assert_eq!(verdicts, [a7, t2], "{text}");
+}
+
+/// Root without its powers comes nowhere that others close.
+#[apply(test)]
+#[needs(Root, Setpriv)]
+fn a_directory_that_root_can_not_pass_is_named(scratch: Scratch) {
+    let powerless = format!("unprivileged = true\n{HALF}");
+    let cases = cases(&scratch, &[("half", HALF), ("powerless", &powerless)]);
+    let home = scratch.join("home");
+    std::fs::create_dir(&home).expect("a folder");
+    std::fs::set_permissions(&home, Permissions::from_mode(0o750)).expect("a mode");
+    std::os::unix::fs::chown(&home, Some(1000), Some(1000)).expect("another user's");
+    let closed = format!("chmod o+x {}", home.display());
+    let words = ["SKIP powerless: root can't pass", &closed, "1 passed, 1 skipped"];
+    expect(run(&home, "", &cases), 0, &words);
+    std::fs::set_permissions(&home, Permissions::from_mode(0o711)).expect("a mode");
+    expect(run(&home, "", &cases), 0, &["2 cases: 2 passed"]);
 }
 
 #[rstest]
@@ -173,6 +228,7 @@ fn a_disabled_case(
 #[case::no_id(&["--rule", "a5"], 2, "isn't an id of the contract")]
 #[case::case_(&["--case", "none"], 2, "none is no case; --list shows them")]
 #[case::nothing_left(&["--rule", "R1"], 2, "no case is left")]
+#[case::badge_by_other_cases(&["--badge", "b.svg"], 2, "cannot be used with")]
 #[case::badge_of_a_part(&["--case", "half", "--badge", "b.svg"], 2, "cannot be used with")]
 #[case::report(&["--json", "no/where.json"], 3, "no/where.json: No such file")]
 #[case::kept_elsewhere(&["--keep", "cases"], 2, "cases: directory not empty")]
@@ -314,6 +370,7 @@ fn the_report_as_json(scratch: Scratch) {
         *value = "[HOST]".into();
     }
     report["port"]["command"] = "[COMMAND]".into();
+    report["selection"]["folder"] = "[CASES]".into();
     for case in report["cases"].as_array_mut().expect("cases") {
         case["seconds"] = "[SECONDS]".into();
         if let Some(folder) = case.get_mut("folder") {
