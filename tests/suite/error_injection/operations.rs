@@ -3,7 +3,7 @@
 //! A clean life is traced first, so that operations are found and not listed here. Then it is
 //! lived again for each of them, with the fault in that one. By default every fourth of the lives is
 //! lived, another fourth with each creator, and its operation fails with one of the errors in turn;
-//! `OVERLAY_POOL_SWEEP=wide`, as `.ci/run` has it, takes every error for every operation, and has
+//! `OVERLAY_POOL_SWEEP=wide`, as the weekly run has it, takes every error for every operation, and has
 //! what is said to the storage daemon fail too.
 
 use std::path::Path;
