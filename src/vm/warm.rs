@@ -161,7 +161,7 @@ impl Warm {
 
     /// Gives members up, and makes those that are missing, as many at once as there are processors
     /// for. Says whether all that is possible now is done, and nothing failed.
-    async fn keep(&self, workshop: &Arc<Workshop>) -> bool {
+    async fn keep(&self, workshop: &Workshop) -> bool {
         let processors = available_parallelism().map_or(1, usize::from);
         let cpus = usize::try_from(workshop.settings.cpus).unwrap_or(usize::MAX);
         let at_once = processors.checked_div(cpus).unwrap_or(1).max(1);
@@ -186,7 +186,7 @@ impl Warm {
     /// Makes a member, unless its place is needed; says whether it did.
     async fn make_unless_needed(
         &self,
-        workshop: &Arc<Workshop>,
+        workshop: &Workshop,
         making: Making<'_>,
         needed: Notified<'_>,
     ) -> Result<bool, ()> {
@@ -208,7 +208,7 @@ impl Warm {
 
     /// Gives up members that nobody asked for in a long time, that died, or whose machine's files
     /// have changed.
-    async fn look_through(&self, workshop: &Arc<Workshop>) {
+    async fn look_through(&self, workshop: &Workshop) {
         let languages: Vec<_> = self.shelves().keys().copied().collect();
         for language in languages {
             let marks = workshop.machine(language).await.ok().map(|(_, marks)| marks);
@@ -247,7 +247,7 @@ impl Warm {
     /// Makes a member; none if there may be no more VMs, or the host's memory is short.
     async fn make(
         &self,
-        workshop: &Arc<Workshop>,
+        workshop: &Workshop,
         language: Language,
     ) -> Result<Option<Member>, VmError> {
         let (machine, marks) = workshop.machine(language).await?;

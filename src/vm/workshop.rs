@@ -38,7 +38,7 @@ const RESUMES_SINCE: (u32, u32) = (8, 2);
 /// What VMs are made with.
 #[derive(Debug)]
 pub(super) struct Workshop {
-    pub(super) settings: VmSettings,
+    pub(super) settings: Arc<VmSettings>,
     pub(super) pool: OverlayPool,
     accelerator: &'static str,
     qemu_version: String,
@@ -85,6 +85,7 @@ impl Workshop {
         let pool = OverlayPool::new(settings.pool())?;
         pool.start(Some(bases)).await?;
         let (accelerator, making) = (accelerator.as_str(), tokio::sync::Mutex::default());
+        let settings = Arc::new(settings);
         Ok(Self { settings, pool, accelerator, qemu_version, containment, saved, making })
     }
 
@@ -94,14 +95,15 @@ impl Workshop {
     }
 
     /// The machine that runs a language's code, as its files are now, and their marks. Nobody else
-    /// waits where they lie on a filesystem that hangs.
+    /// waits where they lie on a filesystem that hangs, nor does the pool's end.
     pub(super) async fn machine(
-        self: &Arc<Self>,
+        &self,
         language: Language,
     ) -> Result<(Machine, Vec<Mark>), VmError> {
-        let workshop = Arc::clone(self);
+        let (settings, accelerator) = (Arc::clone(&self.settings), self.accelerator);
+        let containment = Arc::clone(&self.containment);
         let found = spawn_blocking(move || {
-            let machine = workshop.find_machine(language)?;
+            let machine = find_machine(&settings, &containment, accelerator, language)?;
             let marks = machine.marks()?;
             Ok((machine, marks))
         });
@@ -112,27 +114,6 @@ impl Workshop {
         let machine = machine.clone();
         let marks = spawn_blocking(move || machine.marks()).await;
         marks.unwrap_or_else(|panic| Err(self.failed(panic)))
-    }
-
-    fn find_machine(&self, language: Language) -> Result<Machine, VmError> {
-        let settings = &self.settings;
-        let resolved = |what, path: PathBuf| {
-            let file = path.canonicalize().and_then(|path| {
-                self.containment.expect_readable(&path)?;
-                Ok(path)
-            });
-            file.map_err(|source| VmError::File { what, path, source })
-        };
-        let base = images::find(&settings.base_images_dir, language)?;
-        Ok(Machine {
-            qemu: settings.qemu.clone(),
-            accelerator: self.accelerator,
-            cpus: settings.cpus,
-            memory_mib: settings.memory_mib.unwrap_or(language.memory_mib()),
-            kernel: resolved("kernel", settings.kernel())?,
-            initramfs: resolved("initramfs", settings.initramfs())?,
-            base: BaseImage::open(&BaseRef::qcow2(base), References::Deny)?,
-        })
     }
 
     /// Brings a machine to life on a fresh disk: resumed if it can be, else booted. As soon as it is
@@ -262,6 +243,31 @@ pub fn can_resume(version: &str) -> bool {
         (Some(major), Some(minor)) => (major, minor) >= RESUMES_SINCE,
         _ => true,
     }
+}
+
+fn find_machine(
+    settings: &VmSettings,
+    containment: &Containment,
+    accelerator: &'static str,
+    language: Language,
+) -> Result<Machine, VmError> {
+    let resolved = |what, path: PathBuf| {
+        let file = path.canonicalize().and_then(|path| {
+            containment.expect_readable(&path)?;
+            Ok(path)
+        });
+        file.map_err(|source| VmError::File { what, path, source })
+    };
+    let base = images::find(&settings.base_images_dir, language)?;
+    Ok(Machine {
+        qemu: settings.qemu.clone(),
+        accelerator,
+        cpus: settings.cpus,
+        memory_mib: settings.memory_mib.unwrap_or(language.memory_mib()),
+        kernel: resolved("kernel", settings.kernel())?,
+        initramfs: resolved("initramfs", settings.initramfs())?,
+        base: BaseImage::open(&BaseRef::qcow2(base), References::Deny)?,
+    })
 }
 
 /// What QEMU says of its version.
