@@ -1,6 +1,7 @@
 //! VMs that wait for code.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use overlay_pool::Source;
@@ -202,6 +203,12 @@ async fn a_dropped_manager_leaves_none_waiting(scratch: Scratch) {
     let manager = warmed(settings(&scratch), Language::PYTHON, 1).await;
     until_ready(&manager, Language::PYTHON, 1).await;
     drop(manager);
+    // A look at the images' files may be under way, and ends first.
+    let pools = || {
+        let entries = scratch.join("pool").read_dir().into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"pool-")).count()
+    };
+    eventually("its pool is gone", || pools() == 0).await;
     assert_no_vm_left(&scratch).await;
 }
 
