@@ -27,6 +27,7 @@ use rustix::process::{geteuid, umask};
 
 use crate::commands::exit::Exit;
 use crate::commands::failure::{self, Failure};
+use crate::commands::trusted::parent;
 
 /// How long another server may take to make its own socket in the same directory.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -215,13 +216,6 @@ fn is_alive(path: &Path) -> io::Result<bool> {
         Ok(()) | Err(Errno::AGAIN | Errno::ACCESS | Errno::PROTOTYPE) => Ok(true),
         Err(Errno::CONNREFUSED) => Ok(false),
         Err(errno) => Err(errno.into()),
-    }
-}
-
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
     }
 }
 

@@ -8,6 +8,14 @@ use overlay_pool::place::open_trusted;
 use super::exit::Exit;
 use super::failure::Failure;
 
+/// The directory that something lies in: the working directory where its path names none.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Refuses a directory of saved states or images that others may write to. One that isn't there is
 /// made, or missed later.
 pub(super) fn expect(directory: &Path, exit: Exit) -> Result<(), Failure> {

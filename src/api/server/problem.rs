@@ -14,9 +14,7 @@ use crate::creator::CreatorError;
 use crate::error::Error;
 use crate::image::{BaseError, HeaderError};
 
-/// The name of a problem that passes soon.
-const TOO_MANY_VMS: &str = "too-many-vms";
-/// When it may have, in seconds.
+/// When a problem that passes soon may have, in seconds.
 const SOON: &str = "1";
 
 impl Problem {
@@ -75,7 +73,7 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status);
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        let soon = (self.error == TOO_MANY_VMS).then_some([(header::RETRY_AFTER, SOON)]);
+        let soon = (self.error == "too-many-vms").then_some([(header::RETRY_AFTER, SOON)]);
         (status, kind, soon, Json(self)).into_response()
     }
 }
@@ -256,7 +254,7 @@ mod tests {
             "vm-busy",
             "vm-failed",
             "guest-refused",
-            TOO_MANY_VMS,
+            "too-many-vms",
             "failed",
         ];
         let titles: std::collections::BTreeSet<_> = names.into_iter().map(title).collect();
@@ -266,7 +264,7 @@ mod tests {
     /// When there may be a VM, and of nothing else.
     #[test]
     fn what_passes_soon_says_when_to_ask_again() {
-        for (error, soon) in [(TOO_MANY_VMS, Some("1")), ("too-many-disks", None)] {
+        for (error, soon) in [("too-many-vms", Some("1")), ("too-many-disks", None)] {
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, error, "");
             let answer = problem.into_response();
             let said = answer.headers().get(header::RETRY_AFTER);

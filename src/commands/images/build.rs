@@ -23,7 +23,7 @@ stay, since disks may refer to them.
 
 `exec` finds the images if they lie where they do by default; else name their directory with
 OVERLAY_POOL_IMAGES. OVERLAY_POOL_DEBIAN_MIRROR names the mirror of the packages: by default the one that
-apt uses, or deb.debian.org.
+apt uses, or else debootstrap's, if that is installed.
 
 Examples:
   overlay-pool images build
@@ -45,8 +45,7 @@ impl Build {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let dir = self.dir.unwrap_or(arguments::vm_settings()?.built_images());
         // What is written there runs as root in each guest, and the recipe follows links.
-        let parent = dir.parent().filter(|parent| *parent != Path::new(""));
-        trusted::expect(parent.unwrap_or(Path::new(".")), Exit::Failed)?;
+        trusted::expect(trusted::parent(&dir), Exit::Failed)?;
         block_on(build(&dir))??;
         let mut answer = look(&dir, self.json)?;
         if !self.json {

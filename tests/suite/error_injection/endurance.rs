@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::ground::{Ground, LARGER, Overlays, PRECIOUS};
 use crate::harness::faults::descriptors;
-use crate::harness::http::Client;
+use crate::harness::http::{Client, request};
 use crate::harness::pool_process::directories;
 use crate::harness::prelude::*;
 use crate::harness::properties::{number, seed};
@@ -181,8 +181,7 @@ impl Asker<'_> {
     fn hangs_up(&mut self, number: u64) {
         let (target, size) = self.target(number);
         let body = self.request(&target, size).to_string();
-        let head = "POST /v1/acquire HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
-        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let request = request("POST", "/v1/acquire", Some(&body));
         self.asked.insert(target, false);
         self.server.client().send(request.as_bytes()).expect("sent");
     }

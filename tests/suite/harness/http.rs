@@ -94,12 +94,7 @@ impl<S: Read + Write> Client<S> {
         path: &str,
         body: Option<&str>,
     ) -> io::Result<Response> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: pool\r\n");
-        if let Some(body) = body {
-            head += "content-type: application/json\r\n";
-            let _ = write!(head, "content-length: {}\r\n", body.len());
-        }
-        self.send(format!("{head}\r\n{}", body.unwrap_or_default()).as_bytes())?;
+        self.send(request(method, path, body).as_bytes())?;
         self.answer()
     }
 
@@ -189,4 +184,14 @@ pub(crate) fn scrape(address: SocketAddr) -> Response {
 
 fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+/// The bytes of a request, its body as JSON.
+pub(crate) fn request(method: &str, path: &str, body: Option<&str>) -> String {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: pool\r\n");
+    if let Some(body) = body {
+        head += "content-type: application/json\r\n";
+        let _ = write!(head, "content-length: {}\r\n", body.len());
+    }
+    format!("{head}\r\n{}", body.unwrap_or_default())
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use overlay_pool::vm::VmSettings;
 use serde_json::{Value, json};
 
-use super::http::{Client, Response};
+use super::http::{self, Client, Response};
 use super::server::Server;
 use super::vms::{images, states};
 
@@ -116,13 +116,8 @@ pub(crate) fn send_form(
 #[track_caller]
 pub(crate) fn begin(server: &Server, path: &str, request: &Value) -> (Client, Vec<Value>) {
     let mut client = server.client();
-    let body = request.to_string();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    client.send(head.as_bytes()).expect("it is sent");
+    let request = http::request("POST", path, Some(&request.to_string()));
+    client.send(request.as_bytes()).expect("it is sent");
     let response = client.head().expect("an answer");
     assert_eq!(response.status, 200, "{response:?}\n{}", server.log());
     let mut events = Vec::new();

@@ -3,6 +3,7 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::harness::http::request;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 
@@ -17,8 +18,7 @@ fn a12_nothing_is_handed_over_to_who_hung_up(scratch: Scratch) {
     for number in 0..CLIENTS {
         let target = server::vms(&scratch).join(number.to_string());
         let body = json!({ "base": server::base(&scratch), "target": target }).to_string();
-        let head = "POST /v1/acquire HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
-        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let request = request("POST", "/v1/acquire", Some(&body));
         server.client().send(request.as_bytes()).expect("sent, and hung up");
     }
     server.signal(Signal::CONT);

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::faults::descriptors;
-use crate::harness::faults::strace::{Attached, is_wholly_traced};
+use crate::harness::faults::strace::{self, Attached, is_wholly_traced};
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::scratch::names;
@@ -17,9 +17,8 @@ use crate::harness::server::{self, Server};
 
 /// The program under strace, which has each call fail.
 fn without(call: &str, errno: &str) -> Command {
-    let mut command = Command::new("strace");
-    // The program is our child, and is told to end.
-    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    let mut command = strace::around(Path::new("/dev/null"));
+    command.args(["-e", &format!("trace={call}")]);
     command.args(["-e", &format!("inject={call}:error={errno}")]);
     command.arg(env!("CARGO_BIN_EXE_overlay-pool"));
     command

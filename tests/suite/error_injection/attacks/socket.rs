@@ -3,10 +3,10 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::harness::faults::strace;
 use crate::harness::prelude::*;
 use crate::harness::requirements::SOMEBODY;
 use crate::harness::server::{self, Server};
@@ -80,8 +80,8 @@ fn no_change_of_mode_follows_a_link(scratch: Scratch) {
     std::fs::write(&precious, "precious").expect("a file");
     std::fs::set_permissions(&precious, Permissions::from_mode(0o600)).expect("a mode");
     let calls = "chown,fchown,lchown,fchownat,chmod,fchmod,fchmodat";
-    let mut command = Command::new("strace");
-    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+    let mut command = strace::around(Path::new("/dev/null"));
+    command.args(["-e", &format!("trace={calls}")]);
     command.args(["-e", &format!("inject={calls}:delay_enter=1s")]);
     command.arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
     command.args(server::one_base_args(&scratch)).args(["--socket-group", &GROUP.to_string()]);

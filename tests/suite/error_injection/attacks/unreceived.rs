@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::faults::descriptors;
-use crate::harness::http::Client;
+use crate::harness::http::{Client, request};
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 use crate::harness::somebody::{FRIENDS, as_somebody, served_to_friends};
@@ -20,17 +20,17 @@ fn hostile(server: &mut Server, scratch: &Path, end: &str) -> Client {
     let mut client = server.client();
     for number in 0..OPENS {
         let last = if number + 1 == OPENS { end } else { "" };
-        client.send(request(scratch, last).as_bytes()).expect("sent");
+        client.send(open(scratch, last).as_bytes()).expect("sent");
     }
     server.await_that("it has had enough", |server| refused(server) > before);
     client
 }
 
 /// A request for an open file, with a header more if it is to be the last.
-fn request(scratch: &Path, last: &str) -> String {
+fn open(scratch: &Path, last: &str) -> String {
     let body = json!({ "base": server::base(scratch) }).to_string();
-    let head = "POST /v1/open HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
-    format!("{head}\r\n{last}content-length: {}\r\n\r\n{body}", body.len())
+    let request = request("POST", "/v1/open", Some(&body));
+    request.replacen("\r\n", &format!("\r\n{last}"), 1)
 }
 
 /// How many requests were answered with 503.
@@ -105,7 +105,7 @@ fn what_was_never_received_goes_with_its_client(scratch: Scratch) {
             stats["pooled"].as_u64().zip(stats["on_demand"].as_u64()).map(|(a, b)| a + b)
         };
         let one_more = handed_over(&mut staying).map(|count| count + 1);
-        client.send(request(&scratch, end).as_bytes()).expect("sent");
+        client.send(open(&scratch, end).as_bytes()).expect("sent");
         server.await_that("it is sent", |_| handed_over(&mut staying) == one_more);
         drop(client);
         server.await_that("nothing of it is open", |server| sockets(server) <= before);

@@ -178,6 +178,14 @@ fn is_traced(pid: Pid, task: i32) -> bool {
     status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
 }
 
+/// strace around a program, to be given options and the program's command. The program is our child,
+/// and is told to end.
+pub(crate) fn around(log: &Path) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-qq", "-o"]).arg(log);
+    command
+}
+
 /// How long strace may take to end.
 const LET_GO: Duration = Duration::from_secs(5);
 

@@ -9,6 +9,7 @@ use crate::harness::prelude::*;
 use crate::harness::proxy::Liar;
 use crate::harness::qcow2::Image;
 use crate::harness::registry::{Registry, content, disk, images, sha256, store, stored};
+use crate::harness::requirements::SOMEBODY;
 
 const NEEDS: &[Need] = &[Need::Registry];
 
@@ -51,12 +52,12 @@ fn a_store_of_another_user_is_refused(scratch: Scratch, #[case] theirs: &str) {
     registry.put_disk("x", "1", &disk(1, 1));
     let theirs = store(&scratch).join(theirs);
     std::fs::create_dir_all(&theirs).expect("folders");
-    std::os::unix::fs::chown(&theirs, Some(65534), Some(65534)).expect("it is another's");
+    std::os::unix::fs::chown(&theirs, Some(SOMEBODY), Some(SOMEBODY)).expect("it is another's");
     let refused = run(&mut images(&scratch, &["pull", &registry.image("x:1")]));
     assert_eq!(refused.code, Some(1), "{refused}");
     let path = theirs.to_str().expect("a plain path").trim_end_matches('/');
-    let said = "this directory belongs to another user (uid 65534)";
-    assert!(refused.stderr.contains(path) && refused.stderr.contains(said), "{refused}");
+    let said = format!("this directory belongs to another user (uid {SOMEBODY})");
+    assert!(refused.stderr.contains(path) && refused.stderr.contains(&said), "{refused}");
     assert_eq!(content(&scratch), [""; 0]);
 }
 

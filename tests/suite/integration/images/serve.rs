@@ -27,6 +27,41 @@ fn name(scratch: &Path, image: &str) -> PathBuf {
     store(scratch).join(repository).join(format!("{tag}.qcow2"))
 }
 
+/// Waits until a name leads to an image in the store.
+fn await_image(server: &mut Server, name: &Path, image: &Path) {
+    server.await_that("the name leads to the new one", |_| {
+        name.canonicalize().is_ok_and(|path| path == image)
+    });
+}
+
+/// A server that has an image through a proxy, whose tag has moved to one of so many MiB since.
+struct Behind {
+    _registry: Registry,
+    proxy: Proxy,
+    server: Server,
+    image: String,
+    name: PathBuf,
+    /// Where the images are in the store, once they are there.
+    old: PathBuf,
+    new: PathBuf,
+}
+
+impl Behind {
+    fn start(scratch: &Path, mib: usize) -> Self {
+        let registry = Registry::start(scratch);
+        let proxy = Proxy::start(registry.address());
+        let (old, new) = (disk(1, 1), disk(mib, 2));
+        registry.put_disk("x", "1", &old);
+        let image = proxy.image("x:1");
+        let mut server = serve(scratch, &["--image", &image]);
+        server.await_ready();
+        registry.put_disk("x", "1", &new);
+        let name = name(scratch, &image);
+        let [old, new] = [old, new].map(|bytes| stored(scratch, &bytes));
+        Self { _registry: registry, proxy, server, image, name, old, new }
+    }
+}
+
 /// How many overlays of a base image are ready.
 fn ready(server: &Server, base: &Path) -> u64 {
     let ready = server.get("/v1/stats").json()["ready"][base.to_str().expect("text")].as_u64();
@@ -62,9 +97,7 @@ fn a_tag_that_moved_is_followed(scratch: Scratch, #[case] more: &[&str]) {
     if more.is_empty() {
         server.signal(Signal::HUP);
     }
-    server.await_that("the name leads to the new one", |_| {
-        name.canonicalize().is_ok_and(|path| path == new.0)
-    });
+    await_image(&mut server, &name, &new.0);
     // Its shelf was full by then.
     let acquired = acquire(&server, &scratch, &name, "2.qcow2");
     assert_eq!(acquired, ("pooled".to_owned(), new.0.clone()));
@@ -106,30 +139,21 @@ fn what_can_t_be_had_is_in_nobody_s_way(scratch: Scratch) {
 /// What is pulled is looked at in vain, or as a whole.
 #[apply(test)]
 fn half_an_image_is_never_served(scratch: Scratch) {
-    let registry = Registry::start(&scratch);
-    let proxy = Proxy::start(registry.address());
-    let (old, new) = (disk(1, 1), disk(6, 2));
-    registry.put_disk("x", "1", &old);
-    let image = proxy.image("x:1");
-    let mut server = serve(&scratch, &["--image", &image]);
-    server.await_ready();
-    let name = name(&scratch, &image);
-    registry.put_disk("x", "1", &new);
+    let behind = Behind::start(&scratch, 6);
+    let Behind { ref proxy, mut server, ref image, ref name, ref old, ref new, .. } = behind;
     proxy.stop(3 << 20);
     server.signal(Signal::HUP);
     server.await_that("it hangs in the middle", |_| proxy.is_stopped());
     for number in 0..3 {
-        let acquired = acquire(&server, &scratch, &name, &format!("{number}.qcow2"));
-        assert_eq!(acquired.1, stored(&scratch, &old));
+        let acquired = acquire(&server, &scratch, name, &format!("{number}.qcow2"));
+        assert_eq!(acquired.1, *old);
     }
     // Killed now, it leaves no puller behind; the next one goes on with what there is.
     server.signal(Signal::KILL);
     drop(server);
     proxy.go_on();
-    let mut server = serve(&scratch, &["--image", &image]);
-    server.await_that("the name leads to the new one", |_| {
-        name.canonicalize().is_ok_and(|path| path == stored(&scratch, &new))
-    });
+    let mut server = serve(&scratch, &["--image", image]);
+    await_image(&mut server, name, new);
     server.await_ready();
     server.stop();
 }
@@ -137,15 +161,8 @@ fn half_an_image_is_never_served(scratch: Scratch) {
 /// What was received before the network was gone for long isn't asked for again.
 #[apply(test)]
 fn a_pull_that_was_given_up_is_gone_on_with(scratch: Scratch) {
-    let registry = Registry::start(&scratch);
-    let proxy = Proxy::start(registry.address());
-    let (old, new) = (disk(1, 1), disk(8, 2));
-    registry.put_disk("x", "1", &old);
-    let image = proxy.image("x:1");
-    let mut server = serve(&scratch, &["--image", &image]);
-    server.await_ready();
-    let name = name(&scratch, &image);
-    registry.put_disk("x", "1", &new);
+    let behind = Behind::start(&scratch, 8);
+    let Behind { ref proxy, mut server, ref name, ref new, .. } = behind;
     proxy.sever(6 << 20);
     server.signal(Signal::HUP);
     server.await_that("it is given up", |server| server.log().contains("no answer, or not all"));
@@ -153,11 +170,9 @@ fn a_pull_that_was_given_up_is_gone_on_with(scratch: Scratch) {
     let before = proxy.passed();
     // It prunes before it looks again.
     server.signal(Signal::HUP);
-    server.await_that("the name leads to the new one", |_| {
-        name.canonicalize().is_ok_and(|path| path == stored(&scratch, &new))
-    });
+    await_image(&mut server, name, new);
     let again = proxy.passed() - before;
-    assert!(again < 5 << 20, "{again} of {}", new.len());
+    assert!(again < 5 << 20, "{again} bytes");
     server.stop();
 }
 

@@ -34,7 +34,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::fake_tool::waiting_qemu_img;
-use crate::harness::http::Client;
+use crate::harness::http::{Client, request};
 use crate::harness::scratch::names;
 use crate::harness::server::{self, Server};
 
@@ -58,12 +58,9 @@ fn hanging_tools(scratch: &Path) -> String {
 /// The bytes of a request to acquire, its body cut off behind the first byte, and the rest.
 fn halves(base: &Path, target: &Path) -> (String, String) {
     let body = json!({ "base": base, "target": target }).to_string();
-    let head = format!(
-        "POST /v1/acquire HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{{",
-        body.len()
-    );
-    (head, body[1..].to_owned())
+    let mut head = request("POST", "/v1/acquire", Some(&body));
+    let rest = head.split_off(head.len() - body.len() + 1);
+    (head, rest)
 }
 
 /// A connection on which a request is under way: the server waits for its body, which is given

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::cli;
+use crate::harness::faults::strace;
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
@@ -78,10 +79,8 @@ async fn the_unit_forbids_nothing_that_the_server_does(scratch: Scratch) {
 
     server::one_base(&scratch);
     let summary = scratch.join("calls");
-    let mut command = Command::new("strace");
-    // The program is our child, and is told to end.
-    command.args(["-D", "-f", "-qq", "--summary-only", "-o"]).arg(&summary);
-    command.arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
+    let mut command = strace::around(&summary);
+    command.arg("--summary-only").arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
     command.args(server::one_base_args(&scratch)).env("OVERLAY_POOL_DIR", scratch.join("pool"));
     let mut server = Server::launch(&scratch, &mut command);
     server.await_ready();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::cli::overlay_pool_after;
 use crate::harness::faults::fuse;
+use crate::harness::http::request;
 use crate::harness::prelude::*;
 use crate::harness::server::Server;
 use crate::harness::vm_server::{self, begin, execute, figure, next, until_ready};
@@ -269,9 +270,7 @@ async fn guest_images_that_hang(scratch: Scratch) {
     fuse::hang(&scratch, "slow", Duration::from_secs(3600)).expect("it hangs");
     let clients = [0; 4].map(|_| {
         let mut client = server.client();
-        let body = python("print()").to_string();
-        let head = "POST /v1/execute HTTP/1.1\r\nhost: pool\r\ncontent-type: application/json";
-        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let request = request("POST", "/v1/execute", Some(&python("print()").to_string()));
         client.send(request.as_bytes()).expect("it is sent");
         client
     });

@@ -1,7 +1,6 @@
 //! VMs that wait for code.
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use overlay_pool::Source;
@@ -9,6 +8,7 @@ use overlay_pool::vm::{Language, Start, VmError, VmManager, VmSettings};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::fake_tool::script;
+use crate::harness::pool_process::directories;
 use crate::harness::pools::children;
 use crate::harness::prelude::*;
 use crate::harness::vms::{
@@ -204,11 +204,7 @@ async fn a_dropped_manager_leaves_none_waiting(scratch: Scratch) {
     until_ready(&manager, Language::PYTHON, 1).await;
     drop(manager);
     // A look at the images' files may be under way, and ends first.
-    let pools = || {
-        let entries = scratch.join("pool").read_dir().into_iter().flatten().flatten();
-        entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"pool-")).count()
-    };
-    eventually("its pool is gone", || pools() == 0).await;
+    eventually("its pool is gone", || directories(&scratch).is_empty()).await;
     assert_no_vm_left(&scratch).await;
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{delete, ids, killed_and_started_again, records, request, target_of};
-use crate::harness::faults::fuse;
+use crate::harness::faults::{fuse, strace};
 use crate::harness::pool_process::is_whole;
 use crate::harness::prelude::*;
 use crate::harness::qemu;
@@ -166,9 +166,7 @@ fn a_record_that_cannot_be_read_now_is_read_later(scratch: Scratch) {
     let answer = server.post("/v1/acquire", &wanted).json();
     server.stop();
     let leases = scratch.join("pool/leases");
-    let mut command = Command::new("strace");
-    // The program is our child, and is told to end.
-    command.args(["-D", "-f", "-qq", "-o"]).arg(scratch.join("strace.log"));
+    let mut command = strace::around(&scratch.join("strace.log"));
     command.args(["-e", "trace=openat", "-e", "inject=openat:error=EMFILE:when=3"]);
     // Of the directory, twice, and then of the record.
     command.arg("-P").arg(leases).arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
