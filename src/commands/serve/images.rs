@@ -110,6 +110,7 @@ impl Images {
         let keeping = tokio::spawn(async move {
             loop {
                 let all_well = images.look(&pool, &access).await;
+                tracing::debug!(all_well, "looked for other images");
                 images.prune(&pool, all_well).await;
                 let retry = images.refresh.map_or(RETRY, |refresh| refresh.min(RETRY));
                 let next = if all_well { images.refresh } else { Some(retry) };

@@ -55,6 +55,8 @@ impl Behind {
         let image = proxy.image("x:1");
         let mut server = serve(scratch, &["--image", &image]);
         server.await_ready();
+        // That it looks at its start finds the old one.
+        server.await_that("it looks", |server| server.log().contains("looked for other images"));
         registry.put_disk("x", "1", &new);
         let name = name(scratch, &image);
         let [old, new] = [old, new].map(|bytes| stored(scratch, &bytes));
