@@ -93,7 +93,11 @@ impl Driver {
         // A Pod may use what is complete: whatever fails, that stays.
         let make = |place: &Place, target: &Path| {
             let volume = place.make(target)?;
-            Ok::<_, PlaceError>((volume.is_complete(), volume))
+            let is_complete = volume.is_complete();
+            if is_complete {
+                volume.take_back()?;
+            }
+            Ok::<_, Refusal>((is_complete, volume))
         };
         let (was_complete, volume) = self.at(target, make).await?;
         let (format, group) = (*format, *group);

@@ -179,6 +179,30 @@ async fn a_disk_that_took_its_id_elsewhere_stays(scratch: Scratch) {
 
 /// A Pod that runs as root may give its directory to another user and lock it. The server, which has no
 /// capability, can't look into it then.
+fn give_away(node: &Node, pod: &Pod) {
+    let seen = node.seen(&pod.target());
+    for name in ["disk.qcow2", "qemu.args", ""] {
+        std::os::unix::fs::chown(seen.join(name), Some(1000), Some(1000)).expect("given away");
+    }
+    std::fs::set_permissions(&seen, std::fs::Permissions::from_mode(0o000)).expect("locked");
+}
+
+/// A kubelet that was started anew publishes the volumes of all Pods that run once more.
+#[apply(test)]
+async fn a_directory_that_a_pod_gave_away_is_published_again(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let server = node.start_server();
+    let _driver = node.start_driver(&[]);
+    let kubelet = node.kubelet().await;
+    let pod = node.pod("1");
+    kubelet.publish(pod.admit().request()).await.expect("it is published");
+    let before = disk(&node, &pod);
+    give_away(&node, &pod);
+    kubelet.publish(pod.request()).await.expect("it is published again");
+    assert_eq!((disk(&node, &pod), leases(&server)), (before, HashSet::from([pod.id()])));
+    kubelet.unpublish(&pod).await.expect("it is unpublished");
+}
+
 #[apply(test)]
 async fn a_directory_that_a_pod_gave_away_is_taken_back(scratch: Scratch) {
     let node = Node::new(&scratch);
@@ -188,11 +212,7 @@ async fn a_directory_that_a_pod_gave_away_is_taken_back(scratch: Scratch) {
     let pods = ["1", "2"].map(|uid| node.pod(uid));
     for pod in &pods {
         kubelet.publish(pod.admit().request()).await.expect("it is published");
-        let seen = node.seen(&pod.target());
-        for name in ["disk.qcow2", "qemu.args", ""] {
-            std::os::unix::fs::chown(seen.join(name), Some(1000), Some(1000)).expect("given away");
-        }
-        std::fs::set_permissions(&seen, std::fs::Permissions::from_mode(0o000)).expect("locked");
+        give_away(&node, pod);
     }
     driver.kill();
     let [unpublished, forgotten] = pods;
