@@ -327,12 +327,42 @@ mod tests {
         assert!(said.contains(cause), "{said}");
     }
 
+    /// With the NUL behind each word, as a process is given them.
     #[rstest]
-    #[case(30, true)]
-    #[case(40, false)]
-    fn a_command_has_its_bounds(#[case] kib: usize, #[case] good: bool) {
-        let text = format!("[ruby]\ncommand = ['ruby', '{}']", "x".repeat(kib << 10));
+    #[case(0, true)]
+    #[case(1, false)]
+    fn a_command_has_32_kib_at_most(#[case] more: usize, #[case] good: bool) {
+        let word = "x".repeat(MAX_COMMAND - "ruby\0\0".len() + more);
+        let text = format!("[ruby]\ncommand = ['ruby', '{word}']");
         assert_eq!(parse(&text).is_ok(), good);
+    }
+
+    #[rstest]
+    #[case(0, true)]
+    #[case(1, false)]
+    fn a_name_has_32_characters_at_most(#[case] more: usize, #[case] good: bool) {
+        let text = format!("[{}]\ncommand = ['ruby']", "r".repeat(MAX_NAME + more));
+        assert_eq!(parse(&text).is_ok(), good);
+    }
+
+    #[rstest]
+    #[case(31, false)]
+    #[case(32, true)]
+    #[case(1 << 20, true)]
+    #[case((1 << 20) + 1, false)]
+    fn a_guest_s_memory_has_its_bounds(#[case] mib: u32, #[case] good: bool) {
+        let text = format!("[ruby]\ncommand = ['ruby']\nmemory = {mib}");
+        assert_eq!(parse(&text).is_ok(), good);
+    }
+
+    #[rstest]
+    #[case(0, true)]
+    #[case(1, false)]
+    fn a_file_has_1_mib_at_most(#[case] more: usize, #[case] good: bool) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("languages.toml");
+        std::fs::write(&path, "#".repeat((1 << 20) + more)).expect("a file");
+        assert_eq!(read(&path).is_ok(), good);
     }
 
     #[rstest]

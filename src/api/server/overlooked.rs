@@ -52,4 +52,19 @@ mod tests {
         let told = notes(0, std::iter::once(folder.path().to_owned()));
         assert_eq!(told, ["there is no base image to keep overlays ready of"]);
     }
+
+    /// Three are told by name, and of more how many they are.
+    #[test]
+    fn few_are_named_and_more_are_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let told = |name: &str| {
+            std::fs::write(folder.path().join(name), "").expect("a file");
+            let notes = notes(1, std::iter::once(folder.path().to_owned()));
+            let [note] = <[String; 1]>::try_from(notes).expect("one sentence");
+            let names = note.split_once("qcow2: ").and_then(|(_, rest)| rest.split_once(" in /"));
+            names.expect("the names, and where they are").0.to_owned()
+        };
+        assert_eq!(["a", "b", "c"].map(told), ["a", "a, b", "a, b, c"]);
+        assert_eq!(["d", "e"].map(told), ["a, b, c and 1 more", "a, b, c and 2 more"]);
+    }
 }

@@ -124,3 +124,28 @@ fn expect_same(at: &OwnedFd, path: &Path, name: &OsStr, opened: &Stat) -> Result
         Err(errno) => Err(errno.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::stat;
+
+    use super::*;
+
+    /// What was opened is what the name leads to, or it is looked up again.
+    #[test]
+    fn a_name_that_leads_to_another_file_is_noticed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [opened, other] = ["opened", "other"].map(|name| folder.path().join(name));
+        for path in [&opened, &other] {
+            std::fs::write(path, "").expect("a file");
+        }
+        let at = File::open(folder.path()).expect("it opens").into();
+        let stat = stat(&opened).expect("it is there");
+        let leads = || expect_same(&at, folder.path(), "opened".as_ref(), &stat);
+        assert!(matches!(leads(), Ok(())));
+        std::fs::rename(&opened, folder.path().join("moved")).expect("it is moved");
+        assert!(matches!(leads(), Err(Distrust::Replaced)));
+        std::fs::rename(&other, &opened).expect("another takes its place");
+        assert!(matches!(leads(), Err(Distrust::Replaced)));
+    }
+}

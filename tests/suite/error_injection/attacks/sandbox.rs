@@ -170,6 +170,22 @@ fn a_socket_that_takes_nobody_ends_the_server(scratch: Scratch) {
     drop(attached);
 }
 
+/// What is renamed while a path is looked up is no reason to refuse it.
+#[apply(test)]
+#[needs(Strace, Root)]
+fn a_lookup_that_met_a_rename_is_done_again(scratch: Scratch) {
+    let mut server = Server::of_one_base(&scratch);
+    let what = "error=EAGAIN:when=1..3";
+    let attached = refused_from_now_on(&mut server, &scratch, "openat2", what);
+    let target = server::vms(&scratch).join("vm");
+    let answer = server.acquire(&server::base(&scratch), &target);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let log = std::fs::read_to_string(scratch.join("strace.log")).expect("its log");
+    assert_eq!(log.matches("(INJECTED)").count(), 3, "{log}");
+    drop(attached);
+    server.stop();
+}
+
 /// A request waits for the threads that there are; if there is none, and can be none, it is refused.
 #[apply(test)]
 #[needs(Strace, Root)]

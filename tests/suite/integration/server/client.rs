@@ -99,11 +99,15 @@ async fn t2_what_is_refused_is_named_and_counted(scratch: Scratch) {
     let (error, detail) = refused(client.acquire(&missing, vms.join("vm")).await);
     assert!(error == "bad-base" && detail.contains("images/missing.qcow2"), "{error}: {detail}");
     assert_eq!(refused(client.open(&missing, None).await).0, "bad-base");
-    assert_eq!(client.stats().await.expect("figures").failed, 6);
+    let text = images.join("text.qcow2");
+    std::fs::write(&text, "no image").expect("a file");
+    let (error, detail) = refused(client.acquire(&text, vms.join("vm")).await);
+    assert!(error == "bad-base" && detail.contains("images/text.qcow2"), "{error}: {detail}");
+    assert_eq!(client.stats().await.expect("figures").failed, 7);
 
     // Where a target may lie is no matter of the pool.
     assert_eq!(refused(client.acquire(&base, scratch.join("vm")).await).0, "forbidden");
-    assert_eq!(client.stats().await.expect("figures").failed, 6);
+    assert_eq!(client.stats().await.expect("figures").failed, 7);
     // As any client sees it.
     assert_eq!(server.acquire(&base, &vms.join("there")).problem(409), "already-exists");
     assert_eq!(server.acquire(&missing, &vms.join("vm")).problem(404), "bad-base");

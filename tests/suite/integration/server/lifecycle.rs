@@ -126,6 +126,21 @@ fn while_it_starts_it_says_so(scratch: Scratch) {
     assert!(!target.exists());
 }
 
+/// Whatever is wrong with a path, but for what is in the way; and nothing counts as failed.
+#[apply(test)]
+fn l1_while_it_starts_it_says_nothing_else(scratch: Scratch) {
+    let mut server = hanging(&scratch);
+    let is_create = |args: &String| args.contains(" create ");
+    server.await_that("it stocks", |server| server.children().values().any(is_create));
+    let (base, vms) = (server::base(&scratch), server::vms(&scratch));
+    std::fs::write(vms.join("there"), "precious").expect("a file");
+    assert_eq!(server.acquire(&base, &vms.join("missing/vm")).problem(503), "not-started");
+    std::fs::remove_file(&base).expect("it is removed");
+    assert_eq!(server.acquire(&base, &vms.join("vm")).problem(503), "not-started");
+    assert_eq!(server.acquire(&base, &vms.join("there")).problem(409), "already-exists");
+    assert_eq!(server.get("/v1/stats").json()["failed"], 0);
+}
+
 /// A rescan that is asked for too soon comes when the pool is started.
 #[apply(test)]
 fn told_to_rescan_while_it_starts_it_does_so_then(scratch: Scratch) {

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use rustix::io::ioctl_fionread;
+
 use super::{halves, start};
 use crate::harness::faults::descriptors;
 use crate::harness::http::Client;
@@ -112,6 +114,28 @@ fn a_head_has_an_end(scratch: Scratch, #[values(true, false)] one_header: bool) 
     assert_eq!(server.get("/livez").status, 200);
 }
 
+/// What the socket has no room for waits until the client reads.
+#[apply(test)]
+fn who_reads_late_has_all_answers(scratch: Scratch) {
+    // Several times what a socket holds, and fewer bytes of requests than it does.
+    const ASKED: usize = 2000;
+    let mut server = start(&scratch, &[]);
+    let mut client = server.client();
+    let request = "GET /livez HTTP/1.1\r\nhost: pool\r\n\r\n";
+    client.send(request.repeat(ASKED).as_bytes()).expect("requests");
+    let (mut before, mut looks) = (0, 0);
+    server.await_that("nothing more comes, since the socket is full", |_| {
+        let waiting = ioctl_fionread(client.stream()).expect("how much waits");
+        let is_same = waiting > 0 && waiting == std::mem::replace(&mut before, waiting);
+        looks = if is_same { looks + 1 } else { 0 };
+        looks == 10
+    });
+    for _ in 0..ASKED {
+        assert_eq!(client.answer().expect("an answer").status, 200);
+    }
+    server.stop();
+}
+
 /// Whether a client that sends a byte every so often is cut off.
 #[track_caller]
 fn is_cut_off(client: &mut Client, bytes: &mut dyn Iterator<Item = u8>) {
@@ -208,6 +232,26 @@ fn all_have_so_many_connections(scratch: Scratch) {
     server.await_that("it is full", |server| server.get("/livez").status == 503);
     drop(clients);
     server.await_that("there is room again", |server| server.get("/livez").status == 200);
+}
+
+/// Those that have gone again are in nobody's way.
+#[apply(test)]
+fn who_comes_later_is_told_why_too(scratch: Scratch) {
+    let mut server = start(&scratch, &["--max-connections-per-client", "1"]);
+    let mut first = None;
+    server.await_that("there is room for one", |server| {
+        let mut client = server.client();
+        let admitted = client.get("/livez").expect("an answer").status == 200;
+        first = admitted.then_some(client);
+        admitted
+    });
+    // Several times as many as are told at once.
+    for _ in 0..300 {
+        let answer = server.client().answer().expect("an answer");
+        assert_eq!(answer.problem(503), "too-many-connections");
+    }
+    drop(first);
+    server.stop();
 }
 
 /// A client may send all of its request before it reads why it is turned away; and when it is gone,

@@ -15,10 +15,15 @@ const NEEDS: &[Need] = &[Need::MountNamespace];
 
 /// A server whose pool and targets lie on a filesystem of 8 MiB, of which 4 are kept free.
 fn command(scratch: &Path, max_vms: &str) -> Command {
+    command_on(scratch, max_vms, "size=8m")
+}
+
+/// The same with other options for that filesystem, a tmpfs.
+fn command_on(scratch: &Path, max_vms: &str, options: &str) -> Command {
     server::one_base(scratch);
     let small = scratch.join("small");
     std::fs::create_dir(&small).expect("a folder");
-    let mount = format!("mount -t tmpfs -o size=8m tmpfs '{}'", small.display());
+    let mount = format!("mount -t tmpfs -o {options} tmpfs '{}'", small.display());
     let mut command = cli::overlay_pool_after(&mount, scratch);
     command.arg("serve").arg("--base").arg(server::base(scratch)).arg("--dir").arg(&small);
     command.args(["--max-vms", max_vms, "--min-free", "4M", "--restock-interval", "0s"]);
@@ -69,5 +74,24 @@ fn stocking_ends_where_space_gets_low(scratch: Scratch) {
     // Those that were being made when the line was crossed may be across.
     assert!(free > (4 << 20) - 8 * (64 << 10), "{free}");
     assert!(server.ready() < 2000);
+    server.stop();
+}
+
+/// Where the filesystem limits them; zero would mean that none fits.
+#[apply(test)]
+#[case::limited("size=8m,nr_inodes=1000", true)]
+#[case::without_a_limit("size=8m,nr_inodes=0", false)]
+fn how_many_files_there_may_be_is_told(
+    scratch: Scratch,
+    #[case] options: &str,
+    #[case] is_limited: bool,
+) {
+    let mut server = Server::launch(&scratch, &mut command_on(&scratch, "4", options));
+    server.await_ready();
+    let metrics = server.get("/metrics").body;
+    let told = metrics.lines().find_map(|line| line.strip_prefix("overlay_pool_free_inodes "));
+    let told = told.map(|number| number.parse::<u64>().expect("a number"));
+    assert_eq!(told.is_some(), is_limited, "{metrics}");
+    assert!(told.is_none_or(|free| (900..1000).contains(&free)), "{told:?}");
     server.stop();
 }

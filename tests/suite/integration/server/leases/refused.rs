@@ -1,8 +1,11 @@
 //! What isn't handed over with an id, and what has none.
 
+use std::sync::Barrier;
+
 use serde_json::json;
 
 use super::{delete, ids, records, request, target_of};
+use crate::harness::cli;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
 use crate::integration::server::{figure, names};
@@ -83,6 +86,52 @@ fn a_request_that_fails_leaves_nothing(scratch: Scratch) {
     assert!(figure(&stats, "failed") >= 4, "{stats}");
     server.await_ready_overlays(2);
     assert_eq!(server.post("/v1/acquire", &request(&scratch, "vm", "vm")).status, 200);
+    server.stop();
+}
+
+/// Nobody's disk is replaced, and the other one is told so, whoever was there first.
+#[apply(test)]
+fn of_two_disks_at_one_place_there_is_one(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    for round in 0..20 {
+        let together = Barrier::new(2);
+        let mut answers = std::thread::scope(|scope| {
+            let ask = |id: String| {
+                let wanted = request(&scratch, &id, &format!("vm-{round}"));
+                let (mut client, together) = (server.client(), &together);
+                scope.spawn(move || {
+                    together.wait();
+                    client.post("/v1/acquire", &wanted).expect("an answer")
+                })
+            };
+            ["a", "b"]
+                .map(|one| ask(format!("{one}-{round}")))
+                .map(|one| one.join().expect("its end"))
+        });
+        answers.sort_by_key(|answer| answer.status);
+        assert_eq!(answers[0].status, 200, "{answers:?}");
+        assert_eq!(answers[1].problem(409), "already-exists");
+    }
+    assert_eq!((ids(&server, "").len(), records(&scratch).len()), (20, 20));
+    server.stop();
+}
+
+/// Also if that is seen only as the disk is put there.
+#[apply(test)]
+#[needs(MountNamespace)]
+fn why_a_disk_cannot_be_put_there_is_told(scratch: Scratch) {
+    server::one_base(&scratch);
+    std::fs::create_dir(target_of(&scratch, "read-only")).expect("a folder");
+    let mount =
+        format!("mount -t tmpfs -o ro tmpfs '{}'", target_of(&scratch, "read-only").display());
+    let mut command = cli::overlay_pool_after(&mount, &scratch);
+    let mut server =
+        Server::launch(&scratch, command.arg("serve").args(server::one_base_args(&scratch)));
+    server.await_ready();
+    let refused = server.post("/v1/acquire", &request(&scratch, "vm", "read-only/vm"));
+    assert_eq!(refused.problem(403), "bad-target");
+    assert!(refused.body.contains("Read-only file system"), "{refused:?}");
+    assert_eq!((ids(&server, ""), records(&scratch)), (vec![], vec![]));
     server.stop();
 }
 
