@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::lease::Lease;
 use crate::api::server::peers::Peer;
+use crate::api::wire::Label;
 use crate::vm::{Vm, VmState};
 
 /// All of them, by id.
@@ -37,6 +38,11 @@ struct Used {
 impl Session {
     pub(super) fn vm(&self) -> &Arc<Vm> {
         self.lease.vm()
+    }
+
+    /// What its user calls the disk that it has, if it has one of those.
+    pub(super) fn disk(&self) -> Option<&Label> {
+        self.lease.disk()
     }
 
     /// Begins to use it, unless somebody does.
