@@ -195,7 +195,7 @@ impl Header {
     /// The same without the mark of an image that was not closed in order, which QEMU repairs when
     /// it opens the image to write to it.
     #[cfg(feature = "vm")]
-    pub(super) fn as_if_closed(self) -> Self {
+    pub(super) fn into_closed(self) -> Self {
         Self { incompatible_features: self.incompatible_features & !DIRTY, ..self }
     }
 

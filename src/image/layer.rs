@@ -78,7 +78,7 @@ impl Layer {
             BaseError::Io { source, .. } => LayerError::Io(source),
             _ => LayerError::NotAFile,
         })?;
-        let header = Header::parse(&bytes)?.as_if_closed();
+        let header = Header::parse(&bytes)?.into_closed();
         let size = Self::size(file, &header, &metadata, base)?;
         let records = header
             .backing_file

@@ -58,10 +58,10 @@ impl From<&VmError> for Problem {
             VmError::OwnDisk(DiskError { why: Unfit::InUse, .. }) => {
                 (StatusCode::CONFLICT, "disk-busy")
             }
-            VmError::OwnDisk(DiskError {
+            VmError::DiskSize { .. }
+            | VmError::OwnDisk(DiskError {
                 why: Unfit::Layer(_) | Unfit::TooLong { .. }, ..
             }) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-disk"),
-            VmError::DiskSize { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad-disk"),
             VmError::BootTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "vm-failed"),
             error if is_for_want_of_space(error) => (StatusCode::INSUFFICIENT_STORAGE, "vm-failed"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "vm-failed"),

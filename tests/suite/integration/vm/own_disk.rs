@@ -24,12 +24,12 @@ use crate::harness::vms::{
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
 
 const LEAVES: &str = "open('/root/file', 'a').write('left\\n')";
-/// It has the disk written before it says so.
+/// It has the disk written before it says so: without a journal, neither an `fsync` of the file nor one
+/// `sync` is enough.
 const LEAVES_AND_SLEEPS: &str = "import os, time
-file = open('/root/file', 'a')
-file.write('left\\n')
-file.flush()
-os.fsync(file.fileno())
+open('/root/file', 'a').write('left\\n')
+os.sync()
+os.sync()
 print('synced', flush=True)
 time.sleep(1000)";
 const FINDS: &str = "print(open('/root/file').read(), end='')";
