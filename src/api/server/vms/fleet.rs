@@ -60,6 +60,11 @@ impl Vms {
         self.manager.is_started()
     }
 
+    /// Ends those that users keep, in order, and not only when the last of the server goes.
+    pub(in crate::api::server) async fn end_sessions(&self) {
+        self.sessions.end_all().await;
+    }
+
     /// How long a program may run that says nothing else, and all files may take that go in or come
     /// out.
     pub(super) fn time(&self) -> Duration {

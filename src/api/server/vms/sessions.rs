@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
 use super::lease::Lease;
@@ -87,6 +88,12 @@ impl Sessions {
     pub(super) async fn end(&self, session: &Session) {
         self.kept().remove(session.vm().id());
         session.lease.end().await;
+    }
+
+    /// Ends all of them.
+    pub(super) async fn end_all(&self) {
+        let all = std::mem::take(&mut *self.kept());
+        join_all(all.values().map(|session| session.lease.end())).await;
     }
 
     /// Takes the turn to run a program in a VM; none if another one runs.

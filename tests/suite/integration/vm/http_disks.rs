@@ -18,8 +18,8 @@ use crate::harness::vms::{assert_no_vm_left, hold, images};
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
 
 const LEAVES: &str = "open('/root/file', 'a').write('left\\n')";
-/// It has the disk written before it says so: without a journal, neither an `fsync` of the file nor one
-/// `sync` is enough.
+/// It has the disk written before it says so; twice, since the first has the file system's own data still
+/// in the disk's cache.
 const LEAVES_AND_SLEEPS: &str = "import os, time
 open('/root/file', 'a').write('left\\n')
 os.sync()
