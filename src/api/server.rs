@@ -242,6 +242,10 @@ impl Server {
             tracing::warn!("requests under way were given up");
         }
         clients.shutdown().await;
+        #[cfg(feature = "vm")]
+        if let Some(vms) = self.shared.vms.get() {
+            vms.end_sessions().await;
+        }
         Ok(())
     }
 

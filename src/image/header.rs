@@ -192,6 +192,13 @@ impl Header {
         self.check_tables(file_len)
     }
 
+    /// The same without the mark of an image that was not closed in order, which QEMU repairs when
+    /// it opens the image to write to it.
+    #[cfg(feature = "vm")]
+    pub(super) fn into_closed(self) -> Self {
+        Self { incompatible_features: self.incompatible_features & !DIRTY, ..self }
+    }
+
     /// Whether L2 entries are 128 bits wide and carry a bitmap of subclusters.
     #[must_use]
     pub fn extended_l2(&self) -> bool {

@@ -9,6 +9,8 @@ mod header;
 mod header_error;
 mod in_use;
 mod kind;
+#[cfg(feature = "vm")]
+mod layer;
 mod layout;
 mod overlay;
 
@@ -19,4 +21,8 @@ pub use header::{Bitmaps, CompressionType, Extensions, Header, READ_LIMIT};
 pub use header_error::HeaderError;
 pub use in_use::{InUse, in_use};
 pub use kind::Kind;
+#[cfg(feature = "vm")]
+pub(crate) use layer::Layer;
+#[cfg(feature = "vm")]
+pub use layer::LayerError;
 pub use overlay::{Extent, Format, Overlay, OverlayError, OverlayOptions, Profile, feature_name};

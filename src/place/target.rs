@@ -1,6 +1,8 @@
 //! Where a file shall be.
 
 use std::ffi::{OsStr, OsString};
+#[cfg(all(feature = "server", feature = "vm"))]
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -135,6 +137,18 @@ impl Spot {
 
     pub(super) fn name(&self) -> &OsStr {
         &self.name
+    }
+
+    /// Opens the file that is there for reading and writing; none if there is none. A symbolic link
+    /// isn't followed.
+    #[cfg(all(feature = "server", feature = "vm"))]
+    pub(crate) fn open_file(&self) -> io::Result<Option<File>> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match openat(&self.directory, &self.name, flags, Mode::empty()) {
+            Ok(file) => Ok(Some(file.into())),
+            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Whether something is there, if only a symbolic link that leads nowhere.

@@ -59,9 +59,9 @@ impl Autopsy {
         VmError::BootTimeout { vm: self.vm.clone(), after, said, log }
     }
 
-    /// That the host has no room for what the guest writes to its disk, in this directory.
-    pub(super) fn no_space(&self, directory: Option<&Path>) -> VmError {
-        let directory = directory.unwrap_or(Path::new(".")).to_owned();
+    /// That the host has no room for what the guest writes to this disk.
+    pub(super) fn no_space(&self, disk: &Path) -> VmError {
+        let directory = disk.parent().unwrap_or(Path::new(".")).to_owned();
         VmError::NoSpace { vm: self.vm.clone(), directory }
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::disk_error::DiskError;
 use super::guest::GuestError;
 use super::language::Language;
 use super::state::VmState;
@@ -72,6 +73,32 @@ pub enum VmError {
         user: String,
         /// Why not.
         reason: String,
+    },
+    /// A disk that the caller brings can't be used.
+    #[error(transparent)]
+    OwnDisk(#[from] DiskError),
+    /// A disk can't have this size.
+    #[error(
+        "a disk of {size} bytes: give {least} (those of its base image) to {most}, which is all that fits \
+         into the {limit_mib} MiB that it may take; raise these with disk_mib, --disk or OVERLAY_POOL_DISK"
+    )]
+    DiskSize {
+        /// What was asked for, in bytes.
+        size: u64,
+        /// The size of the base image's disk, in bytes.
+        least: u64,
+        /// The most that there may be, in bytes.
+        most: u64,
+        /// How much of the host's disk a VM's disk may take, in MiB.
+        limit_mib: u32,
+    },
+    /// A disk is kept that is the caller's anyway.
+    #[error("VM {vm}: its disk is {}, which stays there: copy it once the VM is destroyed", disk.display())]
+    NotKept {
+        /// The VM.
+        vm: String,
+        /// Its disk.
+        disk: PathBuf,
     },
     /// The pool gave no disk.
     #[error("no disk: {0}")]

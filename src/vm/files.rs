@@ -20,7 +20,7 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn open(
         machine: &Machine,
-        disk: &Path,
+        disk: File,
         beginning: Beginning<'_>,
     ) -> Result<Self, VmError> {
         let open = |what, path: &Path, reads: bool, writes: bool| {
@@ -39,7 +39,7 @@ impl Files {
             }
         };
         Ok(Self {
-            disk: open("disk", disk, true, true)?,
+            disk,
             base: read("base image", machine.base.path())?,
             kernel: read("kernel", &machine.kernel)?,
             initramfs: read("initramfs", &machine.initramfs)?,

@@ -13,7 +13,7 @@ use super::alive::{Alive, Phases, Start};
 use super::autopsy::Autopsy;
 use super::error::VmError;
 use super::execution::{Execution, Outcome, Output};
-use super::guest::{self, GuestError, Ran, Run, Stream};
+use super::guest::{GuestError, Ran, Run, Stream};
 use super::home::{Address, Home};
 use super::interpreter::Order;
 use super::keep;
@@ -102,16 +102,16 @@ impl Vm {
         self.lock_home().as_ref().map(Home::address)
     }
 
-    /// Its disk, until it is destroyed.
+    /// Its disk, until it is destroyed; the caller's, if it has one of those.
     #[must_use]
     pub fn disk(&self) -> Option<PathBuf> {
         Some(self.address()?.disk())
     }
 
-    /// Where its disk came from; none until it runs.
+    /// Where its disk came from; none until it runs, and none if it is the caller's.
     #[must_use]
     pub fn disk_source(&self) -> Option<Source> {
-        self.alive.get().map(|alive| alive.disk)
+        self.alive.get()?.disk
     }
 
     /// How it came to life; none until it has.
@@ -208,7 +208,7 @@ impl Vm {
         let mut guest = alive.guest.lock().await;
         let put = self.unless_full(alive, guest.put(path, mode, bytes, deadline)).await?;
         drop(guest);
-        self.judged(alive, put, busy).await
+        self.judged(alive, put, &busy).await
     }
 
     /// Reads a file of at most `limit` bytes from the guest.
@@ -222,7 +222,7 @@ impl Vm {
         let mut guest = alive.guest.lock().await;
         let file = self.unless_full(alive, guest.get(path, limit, deadline)).await?;
         drop(guest);
-        self.judged(alive, file, busy).await
+        self.judged(alive, file, &busy).await
     }
 
     /// Runs what the guest is told to; says whether its disk could not be written to, too.
@@ -242,11 +242,11 @@ impl Vm {
             let _ = guest.prepare(&start);
         }
         drop(guest);
-        let ran = self.judged(alive, ran, busy).await?;
+        let ran = self.judged(alive, ran, &busy).await?;
         Ok((ran, alive.qemu.disk_failed()))
     }
 
-    /// Waits for the guest; if the host has no room for what it writes, the VM is destroyed.
+    /// Waits for the guest, unless the VM is destroyed; if the host has no room for what it writes, it is.
     async fn unless_full<T>(
         &self,
         alive: &Alive,
@@ -255,10 +255,11 @@ impl Vm {
         tokio::select! {
             answer = asked => Ok(answer),
             () = alive.qemu.no_space() => {
-                let directory = self.directory();
+                let disk = self.disk().unwrap_or_default();
                 self.destroy().await;
-                Err(self.autopsy.no_space(directory.as_deref()))
+                Err(self.autopsy.no_space(&disk))
             }
+            () = self.destroyed() => Err(self.not_ready()),
         }
     }
 
@@ -274,13 +275,14 @@ impl Vm {
     pub(super) async fn keep_disk(&self, target: &Path) -> Result<(), VmError> {
         let failed = |source| VmError::File { what: "disk", path: target.to_owned(), source };
         try_target(target).map_err(failed)?;
-        let sync = guest::Start { arguments: vec!["sync".to_owned()], ..guest::Start::default() };
-        let deadline = Instant::now() + self.execute_timeout;
-        let run = Run { start: Some(&sync), code: &[], file: None, limit: 0, deadline };
-        let (output, _parts) = mpsc::channel(1);
-        self.ask(run, empty(), output).await?;
         let (busy, alive) = self.busy()?;
         let disk = self.disk().ok_or_else(|| self.not_ready())?;
+        if alive.disk.is_none() {
+            return Err(VmError::NotKept { vm: self.id().to_owned(), disk });
+        }
+        let deadline = Instant::now() + self.execute_timeout;
+        let settled = self.unless_full(alive, alive.settle(deadline)).await?;
+        self.judged(alive, settled, &busy).await?;
         alive.qemu.quit().await;
         let target = target.to_owned();
         let kept = tokio::task::spawn_blocking(move || keep::keep(&disk, &target)).await;
@@ -295,40 +297,42 @@ impl Vm {
         &self,
         alive: &Alive,
         result: Result<T, GuestError>,
-        busy: Busy<'_>,
+        _busy: &Busy<'_>,
     ) -> Result<T, VmError> {
-        let error = match result {
+        Err(match result {
             Ok(value) => return Ok(value),
             Err(_) if self.is_over() => self.not_ready(),
             Err(error @ (GuestError::Refused(_) | GuestError::TooLong { .. })) => {
-                return Err(self.autopsy.examine(&alive.qemu, error).await);
+                self.autopsy.examine(&alive.qemu, error).await
             }
             Err(error) => {
                 let error = self.autopsy.examine(&alive.qemu, error).await;
                 self.destroy().await;
                 error
             }
-        };
-        drop(busy);
-        Err(error)
+        })
     }
 
     fn is_over(&self) -> bool {
         matches!(self.state(), VmState::Destroying | VmState::Destroyed)
     }
 
-    /// Kills QEMU and removes the working directory.
+    /// Ends QEMU and removes the working directory.
     pub(super) async fn destroy(&self) {
         if self.enter(VmState::Destroying).is_err() {
             return;
         }
-        if let Some(alive) = self.alive.get() {
-            alive.qemu.kill().await;
+        let has_ended = match self.alive.get() {
+            Some(alive) => alive.end().await,
+            None => false,
+        };
+        if has_ended && let Some(home) = &*self.lock_home() {
+            home.give_back();
         }
         self.leave();
     }
 
-    /// Like [`destroy`](Self::destroy), without waiting for QEMU's end.
+    /// Like [`destroy`](Self::destroy), without waiting for QEMU's end: it is killed.
     pub(super) fn destroy_now(&self) {
         if self.enter(VmState::Destroying).is_err() {
             return;

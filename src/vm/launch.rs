@@ -1,6 +1,6 @@
 //! Bringing a machine to life on a disk: by resuming a saved state, or by booting.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::autopsy::Autopsy;
 use super::containment::Containment;
 use super::error::VmError;
 use super::guest::{Guest, GuestError, Start};
+use super::home::Address;
 use super::machine::{Beginning, Machine};
 use super::qemu::{Qemu, QemuError};
 use super::states::{Draft, SavedState};
@@ -21,8 +22,10 @@ const RESUMED: Duration = Duration::from_secs(20);
 /// What a machine is brought to life with.
 #[derive(Clone, Debug)]
 pub(super) struct Launch {
-    pub(super) disk: PathBuf,
+    pub(super) address: Address,
     pub(super) containment: Arc<Containment>,
+    /// How many bytes the disk shall have, if more than its base image.
+    pub(super) disk: Option<u64>,
     /// How long the guest may take to boot.
     pub(super) patience: Duration,
     /// The interpreter that is started as soon as the guest is renewed.
@@ -45,8 +48,15 @@ impl Launch {
         let Self { autopsy, patience, .. } = self;
         let begin = Instant::now();
         let deadline = begin + *patience;
-        let start = Qemu::start(machine, &self.disk, Beginning::Boot, &self.containment, deadline);
-        let (qemu, stream) = start.await.map_err(|error| autopsy.stillborn(error, *patience))?;
+        let disk = self.address.open_disk()?;
+        let start = Qemu::start(machine, disk, Beginning::Boot, &self.containment, deadline);
+        let started = async {
+            let (qemu, stream) = start.await?;
+            qemu.grow(self.fresh()).await?;
+            Ok((qemu, stream))
+        };
+        let started: Result<_, QemuError> = started.await;
+        let (qemu, stream) = started.map_err(|error| autopsy.stillborn(error, *patience))?;
         let spawn = begin.elapsed();
         let mut guest = Guest::new(stream);
         match self.unless_full(&qemu, guest.begun(deadline)).await? {
@@ -85,7 +95,8 @@ impl Launch {
         };
         let files = state.files();
         let beginning = Beginning::Resume(&files);
-        let start = Qemu::start(machine, &self.disk, beginning, &self.containment, deadline);
+        let disk = self.address.open_disk()?;
+        let start = Qemu::start(machine, disk, beginning, &self.containment, deadline);
         let (sound, started) = tokio::join!(sound, start);
         if !sound {
             return unusable(&"it is damaged");
@@ -99,7 +110,8 @@ impl Launch {
         let spawn = begin.elapsed();
         let loaded = async {
             qemu.load().await?;
-            qemu.go_on().await
+            qemu.go_on().await?;
+            qemu.grow(self.fresh()).await
         };
         match timeout_at(deadline, loaded).await {
             Ok(Ok(())) => {}
@@ -115,8 +127,17 @@ impl Launch {
                 Ok(Some(Launched { qemu, guest, phases }))
             }
             Err(error @ GuestError::Silent(_)) => late(&error),
+            // Nor is it for it that the guest's file system can't grow.
+            Err(error @ GuestError::Refused(_)) if self.disk.is_some() => {
+                Err(self.autopsy.examine(&qemu, error).await)
+            }
             Err(error) => unusable(&error),
         }
+    }
+
+    /// What a fresh disk is to be made; a caller's has its size.
+    fn fresh(&self) -> Option<u64> {
+        self.disk.filter(|_| !self.address.is_own())
     }
 
     /// Waits for the guest, unless the host has no room for what it writes: it stands still then.
@@ -127,14 +148,14 @@ impl Launch {
     ) -> Result<T, VmError> {
         tokio::select! {
             answer = asked => Ok(answer),
-            () = qemu.no_space() => Err(self.autopsy.no_space(self.disk.parent())),
+            () = qemu.no_space() => Err(self.autopsy.no_space(&self.address.disk())),
         }
     }
 
     /// Makes the guest one of its own, and has its interpreter start.
     async fn renew(&self, guest: &mut Guest, deadline: Instant) -> Result<Duration, GuestError> {
         let begin = Instant::now();
-        guest.renew(&self.autopsy.vm)?;
+        guest.renew(&self.autopsy.vm, self.disk)?;
         if let Some(interpreter) = &self.interpreter {
             guest.prepare(interpreter)?;
         }
@@ -147,7 +168,7 @@ impl Launch {
 /// has begun, before anything has written to the disk.
 pub(super) async fn save(
     machine: &Machine,
-    disk: &Path,
+    disk: File,
     draft: &Draft,
     containment: &Containment,
     patience: Duration,

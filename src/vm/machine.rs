@@ -15,6 +15,9 @@ const TRANSLATIONS_MIB: u64 = 256;
 /// What QEMU needs beside, the kernel that it loads included.
 const QEMU_MIB: u64 = 256;
 
+/// What QEMU calls the guest's disk.
+pub(super) const DISK: &str = "disk";
+
 /// A kind of machine: all that VMs of one base image share.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
@@ -93,7 +96,7 @@ impl Machine {
         // The backing file is what we say, whatever the disk's header says.
         add("-blockdev", self.base_node(files.base));
         add("-blockdev", disk_node(files.disk));
-        add("-device", "virtio-blk-pci,drive=disk".to_owned());
+        add("-device", format!("virtio-blk-pci,drive={DISK}"));
         add("-chardev", format!("socket,id=qmp,fd={qmp}"));
         add("-mon", "chardev=qmp,mode=control".to_owned());
         add("-device", "virtio-serial-pci,max_ports=2".to_owned());
@@ -158,7 +161,7 @@ impl Machine {
 fn disk_node(fd: RawFd) -> String {
     let node = json!({
         "driver": Format::Qcow2.as_str(),
-        "node-name": "disk",
+        "node-name": DISK,
         "backing": "base",
         "file": { "driver": "file", "filename": in_set(fd) },
     });

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use super::PREFIX;
 use super::alive::Alive;
 use super::containment::Measure;
+use super::disk::{VmDisk, grown};
 use super::error::VmError;
 use super::handle::Vm;
 use super::home::Home;
@@ -172,12 +174,66 @@ impl VmManager {
         tenant_id: &str,
         task_id: &str,
     ) -> Result<Arc<Vm>, VmError> {
+        self.create_vm_with(VmDisk::Pooled, language, tenant_id, task_id).await
+    }
+
+    /// Like [`create_vm`](Self::create_vm), with a disk that the caller chooses.
+    ///
+    /// A disk from the pool may be larger than its base image ([`VmDisk::Sized`]), whether the VM waited,
+    /// is resumed or boots.
+    ///
+    /// On a disk that the caller has ([`VmDisk::Own`]) the VM boots, which takes its time: what waits or
+    /// was saved knows a fresh disk, and another would be damaged, as that would be. What the VM changes
+    /// stays in the disk, wherever the VM ends: [`destroy_vm`](Self::destroy_vm) and
+    /// [`stop`](Self::stop) have the guest write all that it holds before. If it is killed, the disk is as
+    /// after a power failure.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use overlay_pool::vm::{Language, OwnDisk, VmManager, VmSettings};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let manager = VmManager::new(VmSettings::from_env()?);
+    /// # manager.start().await?;
+    /// let disk = OwnDisk::at("/home/me/kept.qcow2"); // as keep_disk left it
+    /// let vm = manager.create_vm_with(disk, Language::PYTHON, "tenant", "task").await?;
+    /// vm.execute("open('/root/runs', 'a').write('one more\n')", None).await?;
+    /// manager.destroy_vm(&vm).await; // the disk has it
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create_vm`](Self::create_vm), [`VmError::DiskSize`], and [`VmError::OwnDisk`] if the
+    /// disk is no overlay of the language's base image, or another process uses it.
+    pub async fn create_vm_with(
+        &self,
+        disk: impl Into<VmDisk>,
+        language: Language,
+        tenant_id: &str,
+        task_id: &str,
+    ) -> Result<Arc<Vm>, VmError> {
         let ids = (check_id("tenant", tenant_id)?, check_id("task", task_id)?);
         let started = self.started()?;
         let (machine, marks) = started.workshop.machine(language).await?;
+        let base = machine.base.virtual_size();
+        let (own, size) = match disk.into() {
+            VmDisk::Pooled => (None, None),
+            VmDisk::Sized(size) => (None, grown(size, base, &self.settings)?),
+            VmDisk::Own(disk) => {
+                let own = started.workshop.attach(disk, &machine).await?;
+                let size = own.virtual_size;
+                (Some(own), Some(size).filter(|size| *size > base))
+            }
+        };
         let _launch = started.launches.read().await;
-        while let Some(mut member) = started.warm.take(language, &marks) {
-            match member.alive.wake(&member.home.address().id).await {
+        while own.is_none()
+            && let Some(mut member) = started.warm.take(language, &marks)
+        {
+            match member.alive.wake(&member.home.address().id, size).await {
                 Ok(()) => {
                     return self.hand_over(&started, language, ids, member.home, member.alive);
                 }
@@ -186,12 +242,12 @@ impl VmManager {
                 }
             }
         }
-        let home = started.workshop.home(Some(self.slot(&started).await?))?;
+        let home = started.workshop.home(Some(self.slot(&started).await?), own)?;
         let creation = self.register(&started, language, ids, home)?;
         let vm = &creation.vm;
         vm.enter(VmState::Booting)?;
         let alive = tokio::select! {
-            alive = bring_up(&started, vm, &machine) => alive?,
+            alive = bring_up(&started, vm, &machine, size) => alive?,
             () = vm.destroyed() => return Err(vm.not_ready()),
         };
         vm.live(alive)?;
@@ -259,7 +315,9 @@ impl VmManager {
         self.started().map(|started| started.warm.stats(language)).unwrap_or_default()
     }
 
-    /// Destroys a VM: when this returns, its QEMU has ended and its working directory is gone.
+    /// Destroys a VM: when this returns, its QEMU has ended and its working directory is gone. A disk
+    /// that is the caller's has all that the guest wrote by then, if the guest does as it is told within
+    /// half a minute.
     /// Does nothing if it is destroyed already.
     pub async fn destroy_vm(&self, vm: &Vm) {
         vm.destroy().await;
@@ -279,7 +337,7 @@ impl VmManager {
     /// # Errors
     ///
     /// [`VmError::File`] if something is at the target, or the disk can't be moved there;
-    /// those of [`Vm::execute`].
+    /// [`VmError::NotKept`] if the disk is the caller's; those of [`Vm::execute`].
     pub async fn keep_disk(&self, vm: &Vm, target: &Path) -> Result<(), VmError> {
         let kept = vm.keep_disk(target).await;
         if vm.state() == VmState::Destroyed {
@@ -296,9 +354,8 @@ impl VmManager {
         started.filling.lock().await.shutdown().await;
         started.warm.end().await;
         let vms: Vec<Arc<Vm>> = std::mem::take(&mut *self.vms()).into_values().collect();
-        for vm in vms {
-            vm.destroy().await;
-        }
+        // All at once: those on their callers' disks take a while.
+        join_all(vms.iter().map(|vm| vm.destroy())).await;
         let _no_launch = started.launches.write().await;
         started.workshop.pool.stop().await;
     }
@@ -329,10 +386,15 @@ impl VmManager {
     }
 }
 
-async fn bring_up(started: &Started, vm: &Vm, machine: &Machine) -> Result<Alive, VmError> {
+async fn bring_up(
+    started: &Started,
+    vm: &Vm,
+    machine: &Machine,
+    size: Option<u64>,
+) -> Result<Alive, VmError> {
     let address = vm.address().ok_or_else(|| vm.not_ready())?;
     let interpreter = vm.language().interpreter().start_at_once();
-    started.workshop.bring_up(&address, machine, interpreter).await
+    started.workshop.bring_up(&address, machine, size, interpreter).await
 }
 
 impl Drop for VmManager {

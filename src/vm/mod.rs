@@ -3,9 +3,10 @@
 //! [`VmManager`] takes each VM's disk from an [`OverlayPool`](crate::OverlayPool), starts QEMU on
 //! it, and [`Vm::execute`] runs code in the guest through the supervisor that is its PID 1. A VM is
 //! resumed from a state that was saved once for its base image, if that is possible, and booted
-//! otherwise. As many as [`VmSettings::warm`] says wait for code, their interpreter started.
+//! otherwise. As many as [`VmSettings::warm`] says wait for code, their interpreter started. On a
+//! disk that its caller has ([`VmDisk`]) a VM boots, and what it changes stays.
 //!
-//! A VM has no network, and nothing of the host but its disk, which is its own. Its QEMU process
+//! A VM has no network, and nothing of the host but its disk, which no other has. Its QEMU process
 //! dies with the process that started it.
 
 mod accelerator;
@@ -13,6 +14,8 @@ mod alive;
 mod autopsy;
 mod console;
 mod containment;
+mod disk;
+mod disk_error;
 mod error;
 mod execution;
 mod files;
@@ -32,6 +35,7 @@ mod launch;
 mod machine;
 mod manager;
 mod newest;
+mod own_disk;
 mod private_file;
 mod program;
 mod qemu;
@@ -51,6 +55,8 @@ pub const DRAFT_PREFIX: &str = "draft-";
 pub use accelerator::Accelerator;
 pub use alive::{Phases, Start};
 pub use containment::{Measure, containment, sweep_cgroups};
+pub use disk::VmDisk;
+pub use disk_error::{DiskError, Unfit};
 pub use error::VmError;
 pub use execution::{End, Execution, Outcome, Output};
 pub use guest::{GuestError, Stream};
@@ -60,6 +66,7 @@ pub use language::Language;
 pub use languages::{Languages, UnknownLanguage};
 pub use languages_file::LanguagesError;
 pub use manager::VmManager;
+pub use own_disk::OwnDisk;
 pub use program::Program;
 pub use settings::VmSettings;
 pub use state::VmState;

@@ -1,9 +1,9 @@
 //! One QEMU process.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::console::Tail;
 use super::containment::{Cgroup, Containment};
 use super::error::VmError;
 use super::files::Files;
-use super::machine::{Beginning, Machine, Wiring, in_set};
+use super::machine::{Beginning, DISK, Machine, Wiring, in_set};
 use crate::process;
 use crate::qmp::{Qmp, QmpError};
 
@@ -87,7 +87,7 @@ impl Qemu {
     /// guest's supervisor.
     pub(super) async fn start(
         machine: &Machine,
-        disk: &Path,
+        disk: File,
         beginning: Beginning<'_>,
         containment: &Containment,
         deadline: Instant,
@@ -162,6 +162,16 @@ impl Qemu {
         self.migrate("migrate-incoming").await
     }
 
+    /// Has the disk, which is a fresh overlay, get so many bytes, if it shall have more. The guest has to
+    /// run: that of one that was only just loaded is inactive.
+    pub(super) async fn grow(&self, disk: Option<u64>) -> Result<(), QemuError> {
+        if let Some(size) = disk {
+            let disk = json!({ "node-name": DISK, "size": size });
+            self.qmp.execute("block_resize", &disk).await?;
+        }
+        Ok(())
+    }
+
     /// Has the guest stand still.
     pub(super) async fn stop(&self) -> Result<(), QemuError> {
         self.qmp.execute("stop", &json!({})).await?;
@@ -218,20 +228,18 @@ impl Qemu {
         self.heard.has_changed().is_ok()
     }
 
-    /// Kills QEMU, waits for its end, and says how it ended.
-    pub(super) async fn kill(&self) -> String {
-        let Some(mut process) = self.take() else { return "killed before".to_owned() };
+    /// Kills QEMU, waits for its end, and says how it ended, unless that takes long.
+    pub(super) async fn kill(&self) -> Option<String> {
+        let Some(mut process) = self.take() else { return Some("killed before".to_owned()) };
         let _ = process.child.start_kill();
-        process.end().await.unwrap_or_else(|| "it doesn't end".to_owned())
+        process.end().await
     }
 
-    /// Has QEMU write what it holds of the disk, and end.
-    pub(super) async fn quit(&self) {
+    /// Has QEMU write what it holds of the disk, and end; says whether it has.
+    pub(super) async fn quit(&self) -> bool {
         // The connection may end before the answer comes.
         let _ = timeout(END, self.qmp.execute("quit", &json!({}))).await;
-        if self.end().await.is_none() {
-            self.kill().await;
-        }
+        self.end().await.is_some() || self.kill().await.is_some()
     }
 
     /// Kills QEMU, without waiting for its end.

@@ -239,6 +239,32 @@ impl VmSettings {
         cpus.ok_or_else(|| "give a number of processors from 1 to 255".to_owned())
     }
 
+    /// How many bytes a guest's disk may have at most, so that all of it can be written within
+    /// [`disk_mib`](Self::disk_mib): an overlay's own tables take some of that too.
+    #[must_use]
+    pub fn largest_disk(&self) -> u64 {
+        largest(self.disk_mib)
+    }
+
+    /// The least [`disk_mib`](Self::disk_mib) within which all of a guest's disk of so many bytes can be
+    /// written.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use overlay_pool::vm::VmSettings;
+    ///
+    /// let disk_mib = VmSettings::disk_mib_for(4 << 30);
+    /// assert!(VmSettings { disk_mib, ..VmSettings::default() }.largest_disk() >= 4 << 30);
+    /// ```
+    #[must_use]
+    pub fn disk_mib_for(size: u64) -> u32 {
+        let mib = size.div_ceil(1 << 20).saturating_add(TABLES_MIB);
+        let mib = u32::try_from(mib.saturating_add(mib / 1000)).unwrap_or(u32::MAX);
+        // Rounded down on the way back.
+        mib.saturating_add(1)
+    }
+
     /// What the pool of the VMs' disks is told.
     pub(super) fn pool(&self) -> PoolConfig {
         PoolConfig {
@@ -250,11 +276,36 @@ impl VmSettings {
     }
 }
 
+/// What an empty overlay takes, and its tables beyond their share, in MiB.
+const TABLES_MIB: u64 = 16;
+/// The share of an overlay that its tables take at most: of an entry of 16 bytes and a count of 2 for
+/// each 128 KiB, it is less.
+const TABLES: u64 = 1024;
+
+/// The most bytes of a guest's disk that can be written within a limit.
+fn largest(limit_mib: u32) -> u64 {
+    let mib = u64::from(limit_mib).saturating_sub(TABLES_MIB);
+    (mib << 20) / TABLES * (TABLES - 1)
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    /// All that fits into our guest images does by default, and a limit that is reckoned is enough.
+    #[rstest]
+    fn what_a_disk_may_have_fits_its_limit() {
+        assert!(VmSettings::default().largest_disk() >= 1 << 30);
+        for size in [0, 1, 1 << 20, (1 << 30) + 1, 4 << 30, 1 << 40] {
+            let limit = VmSettings::disk_mib_for(size);
+            assert!(largest(limit) >= size, "{size}: {limit}");
+            assert!(u64::from(limit) << 20 <= size + size / 500 + (20 << 20), "{size}: {limit}");
+        }
+        assert_eq!(VmSettings::disk_mib_for(u64::MAX), u32::MAX);
+        assert_eq!(largest(0), 0);
+    }
 
     fn from(variable: &str, value: &str) -> Result<VmSettings, SettingsError> {
         VmSettings::from_variables("/default".into(), |name| {

@@ -259,14 +259,14 @@ impl Warm {
             return Ok(None);
         }
         let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return Ok(None) };
-        let home = workshop.home(Some(slot))?;
+        let home = workshop.home(Some(slot), None)?;
         let address = home.address();
         let interpreter = language.interpreter().start_to_rehearse();
-        let mut alive = workshop.bring_up(&address, &machine, interpreter).await?;
+        let mut alive = workshop.bring_up(&address, &machine, None, interpreter).await?;
         let autopsy = workshop.autopsy(&address.id);
         let rehearsed = tokio::select! {
             rehearsed = rehearse(alive.guest.get_mut(), language) => rehearsed,
-            () = alive.qemu.no_space() => return Err(autopsy.no_space(Some(&address.path))),
+            () = alive.qemu.no_space() => return Err(autopsy.no_space(&address.disk())),
         };
         if let Err(error) = rehearsed {
             return Err(autopsy.examine(&alive.qemu, error).await);

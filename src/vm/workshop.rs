@@ -23,6 +23,7 @@ use super::images;
 use super::language::Language;
 use super::launch::{self, Launch, Launched};
 use super::machine::Machine;
+use super::own_disk::{Attached, OwnDisk};
 use super::settings::VmSettings;
 use super::states::{SavedState, SavedStates};
 use crate::image::{BaseImage, BaseRef, References};
@@ -90,8 +91,23 @@ impl Workshop {
     }
 
     /// A new working directory.
-    pub(super) fn home(&self, slot: Option<OwnedSemaphorePermit>) -> Result<Home, VmError> {
-        Home::new(&self.settings.dir, slot)
+    pub(super) fn home(
+        &self,
+        slot: Option<OwnedSemaphorePermit>,
+        own: Option<Attached>,
+    ) -> Result<Home, VmError> {
+        Home::new(&self.settings.dir, slot, own)
+    }
+
+    /// Takes a caller's disk for a machine. Nobody else waits for its filesystem.
+    pub(super) async fn attach(
+        &self,
+        disk: OwnDisk,
+        machine: &Machine,
+    ) -> Result<Attached, VmError> {
+        let (base, limit_mib) = (machine.base.clone(), self.settings.disk_mib);
+        let attached = spawn_blocking(move || disk.attach(&base, limit_mib)).await;
+        Ok(attached.map_err(|panic| self.failed(panic))??)
     }
 
     /// The machine that runs a language's code, as its files are now, and their marks. Nobody else
@@ -116,34 +132,43 @@ impl Workshop {
         marks.unwrap_or_else(|panic| Err(self.failed(panic)))
     }
 
-    /// Brings a machine to life on a fresh disk: resumed if it can be, else booted. As soon as it is
-    /// one of its own, an interpreter starts.
+    /// Brings a machine to life: on a fresh disk resumed if it can be, else booted, as on a caller's
+    /// disk, since what a state knows of its disk is that of a fresh one. As soon as it is one of its own,
+    /// an interpreter starts.
     pub(super) async fn bring_up(
         &self,
         address: &Address,
         machine: &Machine,
+        size: Option<u64>,
         interpreter: Option<guest::Start>,
     ) -> Result<Alive, VmError> {
-        let disk = address.furnish(&self.pool, machine.base.path()).await?;
+        let disk = if address.is_own() {
+            None
+        } else {
+            Some(address.furnish(&self.pool, machine.base.path()).await?)
+        };
         let launch = Launch {
-            disk: address.disk(),
+            address: address.clone(),
+            disk: size,
             containment: Arc::clone(&self.containment),
             patience: self.settings.boot_timeout,
             interpreter,
             autopsy: self.autopsy(&address.id),
         };
         let resumed = match &self.saved {
-            Some(saved) => self.resume(saved, machine, &launch).await?,
-            None => None,
+            Some(saved) if disk.is_some() => self.resume(saved, machine, &launch).await?,
+            _ => None,
         };
         let (launched, start) = match resumed {
             Some(launched) => (launched, Start::Resumed),
             None => (launch.boot(machine).await?, Start::Booted),
         };
-        let phases = Phases { overlay: disk.elapsed, ..launched.phases };
+        let overlay = disk.map(|disk| disk.elapsed).unwrap_or_default();
+        let phases = Phases { overlay, ..launched.phases };
         tracing::info!(vm = address.id, ?start, ?phases, "ready");
         let (qemu, guest) = (launched.qemu, launched.guest.into());
-        Ok(Alive { qemu, guest, disk: disk.source, start, phases })
+        let disk = disk.map(|disk| disk.source);
+        Ok(Alive { qemu, guest, disk, start, phases })
     }
 
     /// Resumes the machine's saved state; none if there is none, or none that is of use.
@@ -215,14 +240,15 @@ impl Workshop {
         key: &Value,
     ) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let home = self.home(None).map_err(|error| text(&error))?;
+        let home = self.home(None, None).map_err(|error| text(&error))?;
         let address = home.address();
         let disk = address.furnish(&self.pool, machine.base.path()).await;
         disk.map_err(|error| text(&error))?;
         let draft = saved.states.begin().map_err(|error| text(&error))?;
         tracing::info!(base = %machine.base.path().display(), "boots once, to save its state");
-        let (disk, patience) = (address.disk(), self.settings.boot_timeout);
-        let booted = launch::save(machine, &disk, &draft, &self.containment, patience).await;
+        let (disk, patience) = (address.open_disk(), self.settings.boot_timeout);
+        let disk = disk.map_err(|error| text(&error))?;
+        let booted = launch::save(machine, disk, &draft, &self.containment, patience).await;
         booted.map_err(|error| format!("{error:?}"))?;
         // The files may have been replaced while it booted.
         if self.key(saved, machine).await.map_err(|error| text(&error))? != *key {

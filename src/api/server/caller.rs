@@ -114,6 +114,13 @@ impl Caller {
         })
     }
 
+    /// The same caller, for something that is looked at before the request itself: with that it isn't
+    /// done.
+    #[cfg(feature = "vm")]
+    pub(super) fn ahead(&self) -> Self {
+        Self { outcome: Outcome::default(), ..self.clone() }
+    }
+
     /// Takes a turn for what leaves nothing to undo.
     pub(super) async fn look<T: Send + 'static>(
         self,

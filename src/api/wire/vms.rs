@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "server")]
 use utoipa::ToSchema;
 
-use super::{Problem, Source};
+use super::{Label, Problem, Source, given, whole};
 
 /// What code is written in, which chooses the VM's base image and what runs the code: `python`,
 /// `javascript`, `raw` for the guest's own shell, or another that the server is configured with.
@@ -51,6 +51,22 @@ pub struct ProgramLimits {
 pub struct ExecuteRequest {
     /// What the code is written in.
     pub language: Language,
+    /// The id of a disk of the user's own (`/v1/disks`) that the VM shall have, and that it leaves: an
+    /// overlay of the language's base image. The VM boots.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(
+        value_type = String, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
+        example = "vm-17",
+    ))]
+    pub disk: Option<Label>,
+    /// The size of the VM's disk in bytes: the base image's by default, and never smaller. A `disk` has
+    /// its own.
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "server",
+        schema(minimum = 0, maximum = 4_503_599_627_370_496_i64, example = 4_294_967_296_u64)
+    )]
+    pub virtual_size: Option<u64>,
     /// The code.
     #[cfg_attr(feature = "server", schema(example = "print('hello from pool')"))]
     pub code: String,
@@ -109,11 +125,13 @@ pub struct RunRequest {
 }
 
 impl ExecuteRequest {
-    /// The language, and the rest.
+    /// What VM it is for, and the rest.
     #[must_use]
-    pub fn split(self) -> (Language, RunRequest) {
-        let Self { language, code, name, arguments, environment, stdin, files, limits } = self;
-        (language, RunRequest { code, name, arguments, environment, stdin, files, limits })
+    pub fn split(self) -> (VmRequest, RunRequest) {
+        let Self { language, disk, virtual_size, .. } = self;
+        let vm = VmRequest { language, idle_seconds: None, disk, virtual_size };
+        let Self { code, name, arguments, environment, stdin, files, limits, .. } = self;
+        (vm, RunRequest { code, name, arguments, environment, stdin, files, limits })
     }
 }
 
@@ -121,9 +139,19 @@ impl RunRequest {
     /// The same for a VM that is made for it.
     #[must_use]
     pub fn of(self, language: impl Into<Language>) -> ExecuteRequest {
-        let language = language.into();
         let Self { code, name, arguments, environment, stdin, files, limits } = self;
-        ExecuteRequest { language, code, name, arguments, environment, stdin, files, limits }
+        ExecuteRequest {
+            language: language.into(),
+            disk: None,
+            virtual_size: None,
+            code,
+            name,
+            arguments,
+            environment,
+            stdin,
+            files,
+            limits,
+        }
     }
 }
 
@@ -174,6 +202,10 @@ pub struct VmInfo {
     /// After how many seconds without a program it is destroyed.
     #[cfg_attr(feature = "server", schema(example = 300.0))]
     pub idle_seconds: f64,
+    /// The id of its user's disk that it has, if it has one of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>, example = "vm-17"))]
+    pub disk: Option<Label>,
 }
 
 /// What VM is to be made and kept.
@@ -191,6 +223,22 @@ pub struct VmRequest {
         schema(exclusive_minimum = 0, maximum = 86_400, example = 300.0)
     )]
     pub idle_seconds: Option<f64>,
+    /// The id of a disk of the user's own (`/v1/disks`) that the VM shall have, and that it leaves: an
+    /// overlay of the language's base image. The VM boots.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(
+        value_type = String, pattern = r"^[0-9A-Za-z][0-9A-Za-z._:@-]{0,127}$",
+        example = "vm-17",
+    ))]
+    pub disk: Option<Label>,
+    /// The size of the VM's disk in bytes: the base image's by default, and never smaller. A `disk` has
+    /// its own.
+    #[serde(default, deserialize_with = "whole", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "server",
+        schema(minimum = 0, maximum = 4_503_599_627_370_496_i64, example = 4_294_967_296_u64)
+    )]
+    pub virtual_size: Option<u64>,
 }
 
 /// Bytes, as text if they are UTF-8.
@@ -249,8 +297,9 @@ pub enum Event {
         vm: String,
         /// How it came to life.
         start: VmStart,
-        /// Where its disk came from.
-        disk: Source,
+        /// Where its disk came from; left out if it is one of its user's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<Source>,
         /// How long each part of its creation took.
         seconds: PhaseSeconds,
     },

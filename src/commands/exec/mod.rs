@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use overlay_pool::api::{Client, Running};
 use overlay_pool::place::try_target;
-use overlay_pool::vm::{Accelerator, End, Language, Outcome, VmManager, VmSettings};
+use overlay_pool::vm::{
+    Accelerator, End, Language, Outcome, OwnDisk, VmDisk, VmManager, VmSettings,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::Exit;
@@ -48,7 +50,8 @@ Examples:
   overlay-pool exec python -c \"print('hello from pool')\"
   overlay-pool exec js script.js one two < data
   echo 'print(6 * 7)' | overlay-pool exec python
-  overlay-pool exec --accel tcg --json --timeout 10 python script.py";
+  overlay-pool exec --accel tcg --json --timeout 10 python script.py
+  overlay-pool exec --keep work.qcow2 python first.py; overlay-pool exec --on work.qcow2 python next.py";
 
 /// Run code in a VM that boots on a pooled overlay.
 #[derive(Debug, clap::Args)]
@@ -97,14 +100,22 @@ pub(super) struct Exec {
     /// Keep the VM's disk as this file, which must not exist.
     #[arg(long, value_name = "DISK")]
     keep: Option<PathBuf>,
+    /// The size of the VM's disk, as in 4GiB: the base image's by default, and never smaller. Without
+    /// --disk the VM's disk may take as much of the host's as that needs.
+    #[arg(long, value_parser = arguments::size, allow_negative_numbers = true)]
+    size: Option<u64>,
+    /// Run it on this disk, which --keep left, or `create` made of the language's base image. What the
+    /// code changes stays in it. The VM boots.
+    #[arg(long, value_name = "DISK")]
+    on: Option<PathBuf>,
     /// Print one JSON object: what the program wrote, how it ended, and the seconds of each phase.
     #[arg(long)]
     json: bool,
 }
 
 /// Options that say what a VM of this process shall be.
-const OF_OWN_VMS: [&str; 7] =
-    ["interpreters", "memory", "cpus", "disk", "accel", "no_resume", "keep"];
+const OF_OWN_VMS: [&str; 9] =
+    ["interpreters", "memory", "cpus", "disk", "size", "accel", "no_resume", "keep", "on"];
 
 /// Refuses a target that no disk can be kept at, before code runs for it.
 fn expect_room_for(target: &Path) -> Result<(), Failure> {
@@ -121,6 +132,7 @@ impl Exec {
     pub(super) fn run(self) -> Result<Answer, Failure> {
         let settings = arguments::vm_settings()?;
         let settings = arguments::with_interpreters(settings, self.interpreters.as_deref())?;
+        self.expect_one_disk()?;
         if let Some(target) = &self.keep {
             expect_room_for(target)?;
         }
@@ -151,14 +163,31 @@ impl Exec {
         Ok(Answer { code, ..Answer::default() })
     }
 
+    /// Refuses what is said of a new disk, for one that is there.
+    fn expect_one_disk(&self) -> Result<(), Failure> {
+        let Some(disk) = self.on.as_ref().map(|disk| disk.display()) else { return Ok(()) };
+        let (cause, advice) = if self.keep.is_some() {
+            (
+                format!("--keep with --on: what is changed stays in {disk}"),
+                "leave --keep out, and copy the disk afterwards",
+            )
+        } else if self.size.is_some() {
+            (format!("--size with --on: {disk} has its size"), "leave --size out")
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(Exit::Usage, cause, advice))
+    }
+
     fn settings(&self, settings: VmSettings) -> VmSettings {
+        let needed = self.size.map(VmSettings::disk_mib_for).unwrap_or_default();
         VmSettings {
             execute_timeout: self.timeout.unwrap_or(settings.execute_timeout),
             accelerator: self.accel.unwrap_or(settings.accelerator),
             resume: settings.resume && !self.no_resume,
             memory_mib: self.memory.or(settings.memory_mib),
             cpus: self.cpus.unwrap_or(settings.cpus),
-            disk_mib: self.disk.unwrap_or(settings.disk_mib),
+            disk_mib: self.disk.unwrap_or(settings.disk_mib.max(needed)),
             ..settings
         }
     }
@@ -180,6 +209,8 @@ impl Exec {
             || self.disk.is_some()
             || self.accel.is_some()
             || self.keep.is_some()
+            || self.on.is_some()
+            || self.size.is_some()
             || self.no_resume
             || self.language(settings).is_ok_and(|found| !Language::BUILT_IN.contains(&found))
             || arguments::variable("OVERLAY_POOL_IMAGES").is_some();
@@ -212,7 +243,13 @@ impl Exec {
             return Ok((outcome, Whose::Servers));
         }
         let language = self.language(settings)?;
-        let outcome = own::run(manager, language, job, &mut outputs, self.keep.as_deref()).await?;
+        let disk = match (&self.on, self.size) {
+            (Some(disk), _) => OwnDisk::at(disk).into(),
+            (None, Some(size)) => VmDisk::Sized(size),
+            (None, None) => VmDisk::Pooled,
+        };
+        let keep = self.keep.as_deref();
+        let outcome = own::run(manager, language, job, &mut outputs, disk, keep).await?;
         Ok((outcome, Whose::Own))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_pool::vm::{
-    End, Language, Outcome, Program, Start, Stream, Vm, VmError, VmManager, VmSettings,
+    End, Language, Outcome, Program, Start, Stream, Vm, VmDisk, VmError, VmManager, VmSettings,
 };
 use tokio::io::{AsyncRead, empty};
 use tokio::sync::mpsc;
@@ -23,12 +23,13 @@ const SOON: Duration = Duration::from_secs(2);
 /// How much output may wait to be written, in parts.
 const PARTS: usize = 16;
 
-/// Runs it in a VM that is destroyed afterwards; its disk may be kept.
+/// Runs it in a VM that is destroyed afterwards; its disk may be kept, or have been there before.
 pub(super) async fn run(
     manager: &VmManager,
     language: Language,
     job: &Job,
     outputs: &mut Outputs,
+    disk: VmDisk,
     keep: Option<&Path>,
 ) -> Result<Outcome, Failure> {
     let settings = manager.settings();
@@ -36,10 +37,11 @@ pub(super) async fn run(
         trusted::expect(directory, Exit::NotRun)?;
     }
     manager.start_for(language).await?;
-    let vm = create(manager, language).await?;
+    let vm = create(manager, language, disk).await?;
     let outcome = pass_on(&vm, job, outputs).await?;
     outputs.tell(language.as_str(), &Facts::of(&vm), &outcome)?;
-    if manager.settings().resume && vm.start() == Some(Start::Booted) {
+    let could_resume = manager.settings().resume && vm.disk_source().is_some();
+    if could_resume && vm.start() == Some(Start::Booted) {
         // Where standard error is closed, there is nobody to tell.
         let _ = writeln!(
             io::stderr(),
@@ -64,14 +66,18 @@ pub(super) fn settings(settings: VmSettings) -> VmSettings {
 }
 
 /// Makes the VM; a person who waits for long is told why.
-async fn create(manager: &VmManager, language: Language) -> Result<Arc<Vm>, Failure> {
-    let create = manager.create_vm(language, "cli", "exec");
+async fn create(manager: &VmManager, language: Language, disk: VmDisk) -> Result<Arc<Vm>, Failure> {
+    let later = match disk {
+        VmDisk::Own(_) => "as it does on a disk of yours",
+        _ => "once it has, later ones resume its state",
+    };
+    let create = manager.create_vm_with(disk, language, "cli", "exec");
     tokio::pin!(create);
     let told = io::stderr().is_terminal();
     let created = tokio::select! {
         created = &mut create => created,
         () = sleep(SOON), if told => {
-            eprintln!("overlay-pool: the VM boots; once it has, later ones resume its state");
+            eprintln!("overlay-pool: the VM boots; {later}");
             create.await
         }
     };

@@ -61,7 +61,7 @@ pub(super) async fn run(
         let (stream, data) = match event {
             Event::Begun { vm, start, disk, seconds } => {
                 tracing::debug!(vm, ?start, "a server's VM");
-                facts = Some(Facts { vm, start: Some(start), disk: Some(disk), seconds });
+                facts = Some(Facts { vm, start: Some(start), disk, seconds });
                 continue;
             }
             Event::Stdout { data } => (Stream::Stdout, data),

@@ -11,7 +11,7 @@ macro_rules! carried {
 }
 
 /// Its files, of fixtures/images: names and contents.
-const FILES: [(&str, &str); 12] = carried![
+const FILES: [(&str, &str); 13] = carried![
     "build.sh",
     "common.sh",
     "guest-init",
@@ -19,6 +19,7 @@ const FILES: [(&str, &str); 12] = carried![
     "mirror.sh",
     "provide.sh",
     "supervisor/file.c",
+    "supervisor/grow.c",
     "supervisor/main.c",
     "supervisor/port.c",
     "supervisor/program.c",

@@ -13,7 +13,7 @@ pub(crate) const WINDOW: usize = 1 << 16;
 /// A frame is one byte for its kind, three for its length (little endian), and its payload.
 const HEADER: usize = 4;
 /// The protocol that this side speaks.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// How much of what the guest gives as a reason is kept, in characters.
 const MAX_REASON: usize = 500;
 
@@ -65,8 +65,8 @@ pub(crate) struct Start {
 /// What we ask the guest for.
 #[derive(Debug)]
 pub(crate) enum Request<'a> {
-    /// Make the machine one of its own.
-    Renew { time: Duration, hostname: &'a str, seed: &'a [u8] },
+    /// Make the machine one of its own, with a disk of so many bytes, if it shall have more than before.
+    Renew { time: Duration, disk: Option<u64>, hostname: &'a str, seed: &'a [u8] },
     /// Start an interpreter and let it wait.
     Prepare(&'a Start),
     /// Run a program, or what waits; of each output `limit` bytes are sent.
@@ -93,9 +93,10 @@ impl Request<'_> {
         let begin = frames.len();
         frames.extend([self.kind(), 0, 0, 0]);
         match self {
-            Self::Renew { time, hostname, seed } => {
+            Self::Renew { time, disk, hostname, seed } => {
                 frames.extend(time.as_secs().to_le_bytes());
                 frames.extend(time.subsec_nanos().to_le_bytes());
+                frames.extend(disk.unwrap_or(0).to_le_bytes());
                 frames.push(u8::try_from(hostname.len()).map_err(|_| TooLong)?);
                 frames.extend(hostname.as_bytes());
                 frames.extend(*seed);
@@ -279,7 +280,7 @@ mod tests {
     #[rstest]
     fn frames_are_understood_however_they_are_cut(#[values(1, 3, 5, 1000)] at_once: usize) {
         let bytes = [
-            &[1, 4, 0, 0, 1, 0, 0, 0][..],
+            &[1, 4, 0, 0, 2, 0, 0, 0][..],
             &[5, 2, 0, 0, b'h', b'i'],
             &[8, 5, 0, 0, 1, 0, 1, 0, 0],
             &[9, 2, 0, 0, 1, 15],
@@ -347,7 +348,8 @@ mod tests {
     #[case::empty_output(&[5, 0, 0, 0], FrameError::Malformed { kind: 5, length: 0 })]
     #[case::no_signal(&[9, 2, 0, 0, 1, 0], FrameError::Malformed { kind: 9, length: 2 })]
     #[case::third_stream(&[7, 1, 0, 0, 2], FrameError::Malformed { kind: 7, length: 1 })]
-    #[case::newer(&[1, 4, 0, 0, 2, 0, 0, 0], FrameError::Version(2))]
+    #[case::older(&[1, 4, 0, 0, 1, 0, 0, 0], FrameError::Version(1))]
+    #[case::newer(&[1, 4, 0, 0, 3, 0, 0, 0], FrameError::Version(3))]
     fn lies_are_named(#[case] bytes: &[u8], #[case] error: FrameError) {
         assert_eq!(decoded(bytes, 1000), Err(error));
     }
@@ -365,8 +367,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case(Request::Renew { time: Duration::new(1, 2), hostname: "vm", seed: &[3, 4] },
-        &[1, 17, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, b'v', b'm', 3, 4])]
+    #[case(Request::Renew { time: Duration::new(1, 2), disk: None, hostname: "vm", seed: &[3, 4] },
+        &[1, 25, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, b'v', b'm', 3, 4])]
+    #[case(Request::Renew { time: Duration::new(1, 2), disk: Some(256), hostname: "", seed: &[] },
+        &[1, 21, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0])]
     #[case(Request::Prepare(NO_START), &[2, 4, 0, 0, 0, 0, 0, 0])]
     #[case(Request::Run { limit: 1, start: None },
         &[3, 12, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]

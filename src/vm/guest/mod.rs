@@ -35,11 +35,14 @@ pub(super) struct Guest {
     renewing: bool,
     /// A call was dropped in its middle: a program may run, and answers may come.
     torn: bool,
+    /// By then it had asked for all to be killed, and its answer comes too.
+    cancelling: bool,
 }
 
 impl Guest {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { channel: Channel::new(stream), renewing: false, torn: false }
+        let channel = Channel::new(stream);
+        Self { channel, renewing: false, torn: false, cancelling: false }
     }
 
     /// Waits until the supervisor of a guest that boots has begun.
@@ -50,14 +53,15 @@ impl Guest {
         }
     }
 
-    /// Asks the guest to take a new seed, clock, hostname and machine id, and a disk to write to.
+    /// Asks the guest to take a new seed, clock, hostname and machine id, and a disk to write to: all of
+    /// `disk` bytes, if it has grown.
     /// To be done after each boot or resume, and before any other code; the answer is waited for
     /// with the next that is asked.
-    pub(super) fn renew(&mut self, hostname: &str) -> Result<(), GuestError> {
+    pub(super) fn renew(&mut self, hostname: &str, disk: Option<u64>) -> Result<(), GuestError> {
         let seed: [u8; SEED] = rand::random();
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.renewing = true;
-        self.channel.send(&[Request::Renew { time, hostname, seed: &seed }])
+        self.channel.send(&[Request::Renew { time, disk, hostname, seed: &seed }])
     }
 
     /// Waits for the answer of a renewal, if one is due.
@@ -146,10 +150,13 @@ impl Guest {
         self.renewed(deadline).await?;
         if self.torn {
             let deadline = deadline.min(Instant::now() + ANSWER);
-            self.channel.send(&[Request::Cancel])?;
+            if !self.cancelling {
+                self.channel.send(&[Request::Cancel])?;
+                self.cancelling = true;
+            }
             let what = "it goes on with what was given up";
             while self.channel.next_until(deadline, what).await? != Report::Cancelled {}
-            self.torn = false;
+            (self.torn, self.cancelling) = (false, false);
         }
         Ok(())
     }

@@ -65,6 +65,7 @@ impl Guest {
         let mut job = Job {
             channel: &mut self.channel,
             renewing: &mut self.renewing,
+            cancelling: &mut self.cancelling,
             output,
             code: Some(code),
             credit: [WINDOW; 2],
@@ -74,7 +75,7 @@ impl Guest {
             deadline: run.deadline,
         };
         let ran = job.run(input).await?;
-        self.torn = false;
+        (self.torn, self.cancelling) = (false, false);
         Ok(ran)
     }
 }
@@ -83,6 +84,7 @@ impl Guest {
 struct Job<'a> {
     channel: &'a mut Channel,
     renewing: &'a mut bool,
+    cancelling: &'a mut bool,
     output: mpsc::Sender<(Stream, Vec<u8>)>,
     /// The code that wasn't sent yet; none once its end was.
     code: Option<&'a [u8]>,
@@ -189,6 +191,7 @@ impl Job<'_> {
         self.cancelled = Some(end);
         // A guest that doesn't obey is waited for from now on, not from when its time were over.
         self.deadline = self.deadline.min(Instant::now());
+        *self.cancelling = true;
         self.channel.send(&[Request::Cancel])
     }
 

@@ -16,7 +16,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind], &length[..3], payload].concat()
 }
 
-const READY: [u8; 4] = [1, 0, 0, 0];
+const READY: [u8; 4] = [2, 0, 0, 0];
 const RENEWED: u8 = 2;
 const WAITING: u8 = 3;
 const BEGUN: u8 = 4;
@@ -29,6 +29,7 @@ const TAKEN: u8 = 8;
 const EXIT: u8 = 9;
 const CANCELLED: u8 = 13;
 const CANCEL: u8 = 6;
+const RUN: u8 = 3;
 
 /// The next frame that the host sent; none if it is gone.
 async fn request(stream: &mut UnixStream) -> Option<(u8, Vec<u8>)> {
@@ -104,7 +105,7 @@ async fn every_call_ends_by_its_deadline() {
     let silent = |result| matches!(result, Err(GuestError::Silent(_)));
     let mut mute = guest(Vec::new());
     assert!(silent(mute.begun(deadline()).await));
-    mute.renew("name").expect("asked");
+    mute.renew("name", None).expect("asked");
     assert!(silent(mute.renewed(deadline()).await));
     let mut mute = guest(Vec::new());
     assert!(silent(mute.prepared(deadline()).await));
@@ -294,7 +295,7 @@ async fn a_guest_has_begun_when_it_is_ready() {
 #[tokio::test]
 async fn a_guest_says_whether_it_is_renewed(#[case] said: Vec<Vec<u8>>, #[case] why: Option<&str>) {
     let mut guest = guest(said.concat());
-    guest.renew("name").expect("asked");
+    guest.renew("name", None).expect("asked");
     expect(guest.renewed(soon()).await, why);
 }
 
@@ -322,6 +323,37 @@ fn expect(result: Result<(), GuestError>, why: Option<&str>) {
         (Err(error), Some(why)) => assert!(error.to_string().contains(why), "{error}"),
         (result, why) => panic!("{result:?}, not {why:?}"),
     }
+}
+
+/// The answer to a second cancel would come into the next call, and not belong there.
+#[rstest]
+#[tokio::test]
+async fn a_call_that_is_dropped_while_it_cancels_is_cancelled_once() {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    let mut guest = Guest::new(ours);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let unheard = Run { start: None, code: b"", file: None, limit: 1000, deadline };
+    let (sender, _) = mpsc::channel(1);
+    tokio::select! {
+        ran = guest.run(unheard, empty(), sender) => panic!("{ran:?}"),
+        () = async { while request(&mut theirs).await.expect("a frame").0 != CANCEL {} } => {}
+    }
+    let answers = async {
+        theirs.write_all(&frame(CANCELLED, &[])).await.expect("an answer");
+        let mut cancels = 0;
+        while let Some((kind, _)) = request(&mut theirs).await {
+            if kind == RUN {
+                break;
+            }
+            cancels += usize::from(kind == CANCEL);
+        }
+        let ends = [frame(BEGUN, &[]), frame(EXIT, &[0, 0])].concat();
+        theirs.write_all(&ends).await.expect("an answer");
+        cancels
+    };
+    let (ran, cancels) = tokio::join!(run(&mut guest, Duration::from_secs(60)), answers);
+    assert_eq!(ran.expect("it runs").end, End::Code(0));
+    assert_eq!(cancels, 0);
 }
 
 /// A file that is refused is no torn call: the next one is asked at once.
@@ -393,7 +425,7 @@ async fn a_program_runs_in_a_renewed_guest_alone(
 ) {
     let mut guest = guest(said.concat());
     if renew {
-        guest.renew("name").expect("asked");
+        guest.renew("name", None).expect("asked");
     }
     expect(run(&mut guest, Duration::from_secs(60)).await.map(drop), why);
 }

@@ -1,11 +1,15 @@
 //! VMs to test.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use overlay_pool::image::{BaseImage, OverlayOptions, References};
 use overlay_pool::vm::{Execution, Language, Vm, VmManager, VmSettings};
 
 use super::cli;
@@ -90,12 +94,47 @@ pub(crate) async fn prints(vm: &Vm, code: &str) -> String {
     execution.stdout.text()
 }
 
+/// An overlay of a base image, with nothing in it.
+pub(crate) fn overlay(base: &Path, path: &Path, virtual_size: Option<u64>) {
+    let base = BaseImage::open(&base.into(), References::Deny).expect("a base image");
+    let options = OverlayOptions { virtual_size, ..OverlayOptions::default() };
+    let overlay = base.overlay(options).expect("an overlay");
+    let file = File::create_new(path).expect("a file");
+    for extent in overlay.extents() {
+        file.write_all_at(&extent.bytes, extent.offset).expect("written");
+    }
+    file.set_len(overlay.file_len()).expect("its length");
+}
+
+/// A QEMU that isn't ours, and has a disk open; `options` are those of the guest's device.
+#[track_caller]
+pub(crate) fn hold(disk: &Path, options: &str) -> Child {
+    let mut qemu = Command::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-display", "none", "-S", "-accel", "tcg", "-monitor", "stdio"])
+        .arg("-blockdev")
+        .arg(format!("qcow2,node-name=disk,file.driver=file,file.filename={}", disk.display()))
+        .args(["-device", &format!("virtio-blk-pci,drive=disk{options}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("QEMU runs");
+    // It obeys once it has opened all.
+    let mut input = qemu.stdin.as_ref().expect("its input");
+    input.write_all(b"info status\n").expect("it is asked");
+    let mut said = BufReader::new(qemu.stdout.as_mut().expect("its output")).lines();
+    assert!(said.any(|line| line.is_ok_and(|line| line.contains("VM status"))), "it obeys");
+    qemu
+}
+
 /// Nothing is left of a manager: no QEMU, no working directory, no pool directory.
 pub(crate) async fn assert_no_vm_left(scratch: &Path) {
     let left: Vec<_> = match scratch.join("pool").read_dir() {
         Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect(),
         Err(_) => Vec::new(),
     };
-    assert!(left.iter().all(|name| name == "console" || name == "states"), "{left:?} are left");
+    assert!(
+        left.iter().all(|name| name == "console" || name == "states" || name == "leases"),
+        "{left:?} are left"
+    );
     eventually("every QEMU is gone", || children().is_empty()).await;
 }

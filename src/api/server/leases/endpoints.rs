@@ -131,10 +131,6 @@ pub(super) async fn look(
     InQuery(Whose { uid }): InQuery<Whose>,
 ) -> Result<Json<Lease>, Problem> {
     let key = Key { uid: whose(caller.peer, uid)?, id };
-    let unknown = |key: &Key| {
-        let detail = format!("disk {}: not there, or not yours", key.id);
-        Problem::new(StatusCode::NOT_FOUND, "unknown-disk", detail)
-    };
     let Some(book) = shared.leases.known(&shared.turns).await? else { return Err(unknown(&key)) };
     let claim = shared.leases.claims.claim(key).await;
     let turns = shared.turns.clone();
@@ -149,7 +145,8 @@ pub(super) async fn look(
     caller.look(&turns, look).await?
 }
 
-/// Removes a disk that was acquired with an id. What else is at its target by then stays.
+/// Removes a disk that was acquired with an id. What else is at its target by then stays; and so does a
+/// disk that a VM has.
 ///
 /// It is no error if there is no such disk: so the same request can be sent again. With a `target`
 /// no disk is removed that has taken the id elsewhere since.
@@ -228,9 +225,23 @@ pub(super) async fn remove_all(
     caller.look(&turns, remove).await?
 }
 
+/// There is no such disk, or not for who asks.
+pub(super) fn unknown(key: &Key) -> Problem {
+    let detail = format!("disk {}: not there, or not yours", key.id);
+    Problem::new(StatusCode::NOT_FOUND, "unknown-disk", detail)
+}
+
+/// A VM has the disk.
+pub(super) fn busy(key: &Key) -> Problem {
+    let detail = format!("disk {}: a VM has it; end that first", key.id);
+    Problem::new(StatusCode::CONFLICT, "disk-busy", detail)
+}
+
 /// Says whether there was a disk.
 fn remove_one(shared: &Shared, book: &Arc<Book>, claim: &Claim) -> Result<bool, Problem> {
     let Some(record) = book.find(claim.key()) else { return Ok(false) };
+    let lent = shared.leases.lent.try_claim(claim.key().clone());
+    let Some(_until_it_is_gone) = lent else { return Err(busy(claim.key())) };
     let removed = record.remove(&shared.access)?;
     book.forget(&record)?;
     let target = record.answer.target.display();

@@ -23,6 +23,8 @@ pub(in crate::api::server) struct Leases {
     pub(in crate::api::server) per_user: usize,
     /// Who does something with which of them.
     pub(super) claims: Claims,
+    /// Those that a VM has.
+    pub(super) lent: Claims,
 }
 
 impl Leases {
@@ -33,6 +35,7 @@ impl Leases {
             book: OnceCell::new(),
             per_user,
             claims: Claims::default(),
+            lent: Claims::default(),
         }
     }
 

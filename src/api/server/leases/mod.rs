@@ -13,6 +13,10 @@ mod error;
 mod hand_over;
 mod key;
 mod known;
+#[cfg(feature = "vm")]
+mod lend;
+#[cfg(feature = "vm")]
+mod lent;
 mod record;
 mod refusals;
 mod upkeep;
@@ -23,6 +27,10 @@ use utoipa_axum::routes;
 use super::state::Shared;
 pub(super) use hand_over::acquire;
 pub(super) use known::Leases;
+#[cfg(feature = "vm")]
+pub(super) use lend::lend;
+#[cfg(feature = "vm")]
+pub(super) use lent::Lent;
 pub(super) use upkeep::look_after;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {

@@ -1,6 +1,8 @@
 //! What is kept of one disk, and how the disk is found by it.
 
 use std::ffi::OsStr;
+#[cfg(feature = "vm")]
+use std::fs::File;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,21 @@ impl Record {
     fn is_at(&self, spot: &Spot) -> io::Result<bool> {
         finish_removal(spot, &self.file, OsStr::new(&self.aside))?;
         Ok(FileId::at(spot)?.is_some_and(|found| found.is(&self.file)))
+    }
+
+    /// Opens the disk for reading and writing; none if it isn't where it was put.
+    #[cfg(feature = "vm")]
+    pub(super) fn open(&self, access: &Access) -> Result<Option<File>, AccessError> {
+        let Some(spot) = self.spot(access)? else { return Ok(None) };
+        let open = || {
+            let opened = if self.is_at(&spot)? { spot.open_file()? } else { None };
+            // Another one may have come there meanwhile.
+            match opened {
+                Some(file) if FileId::of(&file)?.is(&self.file) => Ok(Some(file)),
+                _ => Ok(None),
+            }
+        };
+        open().map_err(|error| self.failed(error))
     }
 
     /// Removes the disk, if it is where it was put, and nothing else.

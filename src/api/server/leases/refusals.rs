@@ -28,10 +28,17 @@ const UNKNOWN: Refusal = Refusal {
 };
 const ELSEWHERE: Refusal = Refusal {
     status: StatusCode::CONFLICT,
-    description: "The disk with this id is at another target, where it stays.",
+    description: "The disk with this id is at another target, where it stays; or a VM has it \
+                  (`disk-busy`).",
     error: "id-taken",
     detail: "id vm-17: it is the disk's at /var/lib/vms/run/18/disk.qcow2, which was asked for \
              otherwise; choose another id, or remove that disk first",
+};
+const IN_A_VM: Refusal = Refusal {
+    status: StatusCode::CONFLICT,
+    description: "A VM has one of the disks, which stays.",
+    error: "disk-busy",
+    detail: "disk vm-17: a VM has it; end that first",
 };
 const FAILED: Refusal = Refusal {
     status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -76,6 +83,6 @@ impl IntoResponses for Removing {
 
 impl IntoResponses for RemovingAll {
     fn responses() -> Responses {
-        problems([BAD_LABEL, NOT_YOURS, FAILED, BUSY, TIMED_OUT, FULL])
+        problems([BAD_LABEL, NOT_YOURS, IN_A_VM, FAILED, BUSY, TIMED_OUT, FULL])
     }
 }

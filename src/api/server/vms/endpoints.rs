@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::disk::disk;
 use super::events::{self, Holder, start};
 use super::execute::{order, put_files};
 use super::fleet::Vms;
@@ -53,15 +54,17 @@ pub(super) async fn list(
 )]
 pub(super) async fn create(
     State(shared): State<Shared>,
-    Caller { peer, .. }: Caller,
-    Body(VmRequest { language, idle_seconds }): Body<VmRequest>,
+    caller: Caller,
+    Body(VmRequest { language, idle_seconds, disk: id, virtual_size }): Body<VmRequest>,
 ) -> Result<Response, Problem> {
     let vms = shared.vms()?;
     let language = vms.language(&language)?;
+    let peer = caller.peer;
     let place = vms.tenants.admit(peer)?;
     let most = vms.limits.session_idle;
     let idle = idle_seconds.map(|seconds| period("idle_seconds", seconds)).transpose()?;
-    let lease = vms.create(language, peer, place).await?;
+    let disk = disk(&shared, &caller, id, virtual_size).await?;
+    let lease = vms.create(language, peer, place, disk).await?;
     let session = vms.sessions.keep(lease, peer, idle.unwrap_or(most).min(most));
     let location = format!("/v1/vms/{}", session.vm().id());
     let answer = (StatusCode::CREATED, [(header::LOCATION, location)], Json(info(&session)));
@@ -163,5 +166,6 @@ fn info(session: &Session) -> VmInfo {
         start: start(vm),
         uid: session.uid,
         idle_seconds: session.idle.as_secs_f64(),
+        disk: session.disk().cloned(),
     }
 }

@@ -102,10 +102,10 @@ async fn run(
     let outcome = tokio::select! {
         outcome = vm.run(&program, read, output) => outcome,
         outcome = feeding => outcome,
-        // Nobody waits for the guest to obey: it is destroyed.
+        // Nobody waits for the program to obey: the VM is destroyed.
         () = last.closed(), if once => {
             vms.figures.given_up(&vm);
-            return;
+            return holder.done().await;
         }
     };
     vms.figures.ran(&vm, &outcome);
@@ -117,13 +117,20 @@ async fn run(
             };
             let bounds = (vms.limits.upload, vms.time());
             if send_files(&files, get, bounds, &last).await.is_err() {
-                return;
+                return holder.done().await;
             }
             ended(&outcome)
         }
         Err(error) => failed(&error),
     };
-    tokio::join!(holder.done(), async { drop(last.send(end).await) });
+    let tell = async { drop(last.send(end).await) };
+    if vm.disk_source().is_some() {
+        tokio::join!(holder.done(), tell);
+    } else {
+        // Whoever hears of the end may have the disk.
+        holder.done().await;
+        tell.await;
+    }
 }
 
 /// Sends the guest's files, of `most` bytes together, or why there are none; fails if nobody takes
@@ -157,7 +164,7 @@ fn begun(vm: &Vm) -> Event {
     Event::Begun {
         vm: vm.id().to_owned(),
         start: start(vm),
-        disk: vm.disk_source().unwrap_or(crate::Source::OnDemand).into(),
+        disk: vm.disk_source().map(Into::into),
         seconds: vm.phases().into(),
     }
 }

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use tokio::time::timeout;
 
+use super::disk::disk;
 use super::events::{self, Holder, Order};
 use super::fleet::Vms;
 use super::refusals::Executing;
@@ -43,18 +44,22 @@ const MODE: u32 = 0o644;
 )]
 pub(super) async fn execute(
     State(shared): State<Shared>,
-    Caller { peer, .. }: Caller,
+    caller: Caller,
     request: Request,
 ) -> Result<Response, Problem> {
     let vms = shared.vms()?;
-    let place = vms.tenants.admit(peer)?;
+    let place = vms.tenants.admit(caller.peer)?;
     let asked = Asked::<ExecuteRequest>::read(request, vms.limits.upload, vms.patience).await?;
     let Asked { request, files, stdin } = asked;
-    let (language, request) = request.split();
-    let language = vms.language(&language)?;
+    let (vm, request) = request.split();
+    let language = vms.language(&vm.language)?;
     let (order, files) = order(request, files, stdin)?;
-    let lease = vms.create(language, peer, place).await?;
-    put_files(vms, lease.vm(), &files).await?;
+    let disk = disk(&shared, &caller, vm.disk, vm.virtual_size).await?;
+    let lease = vms.create(language, caller.peer, place, disk).await?;
+    if let Err(problem) = put_files(vms, lease.vm(), &files).await {
+        lease.end().await;
+        return Err(problem);
+    }
     Ok(events::answer(Arc::clone(vms), Holder::Once(lease), order))
 }
 

@@ -7,9 +7,10 @@ use super::figures::Figures;
 use super::lease::Lease;
 use super::sessions::Sessions;
 use super::tenants::{Place, Tenants};
+use crate::api::server::leases::Lent;
 use crate::api::server::peers::Peer;
 use crate::api::wire::{self, Problem};
-use crate::vm::{Language, VmManager};
+use crate::vm::{Language, VmDisk, VmManager};
 
 /// What clients may have of VMs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,11 @@ impl Vms {
         self.manager.is_started()
     }
 
+    /// Ends those that users keep, in order, and not only when the last of the server goes.
+    pub(in crate::api::server) async fn end_sessions(&self) {
+        self.sessions.end_all().await;
+    }
+
     /// How long a program may run that says nothing else, and all files may take that go in or come
     /// out.
     pub(super) fn time(&self) -> Duration {
@@ -85,12 +91,13 @@ impl Vms {
         language: Language,
         peer: Peer,
         place: Place,
+        (disk, lent): (VmDisk, Option<Lent>),
     ) -> Result<Lease, Problem> {
         let tenant = format!("uid-{}", peer.uid());
-        let created = self.manager.create_vm(language, &tenant, "http").await;
+        let created = self.manager.create_vm_with(disk, language, &tenant, "http").await;
         let vm = created.inspect_err(|_| self.figures.not_created(language))?;
         self.figures.created(language, &vm);
         tracing::debug!(%peer, vm = vm.id(), %language, start = ?vm.start(), "VM");
-        Ok(Lease::new(Arc::clone(&self.manager), vm, place))
+        Ok(Lease::new(Arc::clone(&self.manager), vm, place, lent))
     }
 }

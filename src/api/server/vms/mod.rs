@@ -3,6 +3,7 @@
 //! A VM is made for one program and destroyed after it, or kept as a session by the user who asked
 //! for it. Which user that is, the kernel tells; others don't hear of it.
 
+mod disk;
 mod endpoints;
 mod events;
 mod execute;

@@ -8,7 +8,7 @@ use super::tenants::TooMany;
 use crate::Error;
 use crate::api::wire::Problem;
 use crate::creator::CreatorError;
-use crate::vm::{GuestError, UnknownLanguage, VmError, VmState};
+use crate::vm::{DiskError, GuestError, Unfit, UnknownLanguage, VmError, VmState};
 
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
@@ -55,6 +55,13 @@ impl From<&VmError> for Problem {
             VmError::Guest {
                 source: GuestError::Refused(_) | GuestError::TooLong { .. }, ..
             } => (StatusCode::UNPROCESSABLE_ENTITY, "guest-refused"),
+            VmError::OwnDisk(DiskError { why: Unfit::InUse, .. }) => {
+                (StatusCode::CONFLICT, "disk-busy")
+            }
+            VmError::DiskSize { .. }
+            | VmError::OwnDisk(DiskError {
+                why: Unfit::Layer(_) | Unfit::TooLong { .. }, ..
+            }) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-disk"),
             VmError::BootTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "vm-failed"),
             error if is_for_want_of_space(error) => (StatusCode::INSUFFICIENT_STORAGE, "vm-failed"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "vm-failed"),
@@ -68,6 +75,16 @@ impl From<&VmError> for Problem {
                 format!(
                     "{limit} VMs are in use, which is all that this server has; try again later"
                 )
+            }
+            VmError::OwnDisk(DiskError { path, why: Unfit::TooLong { bytes, limit_mib } }) => {
+                format!(
+                    "disk {}: its file has {bytes} bytes, over the limit of {limit_mib} MiB that \
+                     this server's VMs have",
+                    path.display()
+                )
+            }
+            VmError::DiskSize { size, least, most, .. } => {
+                format!("a disk of {size} bytes: give {least} (those of its base image) to {most}")
             }
             error => error.to_string(),
         };
@@ -84,6 +101,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
+    use crate::image::LayerError;
     use crate::vm::Language;
 
     fn guest(source: GuestError) -> VmError {
@@ -97,6 +115,10 @@ mod tests {
     fn target(errno: Errno) -> VmError {
         let (base, target) = (PathBuf::new(), PathBuf::new());
         VmError::Disk(Error::Target { base, target, source: errno.into() })
+    }
+
+    fn own(why: Unfit) -> VmError {
+        VmError::OwnDisk(DiskError { path: PathBuf::new(), why })
     }
 
     fn creation(source: CreatorError) -> VmError {
@@ -122,6 +144,11 @@ mod tests {
         "vm-failed"
     )]
     #[case(VmError::NoSpace { vm: String::new(), directory: PathBuf::new() }, 507, "vm-failed")]
+    #[case(own(Unfit::InUse), 409, "disk-busy")]
+    #[case(own(Unfit::Layer(LayerError::DataFile)), 422, "bad-disk")]
+    #[case(own(Unfit::TooLong { bytes: 1, limit_mib: 1 }), 422, "bad-disk")]
+    #[case(VmError::DiskSize { size: 9, least: 1, most: 8, limit_mib: 7 }, 422, "bad-disk")]
+    #[case(own(Unfit::Io(Errno::IO.into())), 500, "vm-failed")]
     #[case(file(Errno::NOSPC), 507, "vm-failed")]
     #[case(file(Errno::DQUOT), 507, "vm-failed")]
     #[case(file(Errno::IO), 500, "vm-failed")]
@@ -141,6 +168,10 @@ mod tests {
         assert!(detail(VmError::NotStarted).contains("once /readyz is"));
         let too_many = detail(VmError::TooMany { limit: 3 });
         assert!(too_many.starts_with("3 VMs are in use") && !too_many.contains("max_concurrent"));
+        let too_long = detail(own(Unfit::TooLong { bytes: 9, limit_mib: 1 }));
+        let size = detail(VmError::DiskSize { size: 9, least: 1, most: 8, limit_mib: 7 });
+        assert!(size.ends_with("to 8"), "{size}");
+        assert!(too_long.contains("9 bytes") && !too_long.contains("disk_mib"), "{too_long}");
         assert!(detail(guest(GuestError::Closed)).contains("the connection to the guest ended"));
     }
 }

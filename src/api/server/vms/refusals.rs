@@ -13,19 +13,31 @@ const NO_VMS: Refusal = Refusal {
     error: "no-vms",
     detail: "this server runs no VMs: start it with --vms",
 };
-const NO_IMAGE: Refusal = Refusal {
-    description: "The server runs no VMs, or none of this language.",
-    error: "no-image",
-    detail: "no base image of raw in /var/lib/vms/images: put one of your own \
-             there, since overlay-pool images build makes none, or name their directory with \
-             OVERLAY_POOL_IMAGES",
-    ..NO_VMS
-};
 const UNKNOWN: Refusal = Refusal {
     description: "The VM isn't there, or belongs to another user.",
     error: "unknown-vm",
     detail: "VM \"vm-0123456789abcdef0123456789abcdef\": not there, or not yours",
     ..NO_VMS
+};
+const NO_DISK: Refusal = Refusal {
+    description: "The server runs no VMs (`no-vms`), or none of this language (`no-image`); or the disk \
+                  isn't there, or belongs to another user.",
+    error: "unknown-disk",
+    detail: "disk vm-17: not there, or not yours",
+    ..NO_VMS
+};
+const DISK_DENIED: Refusal = Refusal {
+    status: StatusCode::FORBIDDEN,
+    description: "Another user may write to the disk's file.",
+    error: "forbidden",
+    detail: "disk vm-17: another user than the server's may write to its file; have that user give it \
+             back, or take that right away (chmod go-w)",
+};
+const DISK_BUSY: Refusal = Refusal {
+    status: StatusCode::CONFLICT,
+    description: "Another VM has the disk, or another process uses it.",
+    error: "disk-busy",
+    detail: "disk vm-17: a VM has it; end that first",
 };
 const RUNS: Refusal = Refusal {
     status: StatusCode::CONFLICT,
@@ -45,6 +57,15 @@ const UNFIT: Refusal = Refusal {
     error: "guest-refused",
     detail: "VM vm-0123456789abcdef0123456789abcdef: the guest refused: /no/such/file: No such \
              file or directory",
+};
+const BAD_DISK: Refusal = Refusal {
+    description: "The request has other fields than it should, the guest can't do it (`guest-refused`), \
+                  or the disk is none that a VM of this language can have.",
+    error: "bad-disk",
+    detail: "disk /var/lib/vms/run/17/disk.qcow2: it is an overlay of \
+             /var/lib/vms/images/plain-base-1.qcow2, and not of \
+             /var/lib/overlay-pool/guest-images/python-3.13-base-x86_64.qcow2",
+    ..UNFIT
 };
 const FAILED: Refusal = Refusal {
     status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -99,8 +120,9 @@ impl IntoResponses for Keeping {
 
 impl IntoResponses for Creating {
     fn responses() -> Responses {
-        let common = [BAD_REQUEST, NO_IMAGE, TOO_LARGE, NOT_JSON, UNFIT];
-        problems(common.into_iter().chain([FAILED, TOO_MANY, TOO_SLOW, NO_SPACE]))
+        let of_disk = [NO_DISK, DISK_DENIED, DISK_BUSY, BAD_DISK];
+        let common = [BAD_REQUEST, TOO_LARGE, NOT_JSON, FAILED, TOO_MANY, TOO_SLOW, NO_SPACE];
+        problems(common.into_iter().chain(of_disk))
     }
 }
 

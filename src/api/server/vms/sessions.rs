@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
 use super::lease::Lease;
 use crate::api::server::peers::Peer;
+use crate::api::wire::Label;
 use crate::vm::{Vm, VmState};
 
 /// All of them, by id.
@@ -37,6 +39,11 @@ struct Used {
 impl Session {
     pub(super) fn vm(&self) -> &Arc<Vm> {
         self.lease.vm()
+    }
+
+    /// What its user calls the disk that it has, if it has one of those.
+    pub(super) fn disk(&self) -> Option<&Label> {
+        self.lease.disk()
     }
 
     /// Begins to use it, unless somebody does.
@@ -81,6 +88,12 @@ impl Sessions {
     pub(super) async fn end(&self, session: &Session) {
         self.kept().remove(session.vm().id());
         session.lease.end().await;
+    }
+
+    /// Ends all of them.
+    pub(super) async fn end_all(&self) {
+        let all = std::mem::take(&mut *self.kept());
+        join_all(all.values().map(|session| session.lease.end())).await;
     }
 
     /// Takes the turn to run a program in a VM; none if another one runs.
