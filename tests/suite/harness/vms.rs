@@ -16,6 +16,17 @@ use super::cli;
 use super::pools::children;
 use super::wait::eventually;
 
+/// A program in Python that leaves a line in a file on its disk.
+pub(crate) const LEAVES: &str = "open('/root/file', 'a').write('left\\n')";
+/// The same, which has the disk written before it says so, and goes on.
+pub(crate) const LEAVES_AND_SLEEPS: &str = "import os, time
+open('/root/file', 'a').write('left\\n')
+os.sync()
+print('synced', flush=True)
+time.sleep(1000)";
+/// One that prints what others left there.
+pub(crate) const FINDS: &str = "print(open('/root/file').read(), end='')";
+
 /// The build directory, where the guest images lie and all tests share the saved states.
 fn target() -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));

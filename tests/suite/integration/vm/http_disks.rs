@@ -13,20 +13,9 @@ use crate::harness::qemu;
 use crate::harness::server::Server;
 use crate::harness::somebody::as_somebody;
 use crate::harness::vm_server::{self, Ran, begin};
-use crate::harness::vms::{assert_no_vm_left, hold, images};
+use crate::harness::vms::{FINDS, LEAVES, LEAVES_AND_SLEEPS, assert_no_vm_left, hold, images};
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
-
-const LEAVES: &str = "open('/root/file', 'a').write('left\\n')";
-/// It has the disk written before it says so; twice, since the first has the file system's own data still
-/// in the disk's cache.
-const LEAVES_AND_SLEEPS: &str = "import os, time
-open('/root/file', 'a').write('left\\n')
-os.sync()
-os.sync()
-print('synced', flush=True)
-time.sleep(1000)";
-const FINDS: &str = "print(open('/root/file').read(), end='')";
 
 /// A server with VMs that hands disks of their base images over too.
 #[track_caller]

@@ -17,22 +17,11 @@ use crate::harness::pools::children;
 use crate::harness::prelude::*;
 use crate::harness::qemu;
 use crate::harness::vms::{
-    assert_no_vm_left, create, exec, execute, hold, overlay, prints, settings, started,
-    until_ready, warmed,
+    FINDS, LEAVES, LEAVES_AND_SLEEPS, assert_no_vm_left, create, exec, execute, hold, overlay,
+    prints, settings, started, until_ready, warmed,
 };
 
 const NEEDS: &[Need] = &[Need::QemuSystem, Need::GuestImages, Need::Accelerator];
-
-const LEAVES: &str = "open('/root/file', 'a').write('left\\n')";
-/// It has the disk written before it says so; twice, since the first has the file system's own data still
-/// in the disk's cache.
-const LEAVES_AND_SLEEPS: &str = "import os, time
-open('/root/file', 'a').write('left\\n')
-os.sync()
-os.sync()
-print('synced', flush=True)
-time.sleep(1000)";
-const FINDS: &str = "print(open('/root/file').read(), end='')";
 
 /// A disk of Python's, with nothing in it.
 fn disk(manager: &VmManager, scratch: &Path) -> PathBuf {
