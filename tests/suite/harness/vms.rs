@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_pool::image::{BaseImage, OverlayOptions, References};
 use overlay_pool::vm::{Execution, Language, Vm, VmManager, VmSettings};
 
 use super::cli;
+use super::pool_process::whole;
 use super::pools::children;
 use super::wait::eventually;
 
@@ -107,14 +106,8 @@ pub(crate) async fn prints(vm: &Vm, code: &str) -> String {
 
 /// An overlay of a base image, with nothing in it.
 pub(crate) fn overlay(base: &Path, path: &Path, virtual_size: Option<u64>) {
-    let base = BaseImage::open(&base.into(), References::Deny).expect("a base image");
-    let options = OverlayOptions { virtual_size, ..OverlayOptions::default() };
-    let overlay = base.overlay(options).expect("an overlay");
-    let file = File::create_new(path).expect("a file");
-    for extent in overlay.extents() {
-        file.write_all_at(&extent.bytes, extent.offset).expect("written");
-    }
-    file.set_len(overlay.file_len()).expect("its length");
+    let mut file = File::create_new(path).expect("a file");
+    file.write_all(&whole(base, virtual_size)).expect("written");
 }
 
 /// A QEMU that isn't ours, and has a disk open; `options` are those of the guest's device.

@@ -234,10 +234,9 @@ fn all_have_so_many_connections(scratch: Scratch) {
     server.await_that("there is room again", |server| server.get("/livez").status == 200);
 }
 
-/// Those that have gone again are in nobody's way.
-#[apply(test)]
-fn who_comes_later_is_told_why_too(scratch: Scratch) {
-    let mut server = start(&scratch, &["--max-connections-per-client", "1"]);
+/// Has the only connection that there is room for. Those that asked whether the server is ready may still
+/// be counted.
+fn the_one_client(server: &mut Server) -> Client {
     let mut first = None;
     server.await_that("there is room for one", |server| {
         let mut client = server.client();
@@ -245,6 +244,14 @@ fn who_comes_later_is_told_why_too(scratch: Scratch) {
         first = admitted.then_some(client);
         admitted
     });
+    first.expect("it was admitted")
+}
+
+/// Those that have gone again are in nobody's way.
+#[apply(test)]
+fn who_comes_later_is_told_why_too(scratch: Scratch) {
+    let mut server = start(&scratch, &["--max-connections-per-client", "1"]);
+    let first = the_one_client(&mut server);
     // Several times as many as are told at once.
     for _ in 0..300 {
         let answer = server.client().answer().expect("an answer");
@@ -259,13 +266,7 @@ fn who_comes_later_is_told_why_too(scratch: Scratch) {
 #[apply(test)]
 fn who_is_turned_away_is_heard_out(scratch: Scratch) {
     let mut server = start(&scratch, &["--max-connections-per-client", "1"]);
-    let mut first = None;
-    server.await_that("there is room for one", |server| {
-        let mut client = server.client();
-        let admitted = client.get("/livez").expect("an answer").status == 200;
-        first = admitted.then_some(client);
-        admitted
-    });
+    let first = the_one_client(&mut server);
     let open = |server: &Server| descriptors::open(server.pid()).expect("its descriptors").len();
     let before = open(&server);
     let request = "GET /livez HTTP/1.1\r\nhost: pool\r\n\r\n".repeat(10_000);
