@@ -1,5 +1,6 @@
 //! What happens to creations that are under way.
 
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -209,9 +210,13 @@ impl World<'_> {
             if let Some(hung) = aids.iter().find(|aid| is_stopped(**aid)) {
                 return Ok(Some(*hung));
             }
-            // Not by the figures, which may have to wait for it.
-            let made = i64::try_from(self.overlays()?.len()).unwrap_or(i64::MAX);
-            if aids.is_empty() && made >= self.size() {
+            // Not by the figures, which may have to wait for it. A file may be there before the process
+            // that writes it.
+            let is_written = |path: &PathBuf| {
+                std::fs::metadata(self.outside(path)).is_ok_and(|found| found.len() > 0)
+            };
+            let made = self.overlays()?.iter().filter(|path| is_written(path)).count();
+            if aids.is_empty() && i64::try_from(made).unwrap_or(i64::MAX) >= self.size() {
                 return Ok(None);
             }
             sleep(Duration::from_micros(200));
