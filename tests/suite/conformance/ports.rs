@@ -62,12 +62,12 @@ impl Port {
             argv.extend(["--break".to_owned(), name.to_owned()]);
         }
         let config = config(&folder.join("shim.toml"))?;
-        let mut port = Self::new("python", &[Need::Python, Need::QemuImg], argv, config);
-        if broken.is_some() {
-            // What is broken on purpose is waited for in vain.
-            port.judged.patience = Duration::from_secs(3);
-        }
-        Ok(port)
+        Ok(Self::new("python", &[Need::Python, Need::QemuImg], argv, config))
+    }
+
+    pub(crate) fn with_patience(mut self, patience: Duration) -> Self {
+        self.judged.patience = patience;
+        self
     }
 
     /// The server, as a client of another language meets it.
