@@ -36,7 +36,7 @@ fn a_cluster_takes_the_manifests(scratch: Scratch, #[values("1.26", "1.36")] ver
     std::fs::write(&file, &text).expect("a file");
     let answer = validate(&file, version);
     assert_eq!(answer.code, Some(0), "{answer}");
-    for kind in ["Namespace", "ServiceAccount", "DaemonSet", "CSIDriver"] {
+    for kind in ["Namespace", "ServiceAccount", "ConfigMap", "DaemonSet", "CSIDriver"] {
         assert_eq!(text.matches(&format!("\nkind: {kind}\n")).count(), 1, "{kind}\n{text}");
     }
     let answer = validate(&fixture("example-pod.yaml"), version);

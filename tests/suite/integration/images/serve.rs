@@ -118,6 +118,31 @@ fn a_tag_that_moved_is_followed(scratch: Scratch, #[case] more: &[&str]) {
     server.stop();
 }
 
+/// The file that the servers of a cluster are given, with its example turned into an image that is there.
+#[apply(test)]
+fn a_node_keeps_what_its_file_names(scratch: Scratch) {
+    const EXAMPLE: &str = "#image = [\"ghcr.io/acme/python:3.13\"]";
+    const STORE: &str = "/var/lib/overlay-pool/images";
+    let registry = Registry::start(&scratch);
+    let bytes = disk(1, 1);
+    registry.put_disk("x", "1", &bytes);
+    let image = registry.image("x:1");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/kubernetes/server.toml");
+    let mut text = std::fs::read_to_string(file).expect("a file");
+    let its_store = store(&scratch).display().to_string();
+    for (told, ours) in [(EXAMPLE, format!("image = [{image:?}]")), (STORE, its_store)] {
+        assert_eq!(text.matches(told).count(), 1, "{text}");
+        text = text.replace(told, &ours);
+    }
+    let file = scratch.join("server.toml");
+    std::fs::write(&file, text).expect("a file");
+    let mut server = serve(&scratch, &["--config", file.to_str().expect("text")]);
+    server.await_ready();
+    assert_eq!(ready(&server, &stored(&scratch, &bytes)), 2, "{}", server.log());
+    let acquired = acquire(&server, &scratch, &name(&scratch, &image), "1.qcow2");
+    assert_eq!(acquired, ("pooled".to_owned(), stored(&scratch, &bytes)));
+}
+
 /// The registry may be gone, slow or silent: what is there is served.
 #[apply(test)]
 fn what_can_t_be_had_is_in_nobody_s_way(scratch: Scratch) {
