@@ -10,7 +10,8 @@
       # What is tested, and nothing else.
       systems = [ "x86_64-linux" ];
       eachSystem = make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
-      project = eachSystem (pkgs: import ./fixtures/nix { inherit pkgs; });
+      commit = self.rev or self.dirtyRev or "unknown";
+      project = eachSystem (pkgs: import ./fixtures/nix { inherit commit pkgs; });
       of = pkgs: project.${pkgs.stdenv.hostPlatform.system};
 
       app = description: package: {
@@ -54,13 +55,23 @@
       overlays.default =
         final: _prev:
         let
-          inherit (import ./fixtures/nix { pkgs = final; }) packages;
+          inherit
+            (import ./fixtures/nix {
+              inherit commit;
+              pkgs = final;
+            })
+            packages
+            ;
         in
         {
           inherit (packages) overlay-pool;
-          overlay-pool-qemu = packages.qemu;
-          overlay-pool-guest-images = packages.guest-images;
+          overlay-pool-base-javascript = packages.base-javascript;
+          overlay-pool-base-python = packages.base-python;
+          overlay-pool-conformance = packages.conformance;
           overlay-pool-container = packages.container;
+          overlay-pool-guest-images = packages.guest-images;
+          overlay-pool-guest-kernel = packages.guest-kernel;
+          overlay-pool-qemu = packages.qemu;
         };
 
       nixosModules.default = import ./fixtures/nix/module.nix { inherit (self) packages; };
