@@ -49,11 +49,12 @@ impl From<clap::Error> for Failure {
     /// Clap's paragraphs are the cause, tips, the usage, and where to find help.
     fn from(error: clap::Error) -> Self {
         let said = error.to_string();
-        let mut paragraphs = said.split("\n\n").map(one_line);
-        let cause = paragraphs.next().unwrap_or_default();
-        let tip = paragraphs.find_map(|line| line.strip_prefix("tip: ").map(str::to_owned));
-        let advice = tip.unwrap_or_else(|| "try --help".to_owned());
-        Self::new(Exit::Usage, cause.strip_prefix("error: ").unwrap_or(&cause), &advice)
+        let cause = one_line(said.split("\n\n").next().unwrap_or_default());
+        let mut tips = said.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+        // Who says -f means an option, and not a file of that name.
+        let tip = tips.find(|tip| !tip.starts_with("to pass "));
+        let advice = tip.unwrap_or("try --help");
+        Self::new(Exit::Usage, cause.strip_prefix("error: ").unwrap_or(&cause), advice)
     }
 }
 

@@ -64,7 +64,7 @@ Exit codes:
   125  exec: the code could not be run; otherwise exec's exit code is the code's
        own
   130, 143
-       Ctrl-C, SIGTERM
+       Ctrl-C, SIGTERM; serve and stats --watch end so with 0
 
 If several things failed, the code is that of the first. With --json they are in `failures` on
 standard output too, each with its `exit_code` and `message`.
@@ -75,7 +75,7 @@ Environment, with what holds where a variable isn't set:
                        XDG_STATE_HOME or ~/.local/state
   OVERLAY_POOL_SOCKET  where the server listens: for root
                        /run/overlay-pool/pool.sock, else overlay-pool.sock in
-                       XDG_RUNTIME_DIR
+                       XDG_RUNTIME_DIR, without which it has to be named
   OVERLAY_POOL_STORE   where images of registries are kept: base-images in
                        OVERLAY_POOL_DIR
   OVERLAY_POOL_LOG     what to log on standard error, as in
@@ -83,6 +83,13 @@ Environment, with what holds where a variable isn't set:
                        `overlay_pool=info`
   NO_COLOR, CLICOLOR, CLICOLOR_FORCE
                        whether help and log have colours: on a terminal
+Registries (images pull and push, serve --image):
+  REGISTRY_AUTH_FILE, DOCKER_CONFIG
+                       a file of credentials, and a directory of such: those
+                       that podman login and docker login keep
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+                       proxies: none
+  SSL_CERT_FILE        the authorities that are trusted: the system's
 Guest images and VMs (images, exec):
   OVERLAY_POOL_IMAGES           the guest images: the first of these that has
                                 some: images and target/guest-images here,

@@ -11,22 +11,35 @@ use super::failure::Failure;
 struct Told {
     base: Option<String>,
     base_format: Option<String>,
-    target: Option<String>,
-    size: Option<String>,
+    /// The target, and its size.
+    words: Vec<String>,
+    /// Whether there was `-o`.
+    has_options: bool,
+    /// Whether there was what isn't qemu-img's, or not known here.
+    has_others: bool,
 }
 
-/// For `create` with an option `-b`, as `qemu-img` takes it: the command that does the same here.
+/// For `create` with an option `-b`, as `qemu-img` takes it: the command that does the same here, or
+/// the form of such a command if it isn't all understood.
 pub(super) fn advice(arguments: &[OsString]) -> Option<Failure> {
     let words: Vec<&str> = arguments.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
     let (program, rest) = words.split_first()?;
+    let program = Path::new(program).file_name()?.to_str()?;
     let create = rest.iter().position(|word| *word == "create")?;
     let told = Told::by(&rest[create + 1..]);
     let base = told.base.as_deref()?;
-    let raw = if told.base_format.as_deref() == Some("raw") { "--raw " } else { "" };
-    let size = told.size.map(|size| format!("--size {} ", quoted(&size))).unwrap_or_default();
-    let target = told.target.as_deref().map_or("TARGET".to_owned(), quoted);
-    let program = Path::new(program).file_name()?.to_str()?;
-    let command = format!("{program} create {raw}{size}{} {target}", quoted(base));
+    let command = match &told.words[..] {
+        _ if told.has_others => format!("{program} create BASE TARGET, and see create --help"),
+        [target, size @ ..] if size.len() < 2 => {
+            let raw = if told.base_format.as_deref() == Some("raw") { "--raw " } else { "" };
+            let size =
+                size.first().map_or(String::new(), |size| format!("--size {} ", quoted(size)));
+            let profile = if told.has_options { ", where --profile stands for -o" } else { "" };
+            format!("{program} create {raw}{size}{} {}{profile}", quoted(base), quoted(target))
+        }
+        [] => format!("{program} create {} TARGET", quoted(base)),
+        _ => format!("{program} create BASE TARGET, and see create --help"),
+    };
     let cause = "-b is qemu-img's: here the base image comes first, and then its overlays";
     Some(Failure::new(Exit::Usage, cause, &format!("say {command}")))
 }
@@ -38,19 +51,21 @@ impl Told {
         while let Some(word) = words.next() {
             let option = word.strip_prefix('-').filter(|rest| !rest.is_empty());
             let Some(option) = option else {
-                let place = if told.target.is_none() { &mut told.target } else { &mut told.size };
-                *place = Some((*word).to_owned());
+                told.words.push((*word).to_owned());
                 continue;
             };
             // `-bBASE` is `-b BASE`.
             let (name, value) = option.split_at(option.chars().next().map_or(0, char::len_utf8));
-            let value = if value.is_empty() { None } else { Some(value) };
+            let value =
+                Some(value.strip_prefix('=').unwrap_or(value)).filter(|its| !its.is_empty());
             let mut take = || value.or_else(|| words.next().copied()).map(str::to_owned);
             match name {
                 "b" => told.base = take(),
                 "F" => told.base_format = take(),
-                "f" | "o" => drop(take()),
-                _ => {}
+                "f" => told.has_others |= take().is_none_or(|format| format != "qcow2"),
+                "o" => told.has_options |= take().is_some(),
+                "q" => {}
+                _ => told.has_others = true,
             }
         }
         told
@@ -72,6 +87,9 @@ mod tests {
 
     use super::advice;
 
+    /// Where a command might be another one than was meant.
+    const THE_FORM: &str = "overlay-pool create BASE TARGET, and see create --help";
+
     #[rstest]
     #[case(
         "-f qcow2 -b base.qcow2 -F qcow2 vm.qcow2",
@@ -79,9 +97,17 @@ mod tests {
     )]
     #[case(
         "-q -f qcow2 -o lazy_refcounts=on -F raw -b disk.img vm.qcow2 20G",
-        Some("overlay-pool create --raw --size 20G disk.img vm.qcow2")
+        Some(
+            "overlay-pool create --raw --size 20G disk.img vm.qcow2, where --profile stands for -o"
+        )
     )]
     #[case("-bbase.qcow2 vm.qcow2", Some("overlay-pool create base.qcow2 vm.qcow2"))]
+    #[case("-b=base.qcow2 vm.qcow2", Some("overlay-pool create base.qcow2 vm.qcow2"))]
+    #[case("--size 20G -b base.qcow2 vm.qcow2", Some(THE_FORM))]
+    #[case("--json -b base.qcow2 vm.qcow2", Some(THE_FORM))]
+    #[case("-u -b base.qcow2 vm.qcow2", Some(THE_FORM))]
+    #[case("-f raw -b base.qcow2 vm.raw", Some(THE_FORM))]
+    #[case("-b base.qcow2 vm.qcow2 1G vm-2.qcow2", Some(THE_FORM))]
     #[case("-b it's vm.qcow2", Some("overlay-pool create 'it'\"'\"'s' vm.qcow2"))]
     #[case("-b base.qcow2", Some("overlay-pool create base.qcow2 TARGET"))]
     #[case("-b", None)]

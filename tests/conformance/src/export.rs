@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use include_dir::File;
+
 use crate::{cases, contract};
 
 /// The documents, by the names of their files.
@@ -12,12 +14,12 @@ const DOCUMENTS: [(&str, &str); 3] = [
     ("SHIM.md", include_str!("../SHIM.md")),
 ];
 
-/// Writes them all. Files of the same name are replaced.
+/// Writes them all, and says how many cases there are. Files of the same name are replaced.
 ///
 /// # Errors
 ///
 /// The directory can't be made or written to; the message names it.
-pub(crate) fn export(directory: &Path) -> io::Result<()> {
+pub(crate) fn export(directory: &Path) -> io::Result<usize> {
     let cases = directory.join("cases");
     let failed = |path: &Path, error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {error}", path.display()))
@@ -27,5 +29,7 @@ pub(crate) fn export(directory: &Path) -> io::Result<()> {
         let path = directory.join(name);
         std::fs::write(&path, text).map_err(|error| failed(&path, error))?;
     }
-    cases::EMBEDDED.extract(&cases).map_err(|error| failed(&cases, error))
+    cases::EMBEDDED.extract(&cases).map_err(|error| failed(&cases, error))?;
+    let is_case = |file: &&File<'_>| file.path().extension().is_some_and(|its| its == "toml");
+    Ok(cases::EMBEDDED.files().filter(is_case).count())
 }

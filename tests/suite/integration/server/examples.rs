@@ -15,10 +15,14 @@ fn fixture(name: &str) -> PathBuf {
     repository.join("fixtures/clients").join(name)
 }
 
+fn target(scratch: &Path) -> PathBuf {
+    server::vms(scratch).join("vm.qcow2")
+}
+
 /// Runs a client, twice for one target: the second time it is told that the target exists.
 fn run(scratch: &Path, client: impl Fn() -> Command) -> [Answer; 2] {
     let server = Server::of_one_base(scratch);
-    let target = server::vms(scratch).join("vm.qcow2");
+    let target = target(scratch);
     let answers = [(); 2].map(|()| {
         let mut command = client();
         command.arg(server.socket()).args([server::base(scratch), target.clone()]);
@@ -44,7 +48,10 @@ fn a_disk_comes_by_curl(scratch: Scratch) {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
     let (acquired, stats) = (answers.next().expect("two"), answers.next().expect("two"));
     assert_eq!((&acquired["source"], &stats["pooled"]), (&"pooled".into(), &1.into()));
-    assert!(second.code == Some(22) && second.stdout.contains("already-exists"), "{second}");
+    let sentence = second.stderr.starts_with("curl.sh: already-exists: ");
+    assert!(second.code == Some(22) && second.stdout.is_empty() && sentence, "{second}");
+    assert!(second.stderr.contains(&*target(&scratch).to_string_lossy()), "{second}");
+    assert_eq!(second.stderr.lines().count(), 1, "{second}");
 }
 
 #[apply(test)]
@@ -67,17 +74,36 @@ fn disks_come_by_python(scratch: Scratch) {
     assert_eq!(second.stderr.lines().count(), 1, "{second}");
 }
 
+/// Without a server it is said which is missing.
+#[track_caller]
+fn finds_no_server(scratch: &Path, mut client: Command, code: i32, sentence: &str) {
+    client.current_dir(scratch).args(["none.sock", "base.qcow2", "target.qcow2"]);
+    let failed = cli::run(&mut client);
+    assert_eq!((failed.code, failed.stderr.lines().count()), (Some(code), 1), "{failed}");
+    assert!(failed.stderr.starts_with(sentence), "{failed}");
+}
+
+#[apply(test)]
+#[needs(Curl)]
+fn no_server_is_a_sentence_by_curl(scratch: Scratch) {
+    let mut command = Command::new("sh");
+    command.arg(fixture("curl.sh"));
+    finds_no_server(&scratch, command, 7, "curl.sh: no server at none.sock; ");
+}
+
+#[apply(test)]
+#[needs(Python)]
+fn no_server_is_a_sentence_by_python(scratch: Scratch) {
+    let mut command = Command::new(program("python3"));
+    command.arg("-B").arg(fixture("client.py"));
+    finds_no_server(&scratch, command, 1, "client.py: no server at none.sock: ");
+}
+
 #[apply(test)]
 #[needs(Examples)]
-fn a_failure_is_a_sentence_in_rust(scratch: Scratch) {
-    let failed =
-        cli::run(Command::new(requirements::example("client")).current_dir(&*scratch).args([
-            "none.sock",
-            "base.qcow2",
-            "target.qcow2",
-        ]));
-    assert_eq!((failed.code, failed.stderr.lines().count()), (Some(1), 1), "{failed}");
-    assert!(failed.stderr.starts_with("client: no server at none.sock: "), "{failed}");
+fn no_server_is_a_sentence_in_rust(scratch: Scratch) {
+    let client = Command::new(requirements::example("client"));
+    finds_no_server(&scratch, client, 1, "client: no server at none.sock: ");
 }
 
 #[apply(test)]

@@ -108,6 +108,49 @@ fn the_python_client_s_types_hold(scratch: Scratch) {
     succeed(command.current_dir(fixture("clients/python")));
 }
 
+/// What its README shows is what it has; and what needs no VM does what it says.
+#[apply(test)]
+#[needs(PythonBuild)]
+fn the_python_client_s_readme_is_true(scratch: Scratch) {
+    let server = Server::of_one_base(&scratch);
+    let text = std::fs::read_to_string(fixture("clients/python/README.md")).expect("a README");
+    let [socket, base, vms] = [server::socket, server::base, server::vms].map(|of| of(&scratch));
+    let text = text
+        .replace("/run/overlay-pool/pool.sock", &socket.to_string_lossy())
+        .replace("/var/lib/vms/images/python-3-base-x86_64.qcow2", &base.to_string_lossy())
+        .replace("/var/lib/vms/run/", &format!("{}/", vms.display()));
+    for number in [17, 18, 19] {
+        std::fs::create_dir_all(vms.join(number.to_string())).expect("a folder of a VM");
+    }
+    let blocks = text.split("```python\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<_> = blocks.map(in_a_module).collect();
+    let module = |blocks: &[String]| {
+        std::fs::write(scratch.join("readme.py"), blocks.concat()).expect("a module");
+        python(&fixture("clients/python/src"))
+    };
+    let mut command = module(&blocks);
+    command.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(scratch.join("cache"));
+    command.env("MYPYPATH", fixture("clients/python/src"));
+    succeed(command.arg(scratch.join("readme.py")));
+    let (with_vms, others): (Vec<_>, Vec<_>) =
+        blocks.into_iter().partition(|block| block.contains("execute("));
+    assert_eq!((with_vms.len(), others.len()), (1, 3));
+    let mut command = module(&others);
+    command.args(["-W", "error"]).arg(scratch.join("readme.py"));
+    let Answer { stdout, .. } = succeed(command.env("OVERLAY_POOL_SOCKET", &socket));
+    assert!(stdout.starts_with("pooled ") && stdout.contains("already exists"), "{stdout}");
+    server.stop();
+}
+
+/// A block as a module may have it: there `await` is for functions.
+fn in_a_module(block: &str) -> String {
+    if !block.contains("await ") {
+        return block.to_owned();
+    }
+    let body: String = block.lines().map(|line| format!("    {line}\n")).collect();
+    format!("import asyncio\nasync def example() -> None:\n{body}asyncio.run(example())\n")
+}
+
 #[apply(test)]
 #[needs(OpenapiPythonClient)]
 fn a_generator_makes_a_python_client_of_the_document(scratch: Scratch) {
