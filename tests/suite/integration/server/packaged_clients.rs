@@ -147,7 +147,7 @@ fn in_a_module(block: &str) -> String {
     if !block.contains("await ") {
         return block.to_owned();
     }
-    let body: String = block.lines().map(|line| format!("    {line}\n")).collect();
+    let body = block.lines().fold(String::new(), |body, line| body + "    " + line + "\n");
     format!("import asyncio\nasync def example() -> None:\n{body}asyncio.run(example())\n")
 }
 
