@@ -28,17 +28,15 @@ pub(super) fn advice(arguments: &[OsString]) -> Option<Failure> {
     let create = rest.iter().position(|word| *word == "create")?;
     let told = Told::by(&rest[create + 1..]);
     let base = told.base.as_deref()?;
-    let command = match &told.words[..] {
-        _ if told.has_others => format!("{program} create BASE TARGET, and see create --help"),
-        [target, size @ ..] if size.len() < 2 => {
-            let raw = if told.base_format.as_deref() == Some("raw") { "--raw " } else { "" };
-            let size =
-                size.first().map_or(String::new(), |size| format!("--size {} ", quoted(size)));
-            let profile = if told.has_options { ", where --profile stands for -o" } else { "" };
-            format!("{program} create {raw}{size}{} {}{profile}", quoted(base), quoted(target))
-        }
-        [] => format!("{program} create {} TARGET", quoted(base)),
-        _ => format!("{program} create BASE TARGET, and see create --help"),
+    let command = if told.has_others || told.words.len() > 2 {
+        format!("{program} create BASE TARGET, and see create --help")
+    } else {
+        let mut words = told.words.iter().map(|word| quoted(word));
+        let target = words.next().unwrap_or_else(|| "TARGET".to_owned());
+        let size = words.next().map(|size| format!("--size {size} ")).unwrap_or_default();
+        let raw = if told.base_format.as_deref() == Some("raw") { "--raw " } else { "" };
+        let profile = if told.has_options { ", where --profile stands for -o" } else { "" };
+        format!("{program} create {raw}{size}{} {target}{profile}", quoted(base))
     };
     let cause = "-b is qemu-img's: here the base image comes first, and then its overlays";
     Some(Failure::new(Exit::Usage, cause, &format!("say {command}")))
@@ -110,6 +108,7 @@ mod tests {
     #[case("-b base.qcow2 vm.qcow2 1G vm-2.qcow2", Some(THE_FORM))]
     #[case("-b it's vm.qcow2", Some("overlay-pool create 'it'\"'\"'s' vm.qcow2"))]
     #[case("-b base.qcow2", Some("overlay-pool create base.qcow2 TARGET"))]
+    #[case("-F raw -b disk.img", Some("overlay-pool create --raw disk.img TARGET"))]
     #[case("-b", None)]
     #[case("--raw base.qcow2", None)]
     fn the_same_is_said_in_our_words(#[case] told: &str, #[case] ours: Option<&str>) {

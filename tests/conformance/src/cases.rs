@@ -85,7 +85,7 @@ pub fn some_of(
     Ok(files.iter().map(|path| read(path, std::fs::read_to_string(path))).collect())
 }
 
-fn is_case(path: &Path) -> bool {
+pub(crate) fn is_case(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "toml")
 }
 

@@ -3,9 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use include_dir::File;
-
-use crate::{cases, contract};
+use crate::cases::{EMBEDDED, is_case};
+use crate::contract;
 
 /// The documents, by the names of their files.
 const DOCUMENTS: [(&str, &str); 3] = [
@@ -29,7 +28,6 @@ pub(crate) fn export(directory: &Path) -> io::Result<usize> {
         let path = directory.join(name);
         std::fs::write(&path, text).map_err(|error| failed(&path, error))?;
     }
-    cases::EMBEDDED.extract(&cases).map_err(|error| failed(&cases, error))?;
-    let is_case = |file: &&File<'_>| file.path().extension().is_some_and(|its| its == "toml");
-    Ok(cases::EMBEDDED.files().filter(is_case).count())
+    EMBEDDED.extract(&cases).map_err(|error| failed(&cases, error))?;
+    Ok(EMBEDDED.files().filter(|file| is_case(file.path())).count())
 }
