@@ -8,6 +8,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::Pid;
+
 use super::cli;
 use super::qcow2::Image;
 use super::server::Server;
@@ -68,13 +70,32 @@ impl Node {
         root.join(path.strip_prefix("/").expect("an absolute path"))
     }
 
-    /// What is mounted below the kubelet's directory, on the node.
+    /// What is mounted in Pods' directories, on the node.
     pub(crate) fn mounts(&self) -> Vec<String> {
-        let path = format!("/proc/{}/mountinfo", self.namespace.id());
+        self.mounts_of(Pid::from_child(&self.namespace))
+    }
+
+    /// The same in the mount namespace of a server.
+    pub(crate) fn mounts_in(&self, server: &Server) -> Vec<String> {
+        self.mounts_of(server.pid())
+    }
+
+    fn mounts_of(&self, process: Pid) -> Vec<String> {
+        let path = format!("/proc/{}/mountinfo", process.as_raw_nonzero());
         let text = std::fs::read_to_string(path).expect("the mounts");
         let points = text.lines().filter_map(|line| line.split(' ').nth(4));
         let pods = self.kubelet_dir().join("pods").display().to_string();
-        points.filter(|point| point.starts_with(&pods)).map(str::to_owned).collect()
+        let below = points.filter(|point| point.starts_with(&pods));
+        let mut mounts: Vec<_> = below.map(str::to_owned).collect();
+        mounts.sort();
+        mounts
+    }
+
+    /// Runs a script on the node.
+    #[track_caller]
+    pub(crate) fn run(&self, script: &str) {
+        let answer = cli::run(self.on_node().args(["sh", "-ec", script]));
+        assert_eq!(answer.code, Some(0), "{answer}");
     }
 
     /// A command that begins in the node's mount namespace.
@@ -84,10 +105,17 @@ impl Node {
         command
     }
 
+    /// A command that begins in the mount namespace of a container of the manifest.
+    fn in_container(&self, name: &str) -> Command {
+        let mut command = self.on_node();
+        command.args(["unshare", "--mount", "--propagation", propagation(name)]);
+        command
+    }
+
     /// A server with two overlays ready, without any capability, as the manifest has it.
     #[track_caller]
     pub(crate) fn start_server(&self) -> Server {
-        let mut command = self.on_node();
+        let mut command = self.in_container("server");
         command.args(["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
         command.args([env!("CARGO_BIN_EXE_overlay-pool"), "serve", "--max-vms", "4"]);
         command.args(["--restock-interval", "0s"]);
@@ -101,7 +129,7 @@ impl Node {
         server
     }
 
-    /// A driver, in a mount namespace that gives its mounts to the node's.
+    /// A driver, whose mounts appear on the node.
     #[track_caller]
     pub(crate) fn start_driver(&self, args: &[&str]) -> Driver {
         self.start_driver_by(&[], args)
@@ -110,8 +138,8 @@ impl Node {
     /// A driver that another program starts.
     #[track_caller]
     pub(crate) fn start_driver_by(&self, by: &[&str], args: &[&str]) -> Driver {
-        let mut command = self.on_node();
-        command.args(["unshare", "--mount", "--propagation", "unchanged"]).args(by);
+        let mut command = self.in_container("driver");
+        command.args(by);
         command.args([env!("CARGO_BIN_EXE_overlay-pool"), "csi", "--node-id", "node-1"]);
         command.arg("--endpoint").arg(format!("unix://{}", self.endpoint().display()));
         command.arg("--images").arg(self.images());
@@ -159,6 +187,23 @@ impl Node {
     }
 }
 
+/// How a container of the manifest follows what the node mounts and unmounts below the kubelet's
+/// directory, as the manifest has it and `unshare` calls it.
+fn propagation(container: &str) -> &'static str {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/kubernetes/daemon-set.yaml");
+    let manifest = std::fs::read_to_string(path).expect("the manifest");
+    let (_, rest) = manifest.split_once(&format!("- name: {container}\n")).expect("it is there");
+    let (_, rest) = rest.split_once("mountPath: /var/lib/kubelet\n").expect("its mount");
+    let (mount, _) = rest.split_once("- name: ").expect("the next mount");
+    match mount.lines().find_map(|line| line.trim().strip_prefix("mountPropagation: ")) {
+        // The node's namespace shares what is mounted there, and nothing else.
+        Some("Bidirectional") => "unchanged",
+        Some("HostToContainer") => "slave",
+        None | Some("None") => "private",
+        Some(other) => panic!("mountPropagation: {other}"),
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.namespace.kill();
@@ -181,7 +226,7 @@ impl Driver {
     /// Ends it with SIGTERM, which is no failure.
     #[track_caller]
     pub(crate) fn stop(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
+        let pid = Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
         assert!(self.child.wait().expect("its status").success());
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod identity;
 mod manifests;
+mod mounts;
 mod pod;
 mod refusals;
 mod restarts;
