@@ -22,7 +22,8 @@ pub(super) enum ImageError {
 
 /// Where an image is below the directory of images. `python.qcow2` is there as it is written;
 /// `ghcr.io/acme/python@sha256:…` and `ghcr.io/acme/python:3.13` are the links that
-/// `overlay-pool images pull` makes.
+/// `overlay-pool images pull` makes. That command understands references by a registry's client, which a
+/// driver is built without: so a test holds the two against each other.
 pub(super) fn below(image: &str, format: Format) -> Result<PathBuf, ImageError> {
     let shown = || image.chars().take(256).collect::<String>();
     let (repository, name) = if let Some((repository, digest)) = image.split_once(AT) {
@@ -84,6 +85,21 @@ mod tests {
         for format in [Format::Qcow2, Format::Raw] {
             let file = format!("{folder}/sha256-{HEX}.{format}");
             assert_eq!(below(&format!("{before}{AT}{HEX}"), format), Ok(file.into()));
+        }
+    }
+
+    /// The client of registries takes seconds to be ready, but once.
+    #[cfg(feature = "images")]
+    #[test]
+    fn a_reference_leads_to_its_link_in_the_store() {
+        for repository in ["ghcr.io/acme", "localhost:5000/a/b/c", "127.0.0.1:5000/x"] {
+            for name in [":3.13", ":v1.0_x-y", "@", ":3.13@"] {
+                let name = name.replace('@', &format!("{AT}{HEX}"));
+                let text = format!("{repository}{name}");
+                let image: crate::images::ImageRef = text.parse().expect("a reference");
+                assert_eq!(below(&text, Format::Qcow2), Ok(image.link()));
+                assert_eq!(below(&text, Format::Raw), Ok(image.raw().link()));
+            }
         }
     }
 

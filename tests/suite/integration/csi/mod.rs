@@ -4,6 +4,7 @@ mod bench;
 mod identity;
 mod manifests;
 mod mounts;
+mod pulled;
 mod pod;
 mod refusals;
 mod restarts;
