@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
+use rustix::path::Arg;
 
 use crate::sys;
 
@@ -60,7 +61,7 @@ pub(super) fn detach(directory: &OwnedFd, name: &str) -> io::Result<()> {
 }
 
 /// Whether something is mounted at a name in a directory.
-fn is_mounted(directory: &OwnedFd, name: &str) -> io::Result<bool> {
+pub(super) fn is_mounted(directory: &OwnedFd, name: impl Arg) -> io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let found = match statx(directory, name, flags, StatxFlags::empty()) {
         Err(Errno::NOENT) => return Ok(false),

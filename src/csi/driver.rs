@@ -11,9 +11,9 @@ use super::leases::Leases;
 use super::place::{Place, PlaceError};
 use super::refusal::Refusal;
 use super::request::Publish;
-use super::volume::{DISK, Usage};
+use super::volume::{DISK, Usage, Volume};
 use crate::api::Label;
-use crate::claims::Claims;
+use crate::claims::{Claim, Claims};
 use crate::image::BaseRef;
 
 /// What a driver is told.
@@ -42,7 +42,7 @@ pub struct Driver {
     images: PathBuf,
     place: Place,
     leases: Leases,
-    /// Who works on which volume.
+    /// Who works on which volume: by its id, and then by its target. No id has a slash.
     claims: Claims<String>,
     pub(super) figures: Figures,
     pub(super) metrics: Option<TcpListener>,
@@ -89,7 +89,7 @@ impl Driver {
     /// Gives a Pod a disk, as it is asked for; again, if it has it.
     pub(super) async fn publish(&self, request: &Publish) -> Result<(), Refusal> {
         let Publish { id, target, image, format, size, group } = request;
-        let _claim = self.claims.claim(id.as_str().to_owned()).await;
+        let _claim = self.claim(id, target).await;
         // A Pod may use what is complete: whatever fails, that stays.
         let make = |place: &Place, target: &Path| {
             let volume = place.make(target)?;
@@ -128,8 +128,14 @@ impl Driver {
 
     /// Takes a Pod's disk away; again, if it was.
     pub(super) async fn unpublish(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
-        let _claim = self.claims.claim(id.as_str().to_owned()).await;
+        let _claim = self.claim(id, target).await;
         self.remove(id, target).await
+    }
+
+    /// Waits until nobody else works on a volume, nor at its target.
+    async fn claim(&self, id: &Label, target: &Path) -> [Claim<String>; 2] {
+        let volume = self.claims.claim(id.as_str().to_owned()).await;
+        [volume, self.claims.claim(target.display().to_string()).await]
     }
 
     async fn remove(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
@@ -185,7 +191,7 @@ impl Driver {
         }
         for (id, disk) in listed {
             let Some(target) = disk.parent() else { continue };
-            let _claim = self.claims.claim(id.as_str().to_owned()).await;
+            let _claim = self.claim(&id, target).await;
             let look =
                 |place: &Place, target: &Path| Ok::<_, PlaceError>(place.has_forgotten(target));
             if self.at(target, look).await? {
@@ -203,6 +209,32 @@ impl Driver {
                 }
             }
         }
+        Ok(removed + self.sweep_unleased().await?)
+    }
+
+    /// Removes the volumes that neither the kubelet nor the server knows, as after a pool directory was
+    /// lost. Says how many they were.
+    async fn sweep_unleased(&self) -> Result<usize, Refusal> {
+        let mut removed = 0;
+        let place = self.place.clone();
+        for target in aside(move || place.unrecorded()).await?? {
+            let _claim = self.claims.claim(target.display().to_string()).await;
+            if self.leases.has_any(&target.join(DISK)).await? {
+                continue;
+            }
+            let at = target.display();
+            match self.at(&target, discard).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::warn!(target = %at, "removed, nobody knows it");
+                    self.figures.forgotten.inc();
+                    removed += 1;
+                }
+                Err(refusal) => {
+                    tracing::warn!(target = %at, "not removed, though nobody knows it: {refusal}");
+                }
+            }
+        }
         Ok(removed)
     }
 
@@ -215,6 +247,17 @@ impl Driver {
         let (place, target) = (self.place.clone(), target.to_owned());
         aside(move || look(&place, &target)).await?.map_err(Into::into)
     }
+}
+
+/// Removes what nobody has a lease of, if it is a volume of this driver's and no Pod's. Says whether
+/// it did.
+fn discard(place: &Place, target: &Path) -> Result<bool, Refusal> {
+    if !place.is_unrecorded(target)? {
+        return Ok(false);
+    }
+    let Some(volume) = place.find(target)?.filter(Volume::is_ours) else { return Ok(false) };
+    volume.discard()?;
+    Ok(true)
 }
 
 /// Does what may wait for a disk.

@@ -82,6 +82,11 @@ impl Leases {
         owner.map_or(Ok(()), |(id, disk)| Err(Refusal::Elsewhere { id, disk }))
     }
 
+    /// Whether anybody has the disk by a lease, whatever it is labelled with.
+    pub(super) async fn has_any(&self, disk: &Path) -> Result<bool, Refusal> {
+        Ok(self.client.disks(None).await?.iter().any(|lease| lease.target == disk))
+    }
+
     /// Has a volume's disk removed from `disk`, if it is there.
     pub(super) async fn release(&self, id: &Label, disk: &Path) -> Result<(), Refusal> {
         self.client.release_at(id, disk).await.inspect_err(|_| {

@@ -1,5 +1,6 @@
 //! The directory of the kubelet, below which volumes are published.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,10 @@ use super::volume::Volume;
 const VOLUMES: &str = "volumes/kubernetes.io~csi";
 /// What it remembers of each, beside the volume's own directory.
 const RECORD: &str = "vol_data.json";
+/// What it calls a volume's own directory.
+const MOUNT: &str = "mount";
+/// How many Pods it may have, and how many volumes a Pod.
+const MOST: usize = 10_000;
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 
@@ -80,6 +85,25 @@ impl Place {
         matches!(record, Ok(Err(Errno::NOENT)))
     }
 
+    /// Where there are volumes of which the kubelet has no record, whoever made them, in Pods that have
+    /// no others: most that run have one, with their token.
+    pub(super) fn unrecorded(&self) -> Result<Vec<PathBuf>, PlaceError> {
+        let mut found = Vec::new();
+        for pod in entries(&self.written.join("pods"))? {
+            match unrecorded_of(&pod) {
+                Ok(targets) => found.extend(targets),
+                Err(error) => tracing::warn!(%error, "a Pod's volumes can't be looked at"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether such a volume is at `target` now.
+    pub(super) fn is_unrecorded(&self, target: &Path) -> Result<bool, PlaceError> {
+        let Some(pod) = target.ancestors().nth(4) else { return Ok(false) };
+        Ok(unrecorded_of(pod)?.iter().any(|found| found == target) && self.has_forgotten(target))
+    }
+
     /// The path of the directory in which the kubelet wants the volume's, from its own on.
     pub(super) fn above<'a>(&self, target: &'a Path) -> Result<&'a Path, PlaceError> {
         let above = target.strip_prefix(&self.written).ok().and_then(Path::parent);
@@ -99,6 +123,40 @@ impl Place {
             },
         ))
     }
+}
+
+/// The volumes of a Pod, if the kubelet has a record of none, and there are no others.
+fn unrecorded_of(pod: &Path) -> Result<Vec<PathBuf>, PlaceError> {
+    let mut found = Vec::new();
+    for kind in entries(&pod.join("volumes"))? {
+        for volume in entries(&kind)? {
+            let target = volume.join(MOUNT);
+            if !kind.ends_with(VOLUMES) || entries(&volume)? != [target.as_path()] {
+                return Ok(Vec::new());
+            }
+            found.push(target);
+        }
+    }
+    Ok(found)
+}
+
+/// What is in a directory of the kubelet's, to which no Pod writes; nothing if it isn't there.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, PlaceError> {
+    let failed = |source| PlaceError::Io { path: directory.into(), source };
+    let entries = match fs::read_dir(directory) {
+        Err(error)
+            if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) =>
+        {
+            return Ok(Vec::new());
+        }
+        entries => entries.map_err(failed)?,
+    };
+    let paths = entries.take(MOST + 1).map(|entry| entry.map(|entry| entry.path()));
+    let paths: Vec<_> = paths.collect::<io::Result<_>>().map_err(failed)?;
+    if paths.len() > MOST {
+        return Err(failed(io::Error::other(format!("over {MOST} files"))));
+    }
+    Ok(paths)
 }
 
 fn name(target: &Path) -> &Path {
@@ -169,5 +227,38 @@ mod tests {
         assert!(place.has_forgotten(&target), "its record is gone");
         assert!(!place.has_forgotten(&kubelet.join("pods/1/mount")), "that is no kubelet's");
         assert!(!place.has_forgotten(dir.path()));
+    }
+
+    /// A record, or another volume, says that the Pod may be there.
+    #[test]
+    fn a_pod_that_may_run_has_no_unrecorded_volume() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let place = Place::new(dir.path().to_owned());
+        assert!(place.unrecorded().expect("a look").is_empty());
+        let volumes = dir.path().join("pods/1/volumes");
+        let targets =
+            ["a", "b"].map(|name| volumes.join(format!("kubernetes.io~csi/{name}/mount")));
+        for target in &targets {
+            std::fs::create_dir_all(target).expect("folders");
+        }
+        std::fs::write(dir.path().join("pods/file"), "").expect("a file");
+        std::fs::create_dir_all(volumes.join("kubernetes.io~projected")).expect("a folder");
+        let found = || {
+            let mut found = place.unrecorded().expect("a look");
+            found.sort();
+            found
+        };
+        assert_eq!(found(), targets);
+        assert!(place.is_unrecorded(&targets[0]).expect("a look"));
+        for more in ["kubernetes.io~csi/a/vol_data.json", "kubernetes.io~projected/token"] {
+            let more = volumes.join(more);
+            std::fs::write(&more, "").expect("a file");
+            assert!(found().is_empty(), "{}", more.display());
+            for target in &targets {
+                assert!(!place.is_unrecorded(target).expect("a look"));
+            }
+            std::fs::remove_file(&more).expect("it is removed");
+        }
+        assert!(!place.is_unrecorded(dir.path()).expect("a look"));
     }
 }

@@ -5,12 +5,14 @@
 //! may, so nothing in it is believed: no link is followed, and what is not a file is an error.
 
 use std::fs::{File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fstatvfs, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, fstatvfs, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -25,6 +27,8 @@ pub(super) const BASE: &str = "base.img";
 pub(super) const ARGUMENTS: &str = "qemu.args";
 /// The same, until it is written.
 const DRAFT: &str = ".qemu.args";
+/// How much of it is read, in bytes: more than it has.
+const LONGEST: u64 = 4096;
 
 /// A volume's directory, which is there.
 #[derive(Debug)]
@@ -105,6 +109,44 @@ impl Volume {
             remove(&self.directory, name).map_err(self.failed(name))?;
         }
         base_mount::detach(&self.directory, BASE).map_err(self.failed(BASE))
+    }
+
+    /// Whether this driver made it, beyond doubt: QEMU is told what is told here, and a base image is
+    /// mounted in it, as no Pod can, while it is no mount itself.
+    pub(super) fn is_ours(&self) -> bool {
+        let name = self.path.file_name().unwrap_or_default();
+        let is_itself = base_mount::is_mounted(&self.parent, name);
+        let has_base = base_mount::is_mounted(&self.directory, BASE);
+        let mut told = Vec::new();
+        let read = self.open(ARGUMENTS);
+        let read = read.and_then(|file| file.take(LONGEST).read_to_end(&mut told));
+        let ours = [Format::Qcow2, Format::Raw].map(|format| arguments(format).into_bytes());
+        matches!((is_itself, has_base), (Ok(false), Ok(true)))
+            && read.is_ok()
+            && ours.contains(&told)
+    }
+
+    /// Removes a volume of ours that nobody knows, unless a QEMU has its overlay open.
+    pub(super) fn discard(self) -> Result<(), VolumeError> {
+        self.expect_unlocked().map_err(self.failed(DISK))?;
+        // First: what takes space is gone even if the rest, without which it isn't known as ours, is
+        // broken off.
+        remove(&self.directory, DISK).map_err(self.failed(DISK))?;
+        self.close()?;
+        self.remove()
+    }
+
+    /// QEMU holds a lock on what it has open.
+    fn expect_unlocked(&self) -> io::Result<()> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let disk = match openat(&self.directory, DISK, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            disk => disk?,
+        };
+        match fcntl_lock(&disk, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN | Errno::ACCESS) => Err(io::Error::other("a program has it open")),
+            locked => Ok(locked?),
+        }
     }
 
     /// Removes a closed volume with all that is in it.

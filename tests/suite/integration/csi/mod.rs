@@ -1,11 +1,12 @@
 //! Disks as volumes of Kubernetes: a real driver, a real server, mounts, and a kubelet of ours.
 
 mod bench;
+mod forgotten;
 mod identity;
 mod manifests;
 mod mounts;
-mod pulled;
 mod pod;
+mod pulled;
 mod refusals;
 mod restarts;
 mod told;

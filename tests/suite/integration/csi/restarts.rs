@@ -32,7 +32,7 @@ fn leases(server: &Server) -> HashSet<String> {
 
 /// The number of a Pod's disk, if it has one and all that belongs to it.
 #[track_caller]
-fn disk(node: &Node, pod: &Pod) -> u64 {
+pub(super) fn disk(node: &Node, pod: &Pod) -> u64 {
     let seen = node.seen(&pod.target());
     assert_eq!(names(&seen), ["base.img", "disk.qcow2", "qemu.args"], "{}", pod.uid);
     std::fs::metadata(seen.join("disk.qcow2")).expect("a disk").ino()
