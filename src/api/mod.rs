@@ -19,7 +19,9 @@ pub use client::{Client, ClientError, Opened, Running};
 #[cfg(all(feature = "server", feature = "vm"))]
 pub use server::VmLimits;
 #[cfg(feature = "server")]
-pub use server::{Access, AccessError, Limits, PREFIX, Server, look_again, openapi};
+pub use server::{
+    Access, AccessError, LEASES, Limits, PREFIX, Server, leased_bases, look_again, openapi,
+};
 pub use wire::{
     AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, Data, EndReason, Event,
     ExecuteRequest, Label, LabelError, Language, Lease, OpenAnswer, OpenRequest, PhaseSeconds,

@@ -6,13 +6,14 @@ use super::exit::Exit;
 use super::failure::Failure;
 
 /// What is typed, which of Cargo's features it needs, and whether that is on.
-const PARTS: [(&[&str], &str, bool); 6] = [
+const PARTS: [(&[&str], &str, bool); 7] = [
     (&["csi"], "csi", cfg!(feature = "csi")),
     (&["images", "pull"], "images", cfg!(feature = "images")),
     (&["images", "ls"], "images", cfg!(feature = "images")),
     (&["images", "prune"], "images", cfg!(feature = "images")),
     (&["images", "push"], "images", cfg!(feature = "images")),
     (&["serve", "--image"], "images", cfg!(feature = "images")),
+    (&["serve", "--prune-by-leases"], "images", cfg!(feature = "images")),
 ];
 
 /// For arguments that aren't understood: that another build would.

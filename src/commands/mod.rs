@@ -17,6 +17,8 @@ mod filesystem;
 mod gc;
 mod help;
 mod images;
+#[cfg(feature = "images")]
+mod in_use;
 mod inspect;
 mod lacking;
 mod man;

@@ -10,6 +10,7 @@
 //! <registry>/<repository>/<tag>.qcow2   links to them, put in place atomically
 //! layers/<hex>                   links to the disk that was in a layer
 //! disks/<hex>                    links to directories whose disks may refer to the images
+//! leases/<hex>                   links to directories of servers' records of disks
 //! partial/<hex>                  what is being received, locked by whoever receives it
 //! ```
 //!
@@ -22,6 +23,7 @@ mod directory;
 mod error;
 mod in_use;
 mod manifest;
+mod noted;
 mod partial;
 mod progress;
 mod prune;

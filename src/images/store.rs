@@ -25,7 +25,9 @@ const LAYERS: &str = "layers";
 /// What is being received, by digest.
 const PARTIAL: &str = "partial";
 /// Links to directories in which disks may refer to the images.
-const DISKS: &str = "disks";
+pub(super) const DISKS: &str = "disks";
+/// Links to directories of records of such disks.
+pub(super) const LEASES: &str = "leases";
 /// Images that may be removed, while it is looked again whether something needs them.
 const ASIDE: &str = "aside";
 /// Locked by whoever adds, together, or prunes, alone.
@@ -76,7 +78,7 @@ impl Store {
         let path = path.into();
         let path = std::path::absolute(&path).map_err(ImageError::file(&path))?;
         let store = Self { path };
-        for name in ["", IMAGES, LAYERS, PARTIAL, DISKS, ASIDE] {
+        for name in ["", IMAGES, LAYERS, PARTIAL, DISKS, LEASES, ASIDE] {
             make_directory(&store.path.join(name))?;
         }
         // Who prunes holds it alone, and puts back what stays.
@@ -86,6 +88,16 @@ impl Store {
             store.put_back()?;
         }
         Ok(store)
+    }
+
+    /// The store that an image is in, by its resolved path; none if it is in none.
+    #[must_use]
+    pub fn of(image: &Path) -> Option<Self> {
+        Digest::from_hex(image.file_name()?.to_str()?)?;
+        let images = image.parent()?;
+        let path = images.parent()?;
+        let is_store = images.file_name()? == IMAGES && path.join(DISKS).is_dir();
+        is_store.then(|| Self { path: path.to_owned() })
     }
 
     /// Where it is.
@@ -202,36 +214,6 @@ impl Store {
             File::open(self.path.join(IMAGES))?.sync_all()
         };
         admitted().map_err(ImageError::file(from))
-    }
-
-    /// Notes a directory below which disks may refer to the images here, whoever made them: what
-    /// they refer to isn't pruned.
-    ///
-    /// # Errors
-    ///
-    /// [`ImageError::File`] if it can't be noted.
-    pub fn note_disks(&self, directory: &Path) -> Result<(), ImageError> {
-        let noted = || {
-            let directory = std::path::absolute(directory)?;
-            let name = Digest::of(directory.as_os_str().as_encoded_bytes()).hex();
-            match symlink(&directory, self.path.join(DISKS).join(name)) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                noted => noted,
-            }
-        };
-        noted().map_err(ImageError::file(self.path.join(DISKS)))
-    }
-
-    /// The directories that were noted.
-    ///
-    /// # Errors
-    ///
-    /// [`ImageError::File`] if they can't be read.
-    pub fn disks(&self) -> Result<Vec<PathBuf>, ImageError> {
-        let links = read_directory(&self.path.join(DISKS))?.into_iter();
-        links
-            .map(|link| fs::read_link(link.path()).map_err(ImageError::file(link.path())))
-            .collect()
     }
 
     /// Notes which disk a layer held.

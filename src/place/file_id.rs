@@ -4,6 +4,8 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FsWord, StatxFlags, fstatfs, makedev, statx};
 use rustix::io::Errno;
@@ -70,6 +72,18 @@ impl FileId {
             born: is_known.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec)),
             handle: sys::file_handle(at, name).ok(),
         })
+    }
+
+    /// Whether the file's filesystem is mounted where `path`, the file's own, leads to: the next
+    /// directory on its way that is there is on it. If that can't be told, it isn't.
+    pub(crate) fn is_mounted_at(&self, path: &Path) -> bool {
+        let found = path.ancestors().skip(1).map(Path::metadata).find(|found| match found {
+            Err(error) => {
+                !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+            Ok(_) => true,
+        });
+        found.is_some_and(|found| found.is_ok_and(|found| found.dev() == self.device))
     }
 
     /// Whether both are of one file. If its filesystem calls it by a handle, its device's number

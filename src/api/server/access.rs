@@ -1,18 +1,19 @@
 //! Which files a client may name.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use rustix::fs::{AtFlags, OFlags, statat};
 
 use super::roots::{RootError, Roots};
-use super::trusted::{self, Distrust};
+use super::trusted::{self, Distrust, Found};
 use super::verdicts::Verdicts;
 use super::{open, overlooked};
-use crate::image::{BaseError, BaseImage, BaseRef, InUse, References, discover, in_use};
+use crate::image::{BaseError, BaseImage, BaseRef, Format, InUse, References, discover, in_use};
 use crate::paths::explained;
 use crate::place::leads_through;
 
@@ -134,6 +135,16 @@ pub struct Access {
     verdicts: Verdicts,
     /// What the server keeps for itself.
     own: RwLock<Vec<PathBuf>>,
+    tell: OnceLock<Tell>,
+}
+
+/// Is told of base images before there are disks of them.
+struct Tell(Box<dyn Fn(&Path) + Send + Sync>);
+
+impl fmt::Debug for Tell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tell").finish_non_exhaustive()
+    }
 }
 
 impl Access {
@@ -162,7 +173,8 @@ impl Access {
         let named = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
         let (known, notes) = (RwLock::default(), RwLock::default());
         let (verdicts, own) = (Verdicts::default(), RwLock::default());
-        let access = Self { targets, images, named, known, notes, verdicts, own };
+        let tell = OnceLock::new();
+        let access = Self { targets, images, named, known, notes, verdicts, own, tell };
         access.look();
         Ok(access)
     }
@@ -180,7 +192,11 @@ impl Access {
                 tracing::warn!(%error, "base image not kept ready");
                 false
             }
-            Ok(_) | Err(Distrust::Io(_) | Distrust::Replaced) => true,
+            Ok(found) => {
+                self.tell_of(&found.path);
+                true
+            }
+            Err(Distrust::Io(_) | Distrust::Replaced) => true,
         };
         self.look().into_iter().filter(is_trusted).collect()
     }
@@ -248,6 +264,18 @@ impl Access {
         in_use(&self.targets.paths().collect::<Vec<_>>(), most)
     }
 
+    /// Has `tell` told the resolved path of each base image before there are disks of it, some more than
+    /// once. It may wait for a disk. Said twice, the first one stays.
+    pub fn tell_of_bases(&self, tell: impl Fn(&Path) + Send + Sync + 'static) {
+        let _ = self.tell.set(Tell(Box::new(tell)));
+    }
+
+    fn tell_of(&self, base: &Path) {
+        if let Some(Tell(tell)) = self.tell.get() {
+            tell(base);
+        }
+    }
+
     /// Lets nothing be handed over at this path or below it: it is the server's own.
     pub fn keep_out(&self, own: &Path) {
         let resolved = own
@@ -276,7 +304,7 @@ impl Access {
                 return Ok(image);
             }
             let found = trusted::named(&base.path).map_err(distrust)?;
-            let image = self.verdicts.judge(found, base.format, references)?;
+            let image = self.judge(found, base.format, references)?;
             self.verdicts.remember(base.clone(), &image);
             return Ok(image);
         }
@@ -296,7 +324,18 @@ impl Access {
                 }
             }
         };
-        Ok(self.verdicts.judge(found, base.format, references)?)
+        Ok(self.judge(found, base.format, references)?)
+    }
+
+    fn judge(
+        &self,
+        found: Found,
+        format: Format,
+        references: References,
+    ) -> Result<BaseImage, BaseError> {
+        let image = self.verdicts.judge(found, format, references)?;
+        self.tell_of(image.path());
+        Ok(image)
     }
 
     fn knows(&self, path: &Path) -> bool {

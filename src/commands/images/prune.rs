@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use indicatif::BinaryBytes;
-use overlay_pool::images::{ImageRef, Reason, bases_below};
+use overlay_pool::images::{ImageRef, Reason};
 use serde_json::{Value, json};
 
 use super::super::failure::Failure;
+use super::super::in_use::in_use;
 use super::super::{Answer, arguments, text};
 use super::registries::StoreDir;
 
@@ -15,7 +16,8 @@ const EXAMPLES: &str = "\
 Images that have no name go, since their tags have moved on, and what broken-off pulls left. With
 --max-size, those that were used longest ago go too, until the others fit. An image stays if a qcow2
 file refers to it that is below the pools' directory, the directories of servers that have used this
-store, or --targets. Guest images are never touched.
+store, or --targets; or if it is the base image of a disk with an id of such a server. Guest images are
+never touched.
 
 Examples:
   overlay-pool images prune --dry-run
@@ -47,8 +49,7 @@ impl Prune {
         let store = self.store.open()?;
         let mut directories = self.targets;
         directories.push(arguments::pool_dir());
-        directories.append(&mut store.disks()?);
-        let in_use = || bases_below(&directories);
+        let in_use = || in_use(&store, &directories);
         let pruned = store.prune(self.max_size, in_use, true, self.dry_run)?;
         if self.json {
             let fact = |pruned: &overlay_pool::images::Pruned| {

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use overlay_pool::OverlayPool;
 use overlay_pool::api::{Access, look_again};
 use overlay_pool::image::BaseRef;
-use overlay_pool::images::{Digest, ImageError, ImageRef, Store, bases_below};
+use overlay_pool::images::{Digest, ImageError, ImageRef, Store};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::Notify;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::commands::exit::Exit;
 use crate::commands::failure::Failure;
+use crate::commands::in_use::in_use;
 
 /// When what failed is tried again, at the latest.
 const RETRY: Duration = Duration::from_secs(60);
@@ -75,11 +76,6 @@ impl Images {
 
     fn served(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Digest>> {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes in the store where disks may lie that refer to its images.
-    pub(super) fn note(&self, directory: &Path) -> Result<(), Failure> {
-        Ok(self.store.note_disks(directory)?)
     }
 
     /// Pulls what isn't there at all. What can't be had is a warning.
@@ -214,7 +210,7 @@ impl Images {
         let (store, limit, pool) = (self.store.clone(), self.limit, Arc::clone(pool));
         let pruned = spawn_blocking(move || {
             let in_use = || {
-                let mut in_use = bases_below(&store.disks()?)?;
+                let mut in_use = in_use(&store, &[])?;
                 in_use.extend(pool.bases().into_iter().map(|kept| kept.base.path));
                 in_use.extend(told.iter().cloned());
                 Ok::<BTreeSet<_>, ImageError>(in_use)

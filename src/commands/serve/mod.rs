@@ -4,6 +4,8 @@ mod config_file;
 #[cfg(feature = "images")]
 mod images;
 mod manager;
+#[cfg(feature = "images")]
+mod notes;
 mod options;
 mod service;
 mod watchdog;

@@ -166,6 +166,12 @@ pub(super) struct Options {
     #[arg(long, value_name = "SIZE", value_parser = arguments::size, help_heading = IMAGES)]
     #[serde(deserialize_with = "size")]
     image_limit: Option<u64>,
+    /// Take an image for unused if no disk with an id needs it: --targets, which others may keep from
+    /// being read, aren't looked at. For servers of which every disk has an id and stays where it was
+    /// put.
+    #[cfg(feature = "images")]
+    #[arg(long, help_heading = IMAGES)]
+    prune_by_leases: bool,
     /// Where they are kept, instead of `OVERLAY_POOL_STORE`, or base-images in `OVERLAY_POOL_DIR` or
     /// in the user's own place for pools.
     #[cfg(feature = "images")]
@@ -226,6 +232,9 @@ pub(super) struct Settings {
     pub(super) vms: Option<(VmSettings, VmLimits)>,
     #[cfg(feature = "images")]
     pub(super) registry: Option<super::images::Images>,
+    /// Whether the stores are told of records of disks alone.
+    #[cfg(feature = "images")]
+    pub(super) prune_by_leases: bool,
 }
 
 impl Options {
@@ -278,6 +287,8 @@ impl Options {
             image_refresh: self.image_refresh.or(file.image_refresh),
             #[cfg(feature = "images")]
             image_limit: self.image_limit.or(file.image_limit),
+            #[cfg(feature = "images")]
+            prune_by_leases: self.prune_by_leases || file.prune_by_leases,
             #[cfg(feature = "images")]
             image_store: self.image_store.or(file.image_store),
             #[cfg(feature = "images")]
@@ -344,6 +355,8 @@ impl Options {
             vms,
             #[cfg(feature = "images")]
             registry,
+            #[cfg(feature = "images")]
+            prune_by_leases: self.prune_by_leases,
         })
     }
 

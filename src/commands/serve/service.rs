@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use overlay_pool::api::{Access, AccessError, Limits, Server, VmLimits, look_again};
+use overlay_pool::api::{Access, AccessError, LEASES, Limits, Server, VmLimits, look_again};
 use overlay_pool::place::{can_confine, misfit, remove_hidden};
 use overlay_pool::vm::{Measure, VmManager};
 use overlay_pool::{OverlayPool, PREFIX};
@@ -16,6 +16,8 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tracing::field::display;
 
 use super::manager;
+#[cfg(feature = "images")]
+use super::notes::Notes;
 use super::options::Settings;
 use super::watchdog::Watchdog;
 use crate::commands::exit::Exit;
@@ -30,7 +32,7 @@ pub(super) struct Service {
     limits: Limits,
     /// Where targets may lie, but for the pool's own place.
     targets: Vec<PathBuf>,
-    leases: Option<PathBuf>,
+    leases: PathBuf,
     vms: Option<(Arc<VmManager>, VmLimits)>,
     #[cfg(feature = "images")]
     registry: Option<Arc<super::images::Images>>,
@@ -44,26 +46,27 @@ impl Service {
             return Err(Failure::new(Exit::Failed, cause, advice));
         }
         #[cfg(feature = "images")]
-        let registry = settings.registry.map(Arc::new);
+        let (registry, by_leases) = (settings.registry.map(Arc::new), settings.prune_by_leases);
         let Settings { pool, limits, mut targets, images, leases, bases, vms, .. } = settings;
+        let leases = leases.unwrap_or_else(|| pool.pool_dir.join(LEASES));
         if targets.is_empty() {
             make_place(&pool.pool_dir)?;
             targets.push(pool.pool_dir.clone());
         }
         let images: Vec<_> = images.into_iter().collect();
         #[cfg(feature = "images")]
-        let images = match &registry {
-            None => images,
-            Some(registry) => {
-                registry.note(&pool.pool_dir)?;
-                for directory in &targets {
-                    registry.note(directory)?;
-                }
-                let store = registry.store.path().to_owned();
-                images.into_iter().chain([store]).collect()
-            }
-        };
+        let store = registry.as_ref().map(|registry| registry.store.path().to_owned());
+        #[cfg(feature = "images")]
+        let images: Vec<_> = images.into_iter().chain(store).collect();
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
+        #[cfg(feature = "images")]
+        {
+            let notes = Notes::new(&pool.pool_dir, &targets, &leases, by_leases);
+            if let Some(registry) = &registry {
+                notes.write(&registry.store)?;
+            }
+            access.tell_of_bases(move |base| notes.tell_of(base));
+        }
         // By default they are below --dir, where targets may lie too.
         #[cfg(feature = "images")]
         if let Some(registry) = &registry {
@@ -105,10 +108,7 @@ impl Service {
         let (pool, access) = (Arc::clone(&self.pool), Arc::clone(&self.access));
         let end = Arc::new(Notify::new());
         let ended = Arc::clone(&end);
-        let mut server = Server::new(pool, access, self.limits);
-        if let Some(leases) = &self.leases {
-            server = server.with_leases(leases);
-        }
+        let mut server = Server::new(pool, access, self.limits).with_leases(&self.leases);
         if let Some((manager, limits)) = &self.vms {
             server = server.with_vms(Arc::clone(manager), *limits);
         }

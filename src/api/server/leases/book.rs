@@ -1,6 +1,6 @@
 //! All records: in memory, and each in a file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -114,13 +114,23 @@ impl Book {
         self.kept().insert(record.key(), Kept { record, room: Some(room) });
     }
 
-    /// Forgets a record, when there is no such disk.
+    /// Forgets a record: there is no such disk, or its user wants none.
     pub(super) fn forget(&self, record: &Record) -> Result<(), LeaseError> {
         let store = self.store();
         let removed = store.remove(&record.name());
         removed.map_err(|source| LeaseError::io(store.path(), source))?;
         self.kept().remove(&record.key());
         Ok(())
+    }
+
+    /// Forgets a record whose disk isn't where it was put, unless it may come back there; says whether
+    /// that was done.
+    pub(super) fn forget_gone(&self, record: &Record) -> Result<bool, LeaseError> {
+        let is_gone = record.is_gone_for_good();
+        if is_gone {
+            self.forget(record)?;
+        }
+        Ok(is_gone)
     }
 
     /// Removes what was written of a disk that there never was.
@@ -137,10 +147,14 @@ impl Book {
             let target = record.answer.target.display();
             match record.is_there(access) {
                 Ok(true) => {}
-                Ok(false) => {
-                    let forgotten = self.forget(&record);
-                    tracing::info!(%target, ?forgotten, "the disk is gone, and its lease");
-                }
+                Ok(false) => match self.forget_gone(&record) {
+                    Ok(false) => {
+                        tracing::warn!(%target, "the disk's filesystem isn't mounted; its lease stays");
+                    }
+                    forgotten => {
+                        tracing::info!(%target, ?forgotten, "the disk is gone, and its lease");
+                    }
+                },
                 Err(error) => tracing::warn!(%error, "whether the disk is there isn't known"),
             }
         }
@@ -149,6 +163,30 @@ impl Book {
     fn kept(&self) -> MutexGuard<'_, BTreeMap<Key, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The resolved paths of the base images of all disks that there are records of in a directory, whichever
+/// server keeps them there; none if it isn't there.
+///
+/// # Errors
+///
+/// Those of the system, and if a file there, which is named, is no such record: then any base image may
+/// be in use.
+pub fn leased_bases(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let Some(store) = Store::open_to_read(directory)? else { return Ok(BTreeSet::new()) };
+    let mut bases = BTreeSet::new();
+    for name in store.names()? {
+        match read(&store, &name) {
+            Ok(record) => _ = bases.insert(record.answer.base),
+            // The disk was removed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let why = format!("{name} is no record of a disk: {error}");
+                return Err(io::Error::new(error.kind(), why));
+            }
+        }
+    }
+    Ok(bases)
 }
 
 fn write(store: &Store, record: &Record) -> io::Result<()> {

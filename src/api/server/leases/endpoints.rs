@@ -139,7 +139,7 @@ pub(super) async fn look(
         if record.is_there(&shared.access)? {
             return Ok(Json(record.lease()));
         }
-        book.forget(&record)?;
+        book.forget_gone(&record)?;
         Err(unknown(claim.key()))
     };
     caller.look(&turns, look).await?

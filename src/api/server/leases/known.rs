@@ -11,8 +11,9 @@ use super::error::LeaseError;
 use super::key::Claims;
 use crate::api::server::turns::Turns;
 
-/// Where the records are, in the pool's place, unless it is said otherwise.
-const NAME: &str = "leases";
+/// Where a server's records of disks are, in the pool's place, unless it is said otherwise.
+pub const LEASES: &str = "leases";
+
 /// The records, once they were read.
 #[derive(Debug)]
 pub(in crate::api::server) struct Leases {
@@ -46,7 +47,7 @@ impl Leases {
 
     /// Where the records are.
     pub(in crate::api::server) fn place(&self) -> PathBuf {
-        self.told.get().cloned().unwrap_or_else(|| self.pool_dir.join(NAME))
+        self.told.get().cloned().unwrap_or_else(|| self.pool_dir.join(LEASES))
     }
 
     /// The records, of those that were read by now.

@@ -30,7 +30,7 @@ pub(in crate::api::server) async fn lend(
     let open = move || {
         let record = book.find(claim.key()).ok_or_else(|| unknown(claim.key()))?;
         let Some(file) = record.open(&all.access)? else {
-            book.forget(&record)?;
+            book.forget_gone(&record)?;
             return Err(unknown(claim.key()));
         };
         let path = record.answer.target.clone();

@@ -3,7 +3,8 @@
 //! Of each there is a record, written before the disk is where it shall be, so that the same request
 //! gives the same answer, also of a server that comes after this one; and so that the disk can be
 //! removed by its id. A disk that is no more where it was put is its user's affair: its record is
-//! forgotten, and whatever is there is left alone.
+//! forgotten, and whatever is there is left alone. If the filesystem that it was put on isn't mounted,
+//! the record stays until its user removes the disk or acquires by that id again.
 //!
 //! An id is its user's: two users may have the same one and don't hear of each other.
 
@@ -25,7 +26,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::Shared;
+pub use book::leased_bases;
 pub(super) use hand_over::acquire;
+pub use known::LEASES;
 pub(super) use known::Leases;
 #[cfg(feature = "vm")]
 pub(super) use lend::lend;

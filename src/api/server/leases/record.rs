@@ -54,6 +54,12 @@ impl Record {
         Ok(FileId::at(spot)?.is_some_and(|found| found.is(&self.file)))
     }
 
+    /// Whether a disk that isn't where it was put is gone for good. One on a filesystem that isn't
+    /// mounted is there again when that is.
+    pub(super) fn is_gone_for_good(&self) -> bool {
+        self.file.is_mounted_at(&self.answer.target)
+    }
+
     /// Opens the disk for reading and writing; none if it isn't where it was put.
     #[cfg(feature = "vm")]
     pub(super) fn open(&self, access: &Access) -> Result<Option<File>, AccessError> {

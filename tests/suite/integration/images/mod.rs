@@ -5,6 +5,7 @@ mod broken_off;
 mod hostile;
 mod kept;
 mod killed;
+mod needed;
 mod pull;
 mod serve;
 mod tls;

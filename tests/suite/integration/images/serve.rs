@@ -14,7 +14,7 @@ use crate::harness::server::Server;
 const NEEDS: &[Need] = &[Need::Registry];
 
 /// `serve` with two overlays ready of each image, its store and targets in the test's folder.
-fn serve(scratch: &Path, arguments: &[&str]) -> Server {
+pub(super) fn serve(scratch: &Path, arguments: &[&str]) -> Server {
     let mut command = Server::command(scratch);
     command.args(["--max-vms", "4", "--targets", "vms", "--restock-interval", "0s"]);
     command.args(arguments).env("OVERLAY_POOL_STORE", store(scratch));
@@ -22,7 +22,7 @@ fn serve(scratch: &Path, arguments: &[&str]) -> Server {
     Server::launch(scratch, &mut command)
 }
 
-fn name(scratch: &Path, image: &str) -> PathBuf {
+pub(super) fn name(scratch: &Path, image: &str) -> PathBuf {
     let (repository, tag) = image.rsplit_once(':').expect("a tag");
     store(scratch).join(repository).join(format!("{tag}.qcow2"))
 }

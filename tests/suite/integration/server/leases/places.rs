@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{delete, ids, killed_and_started_again, records, request, target_of};
+use crate::harness::cli;
 use crate::harness::faults::{fuse, strace};
 use crate::harness::pool_process::is_whole;
 use crate::harness::prelude::*;
@@ -227,17 +228,69 @@ fn a_disk_whose_directory_is_gone_is_gone(scratch: Scratch, #[values(false, true
     server.stop();
 }
 
-/// Its user removed it while no server was there; nobody has to ask for it.
+/// Its user removed it while no server was there, or the directory that it was in; nobody has to ask
+/// for it.
 #[apply(test)]
 fn a_server_forgets_at_its_start_what_is_gone(scratch: Scratch) {
     let server = Server::of_one_base(&scratch);
-    for id in ["gone", "there"] {
-        assert_eq!(server.post("/v1/acquire", &request(&scratch, id, id)).status, 200);
+    std::fs::create_dir(target_of(&scratch, "folder")).expect("a folder");
+    for (id, target) in [("gone", "gone"), ("below", "folder/gone"), ("there", "there")] {
+        assert_eq!(server.post("/v1/acquire", &request(&scratch, id, target)).status, 200);
     }
     server.stop();
     std::fs::remove_file(target_of(&scratch, "gone")).expect("it is removed");
+    std::fs::remove_dir_all(target_of(&scratch, "folder")).expect("it is removed");
     let mut server = Server::start(&scratch, server::one_base_args(&scratch));
     server.await_that("it is forgotten", |_| records(&scratch).len() == 1);
     server.await_that("it is in no list", |server| ids(server, "") == ["there"]);
+    server.stop();
+}
+
+/// A disk on a filesystem that isn't mounted is nowhere, and comes back. Until then its lease stays.
+#[apply(test)]
+#[needs(SecondFilesystem, MountNamespace)]
+fn a_disk_whose_filesystem_is_not_mounted_keeps_its_lease(
+    scratch: Scratch,
+    #[from(scratch_in_memory)] elsewhere: Scratch,
+) {
+    server::one_base(&scratch);
+    let mounted = target_of(&scratch, "mounted");
+    for folder in [&mounted, &elsewhere.join("folder")] {
+        std::fs::create_dir(folder).expect("a folder");
+    }
+    let start = |setup: &str| {
+        let mut command = cli::overlay_pool_after(setup, &scratch);
+        command.arg("serve").args(server::one_base_args(&scratch));
+        let mut server = Server::launch(&scratch, &mut command);
+        server.await_ready();
+        server
+    };
+    let mount = format!("mount --bind '{}' '{}'", elsewhere.display(), mounted.display());
+    let server = start(&mount);
+    // Of one its directory is missing then, of the other it is another one.
+    let disks = [("below", "mounted/folder/disk"), ("top", "mounted/disk")];
+    for (id, target) in disks {
+        assert_eq!(server.post("/v1/acquire", &request(&scratch, id, target)).status, 200);
+    }
+    server.stop();
+
+    let mut server = start("true");
+    server.await_that("it has looked at both", |server| {
+        server.log().matches("filesystem isn't mounted").count() == 2
+    });
+    for (id, _) in disks {
+        assert_eq!(server.get(&format!("/v1/disks/{id}")).problem(404), "unknown-disk");
+    }
+    assert_eq!(ids(&server, ""), ["below", "top"]);
+    server.stop();
+
+    let server = start(&mount);
+    for (id, _) in disks {
+        assert_eq!(server.get(&format!("/v1/disks/{id}")).status, 200, "{}", server.log());
+        assert_eq!(delete(&server, &format!("/v1/disks/{id}")).status, 204);
+    }
+    assert_eq!(names(&elsewhere), ["folder"]);
+    assert!(names(&elsewhere.join("folder")).is_empty());
+    assert_eq!(records(&scratch).len(), 0);
     server.stop();
 }
