@@ -100,7 +100,10 @@ impl AccessError {
                     if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
                 Self::Denied { what, path, allowed }
             }
-            RootError::Io(source) => Self::Io { what, path, source },
+            RootError::Io(source) => {
+                let source = roots.explained(&path, source);
+                Self::Io { what, path, source }
+            }
         }
     }
 

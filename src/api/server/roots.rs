@@ -1,6 +1,6 @@
 //! Directories that a client's paths may not lead out of.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -100,6 +100,31 @@ impl Roots {
             let real = of_open(&directory)?;
             Ok((directory, real))
         })
+    }
+
+    /// The error of looking `path` up, with the directory on its way that is missing or is none. What lies
+    /// outside of the roots isn't looked at.
+    pub(super) fn explained(&self, path: &Path, error: io::Error) -> io::Error {
+        let kind = error.kind();
+        if !matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory) {
+            return error;
+        }
+        let parts: Vec<_> = path.ancestors().skip(1).filter(|part| self.hold(part)).collect();
+        let why = parts.into_iter().rev().find_map(|part| {
+            let Err(RootError::Io(error)) = self.open_below(part, OFlags::DIRECTORY) else {
+                return None;
+            };
+            let why = match error.kind() {
+                ErrorKind::NotADirectory => "is not a directory",
+                ErrorKind::NotFound if self.open_below(part, OFlags::NOFOLLOW).is_ok() => {
+                    "is a link to what is missing"
+                }
+                ErrorKind::NotFound => "is missing",
+                _ => return None,
+            };
+            Some(format!("{} {why}", part.display()))
+        });
+        why.map_or(error, |why| io::Error::new(kind, why))
     }
 
     /// Opens something in the first root that holds `path`, with what comes after the root's own.

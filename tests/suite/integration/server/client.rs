@@ -92,7 +92,7 @@ async fn t2_what_is_refused_is_named_and_counted(scratch: Scratch) {
     // What can't be made says base, target and cause (rule A7).
     let (error, detail) = refused(client.acquire(&base, vms.join("missing/vm")).await);
     assert_eq!(error, "bad-target");
-    for said in ["base.qcow2", "vms/missing/vm", "No such file"] {
+    for said in ["base.qcow2", "vms/missing/vm", "vms/missing is missing"] {
         assert!(detail.contains(said), "{detail}");
     }
     let missing = images.join("missing.qcow2");
@@ -115,6 +115,48 @@ async fn t2_what_is_refused_is_named_and_counted(scratch: Scratch) {
     assert_eq!(server.acquire(&base, &scratch.join("vm")).problem(403), "forbidden");
     assert_eq!(std::fs::read_to_string(vms.join("there")).expect("it is there"), "precious");
     assert_eq!(std::fs::read_dir(&vms).expect("a folder").count(), 1);
+    server.stop();
+}
+
+/// A directory that is missing or is none is named; of what lies outside of the roots nothing is said.
+#[apply(test)]
+async fn a7_the_part_of_a_path_that_is_wrong_is_named(scratch: Scratch) {
+    server::one_base(&scratch);
+    let images = scratch.join("images");
+    std::fs::create_dir(&images).expect("a folder");
+    let mut args = server::one_base_args(&scratch);
+    args.extend(["--images".to_owned(), images.to_str().expect("a plain path").to_owned()]);
+    let server = Server::start(&scratch, args);
+    let client = Client::new(server.socket());
+    let (base, vms) = (server::base(&scratch), server::vms(&scratch));
+    for root in [&vms, &images] {
+        std::fs::write(root.join("file"), "").expect("a file");
+        for (name, to) in [("link", "gone"), ("out", "../gone")] {
+            std::os::unix::fs::symlink(to, root.join(name)).expect("a link");
+        }
+    }
+    for (path, said) in [
+        ("not/here/x", "not is missing"),
+        ("file/x", "file is not a directory"),
+        ("link/not/x", "link is a link to what is missing"),
+    ] {
+        for (root, error, answer) in [
+            (&vms, "bad-target", client.acquire(&base, vms.join(path)).await),
+            (&images, "bad-base", client.acquire(images.join(path), vms.join("vm")).await),
+        ] {
+            let (name, detail) = refused(answer);
+            assert_eq!(name, error, "{detail}");
+            let said = format!("{}/{said}", root.display());
+            assert!(detail.ends_with(&said), "{detail}");
+        }
+    }
+    for refusal in [
+        client.acquire(&base, vms.join("out/not/x")).await,
+        client.acquire(images.join("out/not/x"), vms.join("vm")).await,
+    ] {
+        let (name, detail) = refused(refusal);
+        assert!(name == "forbidden" && !detail.contains("missing"), "{name}: {detail}");
+    }
     server.stop();
 }
 
