@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use overlay_pool::api::{Access, AccessError, LEASES, Limits, Server, VmLimits, look_again};
 use overlay_pool::place::{can_confine, misfit, remove_hidden};
@@ -13,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tracing::field::display;
 
 use super::manager;
@@ -23,6 +25,10 @@ use super::watchdog::Watchdog;
 use crate::commands::exit::Exit;
 use crate::commands::failure::{self, Failure};
 use crate::commands::trusted;
+
+/// How long clients wait for a server that starts, before they are told to come again: the first one of
+/// a socket unit is what starts it.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// A pool and who may use it how.
 #[derive(Debug)]
@@ -116,9 +122,16 @@ impl Service {
             server = server.with_metrics(TcpListener::from_std(metrics).map_err(failed)?);
         }
         let serve = server.serve(listener, async move { ended.notified().await });
-        let mut serving = tokio::spawn(serve);
+        let begun = Arc::new(Notify::new());
+        let begins = Arc::clone(&begun);
+        let mut serving = tokio::spawn(async move {
+            let _ = timeout(GRACE, begins.notified()).await;
+            serve.await
+        });
 
-        let served = self.attend(&mut signals, &mut serving, address.as_pathname()).await;
+        let path = address.as_pathname();
+        let served = self.attend(&mut signals, &mut serving, &begun, path).await;
+        begun.notify_one();
         manager::stopping();
         let wind_down = async {
             end.notify_one();
@@ -137,11 +150,12 @@ impl Service {
         served
     }
 
-    /// Starts the pool and looks after it until it is to end.
+    /// Starts the pool, says that it has begun, and looks after it until it is to end.
     async fn attend(
         &self,
         signals: &mut Signals,
         serving: &mut JoinHandle<io::Result<()>>,
+        begun: &Notify,
         socket: Option<&Path>,
     ) -> Result<(), Failure> {
         tokio::select! {
@@ -167,6 +181,7 @@ impl Service {
             () = signals.end() => return Ok(()),
             served = &mut *serving => return Err(unserved(served)),
         }
+        begun.notify_one();
         self.warn_of_images();
         manager::ready(&self.status());
         // It runs beside this, and shall say nothing before.

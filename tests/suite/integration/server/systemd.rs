@@ -137,18 +137,37 @@ fn the_user_is_well_described() {
     assert!(output.status.success(), "{said}");
 }
 
-/// The first client starts the server, which takes the socket as it is and leaves it so.
+/// The first client starts the server, and has its answer of a server that is ready.
 #[apply(test)]
-fn a_passed_socket_is_taken_and_left(scratch: Scratch) {
+fn l1_who_starts_the_server_needs_not_come_again(scratch: Scratch) {
     server::one_base(&scratch);
+    let mut command = activated(&scratch);
+    let mut server = Server::launch(&scratch, &mut command);
+    server.await_that("somebody listens", |_| server::socket(&scratch).exists());
+    let target = server::vms(&scratch).join("vm.qcow2");
+    let answer = server.acquire(&server::base(&scratch), &target);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    server.stop();
+}
+
+/// A server whose socket somebody else listens on, until a client comes.
+fn activated(scratch: &Path) -> Command {
     let mut command = Command::new("systemd-socket-activate");
-    command.arg("--listen").arg(server::socket(&scratch));
+    command.arg("--listen").arg(server::socket(scratch));
     for name in ["OVERLAY_POOL_DIR", "OVERLAY_POOL_LOG", "OVERLAY_POOL_SOCKET"] {
         command.args(["--setenv", name]);
     }
     command.arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
-    command.args(server::one_base_args(&scratch));
+    command.args(server::one_base_args(scratch));
     command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    command
+}
+
+/// The first client starts the server, which takes the socket as it is and leaves it so.
+#[apply(test)]
+fn a_passed_socket_is_taken_and_left(scratch: Scratch) {
+    server::one_base(&scratch);
+    let mut command = activated(&scratch);
     let mut server = Server::launch(&scratch, &mut command);
     server.await_that("somebody listens", |_| server::socket(&scratch).exists());
     assert!(!server.log().contains("start"), "nobody has asked yet");
