@@ -26,6 +26,7 @@ pub(crate) mod scratch;
 pub(crate) mod server;
 pub(crate) mod somebody;
 pub(crate) mod stage;
+pub(crate) mod systemd;
 pub(crate) mod vm_server;
 pub(crate) mod vms;
 pub(crate) mod wait;

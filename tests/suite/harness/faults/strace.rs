@@ -4,7 +4,7 @@
 //! runtime's) aren't counted and don't fail. It counts by thread, so the program gets one thread
 //! that works.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::shim::until;
+use crate::harness::wait::eventually;
 
 /// What happens at a system call.
 #[derive(Clone, Debug)]
@@ -184,6 +185,19 @@ pub(crate) fn around(log: &Path) -> Command {
     let mut command = Command::new("strace");
     command.args(["-D", "-f", "-qq", "-o"]).arg(log);
     command
+}
+
+/// The calls that a program made by then, of whose end strace writes a summary (`--summary-only`).
+pub(crate) async fn summarized(log: &Path) -> BTreeSet<String> {
+    let read = || std::fs::read_to_string(log).unwrap_or_default();
+    eventually("strace tells", || read().trim_end().ends_with("total")).await;
+    let table = read();
+    let last = table.lines().filter_map(|line| line.split_whitespace().last());
+    let is_call = |word: &&str| word.starts_with(|letter: char| letter.is_ascii_lowercase());
+    last.filter(is_call)
+        .filter(|word| !["syscall", "total"].contains(word))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// How long strace may take to end.

@@ -1,7 +1,6 @@
 //! The units, and systemd's own programs.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -12,12 +11,9 @@ use crate::harness::faults::strace;
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
+use crate::harness::systemd::{allowed_by, units};
 
 const NEEDS: &[Need] = &[Need::Systemd];
-
-fn units() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/systemd")
-}
 
 #[apply(test)]
 #[case::alone(&["overlay-pool.service"])]
@@ -63,18 +59,7 @@ fn the_unit_s_command_is_understood(scratch: Scratch) {
 #[apply(test)]
 #[needs(Strace)]
 async fn the_unit_forbids_nothing_that_the_server_does(scratch: Scratch) {
-    let unit = std::fs::read_to_string(units().join("overlay-pool.service")).expect("a unit");
-    let mut allowed = BTreeSet::new();
-    for filter in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
-        match filter.strip_prefix('~') {
-            Some(group) => allowed = &allowed - &calls_of(group),
-            None => allowed.extend(calls_of(filter)),
-        }
-    }
-    // As `man systemd.exec` has it.
-    if unit.lines().any(|line| line == "RestrictSUIDSGID=yes") {
-        allowed.remove("openat2");
-    }
+    let allowed = allowed_by(&["overlay-pool.service"]);
     assert!(allowed.contains("read") && !allowed.contains("mount"), "{allowed:?}");
 
     server::one_base(&scratch);
@@ -96,36 +81,10 @@ async fn the_unit_forbids_nothing_that_the_server_does(scratch: Scratch) {
     server.await_that("it looks again", |server| server.log().contains("rescan"));
     server.stop();
 
-    // Written when strace sees the program's end.
-    let read = || std::fs::read_to_string(&summary).unwrap_or_default();
-    eventually("strace tells", || read().trim_end().ends_with("total")).await;
-    let table = read();
-    let words = table.lines().filter_map(|line| line.split_whitespace().last());
-    let used: BTreeSet<_> = words.filter(|word| !["syscall", "total"].contains(word)).collect();
-    assert!(used.contains("openat2") && used.contains("renameat2"), "{table}");
-    let forbidden: Vec<_> = used
-        .into_iter()
-        .filter(|call| call.starts_with(|letter: char| letter.is_ascii_lowercase()))
-        .filter(|call| !allowed.contains(*call))
-        .collect();
+    let used = strace::summarized(&summary).await;
+    assert!(used.contains("openat2") && used.contains("renameat2"), "{used:?}");
+    let forbidden: Vec<_> = used.difference(&allowed).collect();
     assert!(forbidden.is_empty(), "{forbidden:?}");
-}
-
-/// The system calls of a filter's words, groups within groups too.
-fn calls_of(words: &str) -> BTreeSet<String> {
-    let mut calls = BTreeSet::new();
-    for word in words.split_whitespace() {
-        if !word.starts_with('@') {
-            calls.insert(word.to_owned());
-            continue;
-        }
-        let mut command = Command::new("systemd-analyze");
-        let said = command.args(["syscall-filter", word]).output().expect("systemd-analyze runs");
-        let said = String::from_utf8(said.stdout).expect("text");
-        let words = said.lines().skip(1).map(str::trim).filter(|word| !word.starts_with('#'));
-        words.for_each(|word| calls.extend(calls_of(word)));
-    }
-    calls
 }
 
 #[apply(test)]

@@ -19,4 +19,5 @@ mod randomness;
 mod resume;
 mod run;
 mod sessions;
+mod unit;
 mod warm;

@@ -1,0 +1,53 @@
+//! The units, and what they let a service ask of the kernel.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the units are.
+pub(crate) fn units() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/systemd")
+}
+
+/// The settings of a unit's files, the one after the other.
+#[track_caller]
+fn settings_of(files: &[&str]) -> Vec<(String, String)> {
+    let read = |name| std::fs::read_to_string(units().join(name)).expect("a unit");
+    let text = files.iter().map(read).collect::<String>();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let settings = lines.filter_map(|line| line.split_once('='));
+    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The system calls that a unit of these files allows.
+#[track_caller]
+pub(crate) fn allowed_by(files: &[&str]) -> BTreeSet<String> {
+    let mut allowed = BTreeSet::new();
+    for (name, value) in settings_of(files) {
+        match (name.as_str(), value.strip_prefix('~')) {
+            ("SystemCallFilter", Some(words)) => allowed = &allowed - &calls_of(words),
+            ("SystemCallFilter", None) => allowed.extend(calls_of(&value)),
+            // As `man systemd.exec` has it.
+            ("RestrictSUIDSGID", _) if value == "yes" => _ = allowed.remove("openat2"),
+            _ => {}
+        }
+    }
+    allowed
+}
+
+/// The system calls of a filter's words, groups within groups too.
+fn calls_of(words: &str) -> BTreeSet<String> {
+    let mut calls = BTreeSet::new();
+    for word in words.split_whitespace() {
+        if !word.starts_with('@') {
+            calls.insert(word.to_owned());
+            continue;
+        }
+        let mut command = Command::new("systemd-analyze");
+        let said = command.args(["syscall-filter", word]).output().expect("systemd-analyze runs");
+        let said = String::from_utf8(said.stdout).expect("text");
+        let words = said.lines().skip(1).map(str::trim).filter(|word| !word.starts_with('#'));
+        words.for_each(|word| calls.extend(calls_of(word)));
+    }
+    calls
+}
