@@ -146,10 +146,8 @@ impl Driver {
         };
         self.at(target, take_back).await?;
         let disk = target.join(DISK);
-        let is_leased = self.leases.has(id, &disk).await?;
-        if !is_leased {
-            self.leases.expect_nobodys(&disk).await?;
-        }
+        let is_leased =
+            self.leases.has(id, &disk).await? || self.leases.has_record(id, &disk).await?;
         let close = |place: &Place, target: &Path| {
             let Some(volume) = place.find(target)? else { return Ok(None) };
             volume.close()?;

@@ -76,10 +76,12 @@ impl Leases {
         }
     }
 
-    /// Refuses if the disk is another volume's.
-    pub(super) async fn expect_nobodys(&self, disk: &Path) -> Result<(), Refusal> {
-        let owner = self.list().await?.into_iter().find(|(_, place)| place == disk);
-        owner.map_or(Ok(()), |(id, disk)| Err(Refusal::Elsewhere { id, disk }))
+    /// Whether the disk, which isn't there, is recorded as this volume's; refuses if it is another one's.
+    pub(super) async fn has_record(&self, id: &Label, disk: &Path) -> Result<bool, Refusal> {
+        match self.list().await?.into_iter().find(|(_, place)| place == disk) {
+            Some((owner, disk)) if owner != *id => Err(Refusal::Elsewhere { id: owner, disk }),
+            found => Ok(found.is_some()),
+        }
     }
 
     /// Whether anybody has the disk by a lease, whatever it is labelled with.

@@ -11,13 +11,15 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, fcntl_lock, fstatvfs, openat, renameat, statat, unlinkat,
+    AtFlags, CWD, FlockOperation, Mode, OFlags, fcntl_lock, fstatvfs, openat, renameat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::base_mount;
 use crate::image::{Format, Header, read_start};
+use crate::paths::link_to;
 
 /// The overlay.
 pub(super) const DISK: &str = "disk.qcow2";
@@ -138,11 +140,13 @@ impl Volume {
 
     /// QEMU holds a lock on what it has open.
     fn expect_unlocked(&self) -> io::Result<()> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let disk = match openat(&self.directory, DISK, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(()),
-            disk => disk?,
+        let judged = match self.open(DISK) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            judged => judged?,
         };
+        // Once more, since only who may write gets the lock.
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let disk = openat(CWD, link_to(&judged), flags, Mode::empty())?;
         match fcntl_lock(&disk, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::AGAIN | Errno::ACCESS) => Err(io::Error::other("a program has it open")),
             locked => Ok(locked?),

@@ -12,13 +12,13 @@ use super::store::{DISKS, LEASES, Store};
 
 impl Store {
     /// Notes a directory below which disks may refer to the images here, whoever made them: what
-    /// they refer to isn't pruned.
+    /// they refer to isn't pruned. `by` tells whose note it is, who alone forgets it.
     ///
     /// # Errors
     ///
     /// [`ImageError::File`] if it can't be noted.
-    pub fn note_disks(&self, directory: &Path) -> Result<(), ImageError> {
-        self.note(DISKS, directory)
+    pub fn note_disks(&self, directory: &Path, by: &Path) -> Result<(), ImageError> {
+        self.note(DISKS, directory, by)
     }
 
     /// The directories of disks that were noted.
@@ -30,14 +30,14 @@ impl Store {
         self.noted(DISKS)
     }
 
-    /// From now on this directory isn't among [those of disks](Self::disks).
+    /// From now on this directory isn't among [those of disks](Self::disks), unless others noted it.
     ///
     /// # Errors
     ///
     /// [`ImageError::File`] if it stays.
-    pub fn forget_disks(&self, directory: &Path) -> Result<(), ImageError> {
+    pub fn forget_disks(&self, directory: &Path, by: &Path) -> Result<(), ImageError> {
         let forgotten = || {
-            let link = self.link_to(DISKS, &std::path::absolute(directory)?);
+            let link = self.link_to(DISKS, &std::path::absolute(directory)?, by);
             match fs::remove_file(link) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 removed => removed,
@@ -52,7 +52,15 @@ impl Store {
     ///
     /// [`ImageError::File`] if it can't be noted.
     pub fn note_leases(&self, directory: &Path) -> Result<(), ImageError> {
-        self.note(LEASES, directory)
+        self.note(LEASES, directory, directory)
+    }
+
+    /// Whether that directory is noted here.
+    #[must_use]
+    pub fn has_noted_leases(&self, directory: &Path) -> bool {
+        let link =
+            std::path::absolute(directory).map(|found| self.link_to(LEASES, &found, directory));
+        link.is_ok_and(|link| link.is_symlink())
     }
 
     /// The directories of records that were noted.
@@ -64,12 +72,12 @@ impl Store {
         self.noted(LEASES)
     }
 
-    fn note(&self, kind: &str, directory: &Path) -> Result<(), ImageError> {
+    fn note(&self, kind: &str, directory: &Path, by: &Path) -> Result<(), ImageError> {
         // An older store lacks one.
         make_directory(&self.path().join(kind))?;
         let noted = || {
             let directory = std::path::absolute(directory)?;
-            match symlink(&directory, self.link_to(kind, &directory)) {
+            match symlink(&directory, self.link_to(kind, &directory, by)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 noted => noted,
             }
@@ -84,8 +92,30 @@ impl Store {
             .collect()
     }
 
-    fn link_to(&self, kind: &str, directory: &Path) -> PathBuf {
-        let name = Digest::of(directory.as_os_str().as_encoded_bytes()).hex();
-        self.path().join(kind).join(name)
+    fn link_to(&self, kind: &str, directory: &Path, by: &Path) -> PathBuf {
+        let both = [directory, by].map(|path| path.as_os_str().as_encoded_bytes());
+        self.path().join(kind).join(Digest::of(&both.join(&0)).hex())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_note_is_forgotten_by_its_owner_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path()).expect("a store");
+        let [disks, one, other] = ["/disks", "/one", "/other"].map(Path::new);
+        for by in [one, other, one] {
+            store.note_disks(disks, by).expect("it is noted");
+        }
+        store.forget_disks(disks, one).expect("it is forgotten");
+        store.forget_disks(disks, one).expect("there is none");
+        assert_eq!(store.disks().expect("the other one's"), [disks]);
+        store.forget_disks(disks, other).expect("it is forgotten");
+        assert!(store.disks().expect("none").is_empty());
     }
 }

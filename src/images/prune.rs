@@ -1,6 +1,7 @@
 //! What may leave the store.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
@@ -31,8 +32,8 @@ pub struct Pruned {
 impl Store {
     /// Removes images without a name and then, as long as the store takes more than `max_bytes`, the
     /// image that was used longest ago; with `partials` also what broken-off pulls left, which the next
-    /// one would go on with. What `in_use` names, by its
-    /// resolved path, stays. With `dry_run` it only tells what would go.
+    /// one would go on with. What `in_use` names stays: by the name
+    /// of its file, wherever the store is mounted for those who use it. With `dry_run` it only tells what would go.
     ///
     /// `in_use` is asked twice: what is to go is moved aside, where nobody begins to use it, and put
     /// back if somebody had begun before. Whoever makes a disk looks after that whether its base image
@@ -51,10 +52,12 @@ impl Store {
     ) -> Result<Vec<Pruned>, ImageError> {
         let _alone = self.hold_alone()?;
         self.put_back()?;
-        let real = self.path().canonicalize().map_err(ImageError::file(self.path()))?;
-        let is_used = |image: &Stored, used: &BTreeSet<PathBuf>| {
-            let below = image.path.strip_prefix(self.path()).unwrap_or(&image.path);
-            used.contains(&image.path) || used.contains(&real.join(below))
+        let in_use = || {
+            let names = in_use()?.into_iter().filter_map(|file| Some(file.file_name()?.to_owned()));
+            Ok::<BTreeSet<OsString>, ImageError>(names.collect())
+        };
+        let is_used = |image: &Stored, used: &BTreeSet<OsString>| {
+            image.path.file_name().is_some_and(|name| used.contains(name))
         };
         let used = in_use()?;
         if !dry_run {
@@ -161,5 +164,19 @@ mod tests {
         let pruned = store.prune(None, || bases_below(std::slice::from_ref(&disks)), true, false);
         assert_eq!(pruned.expect("pruned").len(), 1);
         assert!(!image.exists());
+    }
+
+    /// A server may have the store mounted elsewhere than who prunes.
+    #[test]
+    fn an_image_is_known_by_its_name_wherever_the_store_is_mounted() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (store, image, _) = store(dir.path());
+        let elsewhere =
+            Path::new("/elsewhere").join(image.strip_prefix(dir.path()).expect("below"));
+        let pruned = store.prune(None, || Ok([elsewhere.clone()].into()), true, false);
+        assert_eq!(pruned.expect("pruned"), []);
+        let other = elsewhere.with_file_name(Digest::of(b"other").hex());
+        let pruned = store.prune(None, || Ok([other.clone()].into()), true, false);
+        assert_eq!(pruned.expect("pruned").len(), 1);
     }
 }

@@ -28,7 +28,10 @@ impl Notes {
         by_leases: bool,
     ) -> Self {
         let (mut disks, mut recorded) = (vec![pool_dir.to_owned()], Vec::new());
-        let others = targets.iter().filter(|targets| *targets != pool_dir).cloned();
+        // A link may lead elsewhere later.
+        let resolved = |path: &PathBuf| path.canonicalize().ok().filter(|real| real != path);
+        let both = |path: &PathBuf| [Some(path.clone()), resolved(path)].into_iter().flatten();
+        let others = targets.iter().filter(|targets| *targets != pool_dir).flat_map(both);
         if by_leases {
             recorded.extend(others);
         } else {
@@ -40,8 +43,9 @@ impl Notes {
     /// Tells a store.
     pub(super) fn write(&self, store: &Store) -> Result<(), ImageError> {
         store.note_leases(&self.leases)?;
-        self.disks.iter().try_for_each(|directory| store.note_disks(directory))?;
-        self.recorded.iter().try_for_each(|directory| store.forget_disks(directory))
+        let by = &self.leases;
+        self.disks.iter().try_for_each(|directory| store.note_disks(directory, by))?;
+        self.recorded.iter().try_for_each(|directory| store.forget_disks(directory, by))
     }
 
     /// Tells the store that a base image is in, if it is in one that wasn't told yet. One that can't be
@@ -51,7 +55,8 @@ impl Notes {
         // Held until it is told: others wait for that.
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let before = told.get(store.path()).copied();
-        if before == Some(true) {
+        // It may be another one at the same place by now.
+        if before == Some(true) && store.has_noted_leases(&self.leases) {
             return;
         }
         let written = self.write(&store);

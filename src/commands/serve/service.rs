@@ -12,7 +12,7 @@ use overlay_pool::vm::{Measure, VmManager};
 use overlay_pool::{OverlayPool, PREFIX};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tracing::field::display;
@@ -122,16 +122,17 @@ impl Service {
             server = server.with_metrics(TcpListener::from_std(metrics).map_err(failed)?);
         }
         let serve = server.serve(listener, async move { ended.notified().await });
-        let begun = Arc::new(Notify::new());
-        let begins = Arc::clone(&begun);
+        let (begun, begins) = oneshot::channel();
         let mut serving = tokio::spawn(async move {
-            let _ = timeout(GRACE, begins.notified()).await;
-            serve.await
+            match timeout(GRACE, begins).await {
+                // It ends before it has begun: who waits is left to the next one on the socket.
+                Ok(Err(_)) => Ok(()),
+                Ok(Ok(())) | Err(_) => serve.await,
+            }
         });
 
         let path = address.as_pathname();
-        let served = self.attend(&mut signals, &mut serving, &begun, path).await;
-        begun.notify_one();
+        let served = self.attend(&mut signals, &mut serving, begun, path).await;
         manager::stopping();
         let wind_down = async {
             end.notify_one();
@@ -155,7 +156,7 @@ impl Service {
         &self,
         signals: &mut Signals,
         serving: &mut JoinHandle<io::Result<()>>,
-        begun: &Notify,
+        begun: oneshot::Sender<()>,
         socket: Option<&Path>,
     ) -> Result<(), Failure> {
         tokio::select! {
@@ -181,7 +182,7 @@ impl Service {
             () = signals.end() => return Ok(()),
             served = &mut *serving => return Err(unserved(served)),
         }
-        begun.notify_one();
+        let _ = begun.send(());
         self.warn_of_images();
         manager::ready(&self.status());
         // It runs beside this, and shall say nothing before.

@@ -114,12 +114,14 @@ async fn hand_over(
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     };
     let base = request.base.clone();
+    let directory = FileId::of(spot.directory()).ok();
     let record = |file| Record {
         uid,
         id: id.clone(),
         request: request.clone(),
         answer: answer.clone(),
         file,
+        directory: directory.clone(),
         aside: format!(".{:032x}.removed", rand::random::<u128>()),
     };
     let record = put(&book, aside, &spot, record).map_err(|error| {
@@ -244,7 +246,7 @@ mod tests {
             AcquireAnswer { source: Source::Pooled, base, target: disk.clone(), took_us: 1 };
         let file = FileId::of(File::open(&disk).expect("it opens")).expect("its id");
         let aside = ".aside".to_owned();
-        let record = Arc::new(Record { uid: 1, id, request, answer, file, aside });
+        let record = Arc::new(Record { uid: 1, id, request, answer, file, directory: None, aside });
         let book = Arc::new(Book::open(&folder.join("leases")).expect("records"));
         book.write(&record).expect("it is written");
         let room = book.room(1, 1).expect("room for it");

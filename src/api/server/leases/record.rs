@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 
+use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
 use super::key::Key;
@@ -23,6 +24,9 @@ pub(super) struct Record {
     pub(super) request: AcquireRequest,
     pub(super) answer: AcquireAnswer,
     pub(super) file: FileId,
+    /// The directory that it was put in.
+    #[serde(default)]
+    pub(super) directory: Option<FileId>,
     /// What the disk is called, beside its target, while it is removed.
     pub(super) aside: String,
 }
@@ -57,7 +61,15 @@ impl Record {
     /// Whether a disk that isn't where it was put is gone for good. One on a filesystem that isn't
     /// mounted is there again when that is.
     pub(super) fn is_gone_for_good(&self) -> bool {
-        self.file.is_mounted_at(&self.answer.target)
+        self.has_its_directory() || self.file.is_mounted_at(&self.answer.target)
+    }
+
+    /// Whether the directory is there, which another boot may have given a device of another number.
+    fn has_its_directory(&self) -> bool {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = self.answer.target.parent().unwrap_or(&self.answer.target);
+        let found = open(parent, flags, Mode::empty()).map_err(Into::into).and_then(FileId::of);
+        found.is_ok_and(|found| self.directory.as_ref().is_some_and(|known| found.is(known)))
     }
 
     /// Opens the disk for reading and writing; none if it isn't where it was put.
@@ -106,4 +118,44 @@ impl Record {
 /// What the file of a record is called.
 pub(super) fn name(Key { uid, id }: &Key) -> String {
     format!("{uid}-{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// Another boot may give a device another number: what tells is the directory itself.
+    #[test]
+    fn a_disk_is_gone_from_its_directory_whatever_its_device_s_number_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (target, moved) = (folder.path().join("disks/disk"), folder.path().join("moved"));
+        fs::create_dir(folder.path().join("disks")).expect("a folder");
+        let renumbered = |path: &std::path::Path| {
+            let id = FileId::of(File::open(path).expect("it opens")).expect("its id");
+            let mut id = serde_json::to_value(id).expect("JSON");
+            let has_handle = !id["handle"].is_null();
+            id["device"] = json!(1);
+            has_handle.then_some(id)
+        };
+        fs::write(&target, "a disk").expect("a disk");
+        let (file, directory) = (renumbered(&target), renumbered(target.parent().expect("one")));
+        // Without handles, devices' numbers are what there is.
+        let (Some(file), Some(directory)) = (file, directory) else { return };
+        let record: Record = serde_json::from_value(json!({
+            "uid": 1, "id": "one", "aside": ".aside", "file": file, "directory": directory,
+            "request": { "base": "/base", "target": target, "id": "one" },
+            "answer": { "base": "/base", "target": target, "source": "pooled", "took_us": 1 },
+        }))
+        .expect("a record");
+        fs::remove_file(&target).expect("removed");
+        assert!(record.is_gone_for_good());
+        // As when that filesystem isn't mounted.
+        fs::rename(target.parent().expect("one"), moved).expect("moved");
+        fs::create_dir(target.parent().expect("one")).expect("a folder");
+        assert!(!record.is_gone_for_good());
+    }
 }

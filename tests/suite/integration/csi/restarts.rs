@@ -38,6 +38,35 @@ pub(super) fn disk(node: &Node, pod: &Pod) -> u64 {
     std::fs::metadata(seen.join("disk.qcow2")).expect("a disk").ino()
 }
 
+/// A record whose disk may be on a filesystem that isn't mounted is kept by the server: it is in nobody's way
+/// once the kubelet has the volume removed.
+#[apply(test)]
+async fn a_volume_whose_disk_is_lost_is_removed_with_its_record(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let pod = node.pod("1");
+    let server = node.start_server();
+    let driver = node.start_driver(&[]);
+    node.kubelet().await.publish(pod.admit().request()).await.expect("it is published");
+    driver.kill();
+    server.stop();
+    // As if it had been on another device.
+    let records = node.kubelet_dir().join("plugins/pool/leases");
+    let [name] = &names(&records)[..] else { panic!("{:?}", names(&records)) };
+    let mut record: Value =
+        serde_json::from_slice(&std::fs::read(records.join(name)).expect("it")).expect("JSON");
+    record["file"]["device"] = 1.into();
+    record["directory"] = Value::Null;
+    std::fs::write(records.join(name), record.to_string()).expect("written");
+    std::fs::remove_file(pod.target().join("disk.qcow2")).expect("removed");
+
+    let server = node.start_server();
+    let _driver = node.start_driver(&[]);
+    assert_eq!(leases(&server).len(), 1);
+    node.kubelet().await.unpublish(&pod).await.expect("it is unpublished");
+    assert!(leases(&server).is_empty() && !pod.target().exists());
+    server.stop();
+}
+
 /// Between any two calls both may die.
 #[apply(test)]
 async fn a_volume_outlives_driver_and_server(scratch: Scratch) {

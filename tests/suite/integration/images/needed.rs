@@ -85,6 +85,26 @@ fn the_image_of_a_disk_stays(
     assert!(!stored(&scratch, &old).exists() && stored(&scratch, &new).exists());
 }
 
+/// A store that was made anew while a server runs is told anew.
+#[apply(test)]
+fn a_store_that_is_made_again_is_told_again(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let (old, new) = (disk(1, 1), disk(1, 2));
+    let name = pull(&scratch, &registry, "x", &old);
+    let mut server = serve(&scratch, &["--images", "store"]);
+    server.await_ready();
+    acquire(&server, &scratch, &name, "1.qcow2", None);
+    std::fs::remove_dir_all(store(&scratch)).expect("removed");
+    assert_eq!(pull(&scratch, &registry, "x", &old), name);
+    server.signal(Signal::HUP);
+    server.await_that("it looks again", |server| server.log().contains("rescan"));
+    acquire(&server, &scratch, &name, "2.qcow2", None);
+    server.stop();
+    pull(&scratch, &registry, "x", &new);
+    expect_pruned(&scratch);
+    assert!(stored(&scratch, &old).exists());
+}
+
 /// Where others may keep directories from being read, what has a record is known nevertheless.
 #[apply(test)]
 fn by_leases_alone_no_targets_are_looked_at(scratch: Scratch) {

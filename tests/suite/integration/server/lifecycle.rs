@@ -1,11 +1,15 @@
 //! Starting, ending and starting again.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::{hanging_tools, is_closed, names, start, under_way};
+use crate::harness::http::Client;
 use crate::harness::pool_process::is_whole;
 use crate::harness::prelude::*;
 use crate::harness::requirements::SECOND_FILESYSTEM;
@@ -124,6 +128,30 @@ fn while_it_starts_it_says_so(scratch: Scratch) {
     assert_eq!(answer.problem(503), "not-started");
     assert_eq!(answer.json()["detail"], "the server isn't ready yet; try again once /readyz is");
     assert!(!target.exists());
+}
+
+/// Whoever came while it started, and had no answer, is left to the next server on the socket.
+#[apply(test)]
+fn ended_before_it_has_started_it_takes_nobody(scratch: Scratch) {
+    server::one_base(&scratch);
+    let listener = UnixListener::bind(server::socket(&scratch)).expect("a socket");
+    let held = listener.try_clone().expect("the same socket");
+    // Another file that the shell opens has the lowest number.
+    let script = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-ec", script, "sh", env!("CARGO_BIN_EXE_overlay-pool"), "serve"]);
+    command.args(server::one_base_args(&scratch)).args(["--creator", "qemu-img"]);
+    command.args(["--create-timeout", "1h"]).env("PATH", hanging_tools(&scratch));
+    command.env("OVERLAY_POOL_DIR", scratch.join("pool")).stdin(OwnedFd::from(listener));
+    let mut client = Client::connect(&server::socket(&scratch)).expect("somebody listens");
+    client.send(b"GET /livez HTTP/1.1\r\n\r\n").expect("it is sent");
+    let mut server = Server::launch(&scratch, &mut command);
+    let is_create = |args: &String| args.contains(" create ");
+    server.await_that("it stocks", |server| server.children().values().any(is_create));
+    server.signal(Signal::TERM);
+    server.stop();
+    held.set_nonblocking(true).expect("it is set");
+    held.accept().expect("the client is still there");
 }
 
 /// Whatever is wrong with a path, but for what is in the way; and nothing counts as failed.
