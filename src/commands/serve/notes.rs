@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use overlay_pool::images::{ImageError, Store};
 
@@ -48,19 +48,22 @@ impl Notes {
         self.recorded.iter().try_for_each(|directory| store.forget_disks(directory, by))
     }
 
+    /// Never held while a store is looked at, which may not answer.
+    fn told(&self) -> MutexGuard<'_, HashMap<PathBuf, bool>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells the store that a base image is in, if it is in one that wasn't told yet. One that can't be
     /// told is a warning: it may be nobody's to write to.
     pub(super) fn tell_of(&self, base: &Path) {
         let Some(store) = Store::of(base) else { return };
-        // Held until it is told: others wait for that.
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = told.get(store.path()).copied();
+        let before = self.told().get(store.path()).copied();
         // It may be another one at the same place by now.
         if before == Some(true) && store.has_noted_leases(&self.leases) {
             return;
         }
         let written = self.write(&store);
-        told.insert(store.path().to_owned(), written.is_ok());
+        let before = self.told().insert(store.path().to_owned(), written.is_ok());
         if let (Err(error), None) = (written, before) {
             tracing::warn!(
                 store = %store.path().display(), %error,

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::faults::strace;
+
 /// Where the units are.
 pub(crate) fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/systemd")
@@ -21,7 +23,7 @@ fn settings_of(files: &[&str]) -> Vec<(String, String)> {
 
 /// The system calls that a unit of these files allows.
 #[track_caller]
-pub(crate) fn allowed_by(files: &[&str]) -> BTreeSet<String> {
+fn allowed_by(files: &[&str]) -> BTreeSet<String> {
     let mut allowed = BTreeSet::new();
     for (name, value) in settings_of(files) {
         match (name.as_str(), value.strip_prefix('~')) {
@@ -33,6 +35,22 @@ pub(crate) fn allowed_by(files: &[&str]) -> BTreeSet<String> {
         }
     }
     allowed
+}
+
+/// A server's command, to be given more arguments, of whose system calls there is a summary in the end.
+pub(crate) fn traced_server(scratch: &Path, summary: &Path) -> Command {
+    let mut command = strace::around(summary);
+    command.arg("--summary-only").arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
+    command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    command
+}
+
+/// Those of the calls that a unit of these files forbids.
+#[track_caller]
+pub(crate) fn forbidden_by(files: &[&str], calls: &BTreeSet<String>) -> Vec<String> {
+    let allowed = allowed_by(files);
+    assert!(allowed.contains("read") && !allowed.contains("mount"), "{allowed:?}");
+    calls.difference(&allowed).cloned().collect()
 }
 
 /// The system calls of a filter's words, groups within groups too.

@@ -134,17 +134,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (target, moved) = (folder.path().join("disks/disk"), folder.path().join("moved"));
         fs::create_dir(folder.path().join("disks")).expect("a folder");
-        let renumbered = |path: &std::path::Path| {
+        let id_of = |path: &std::path::Path| {
             let id = FileId::of(File::open(path).expect("it opens")).expect("its id");
-            let mut id = serde_json::to_value(id).expect("JSON");
-            let has_handle = !id["handle"].is_null();
-            id["device"] = json!(1);
-            has_handle.then_some(id)
+            serde_json::to_value(id).expect("JSON")
         };
         fs::write(&target, "a disk").expect("a disk");
-        let (file, directory) = (renumbered(&target), renumbered(target.parent().expect("one")));
-        // Without handles, devices' numbers are what there is.
-        let (Some(file), Some(directory)) = (file, directory) else { return };
+        let (mut file, mut directory) = (id_of(&target), id_of(target.parent().expect("one")));
+        file["device"] = json!(1);
+        // Without a handle the number is what tells, and has to be the same.
+        if !directory["handle"].is_null() {
+            directory["device"] = json!(1);
+        }
         let record: Record = serde_json::from_value(json!({
             "uid": 1, "id": "one", "aside": ".aside", "file": file, "directory": directory,
             "request": { "base": "/base", "target": target, "id": "one" },

@@ -11,7 +11,7 @@ use crate::harness::faults::strace;
 use crate::harness::http::Client;
 use crate::harness::prelude::*;
 use crate::harness::server::{self, Server};
-use crate::harness::systemd::{allowed_by, units};
+use crate::harness::systemd::{forbidden_by, traced_server, units};
 
 const NEEDS: &[Need] = &[Need::Systemd];
 
@@ -59,14 +59,10 @@ fn the_unit_s_command_is_understood(scratch: Scratch) {
 #[apply(test)]
 #[needs(Strace)]
 async fn the_unit_forbids_nothing_that_the_server_does(scratch: Scratch) {
-    let allowed = allowed_by(&["overlay-pool.service"]);
-    assert!(allowed.contains("read") && !allowed.contains("mount"), "{allowed:?}");
-
     server::one_base(&scratch);
     let summary = scratch.join("calls");
-    let mut command = strace::around(&summary);
-    command.arg("--summary-only").arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
-    command.args(server::one_base_args(&scratch)).env("OVERLAY_POOL_DIR", scratch.join("pool"));
+    let mut command = traced_server(&scratch, &summary);
+    command.args(server::one_base_args(&scratch));
     let mut server = Server::launch(&scratch, &mut command);
     server.await_ready();
     let (base, vms) = (server::base(&scratch), server::vms(&scratch));
@@ -83,8 +79,7 @@ async fn the_unit_forbids_nothing_that_the_server_does(scratch: Scratch) {
 
     let used = strace::summarized(&summary).await;
     assert!(used.contains("openat2") && used.contains("renameat2"), "{used:?}");
-    let forbidden: Vec<_> = used.difference(&allowed).collect();
-    assert!(forbidden.is_empty(), "{forbidden:?}");
+    assert_eq!(forbidden_by(&["overlay-pool.service"], &used), [""; 0]);
 }
 
 #[apply(test)]

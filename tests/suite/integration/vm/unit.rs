@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::faults::strace;
 use crate::harness::prelude::*;
 use crate::harness::server::Server;
-use crate::harness::systemd::allowed_by;
+use crate::harness::systemd::{forbidden_by, traced_server};
 use crate::harness::vm_server::{execute, with_vms};
 
 const NEEDS: &[Need] =
@@ -15,13 +15,9 @@ const NEEDS: &[Need] =
 /// anything else.
 #[apply(test)]
 async fn the_unit_lets_vms_run(scratch: Scratch) {
-    let allowed = allowed_by(&["overlay-pool.service", "vms.conf"]);
-    assert!(allowed.contains("read") && !allowed.contains("mount"), "{allowed:?}");
     let summary = scratch.join("calls");
-    let mut command = strace::around(&summary);
-    command.arg("--summary-only").arg(env!("CARGO_BIN_EXE_overlay-pool")).arg("serve");
-    command.env("OVERLAY_POOL_DIR", scratch.join("pool"));
-    let mut server = Server::launch(&scratch, &mut with_vms(command, 2));
+    let mut command = with_vms(traced_server(&scratch, &summary), 2);
+    let mut server = Server::launch(&scratch, &mut command);
     server.await_ready();
     let ran = execute(&server, &json!({ "language": "python", "code": "print('hello')" }));
     assert_eq!(ran.printed(), "hello\n");
@@ -29,6 +25,5 @@ async fn the_unit_lets_vms_run(scratch: Scratch) {
 
     let used = strace::summarized(&summary).await;
     assert!(used.contains("seccomp") && used.contains("execve"), "{used:?}");
-    let forbidden: Vec<_> = used.difference(&allowed).collect();
-    assert!(forbidden.is_empty(), "{forbidden:?}");
+    assert_eq!(forbidden_by(&["overlay-pool.service", "vms.conf"], &used), [""; 0]);
 }
