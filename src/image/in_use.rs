@@ -15,7 +15,7 @@ use super::base::{BaseError, read};
 use super::header::Header;
 use crate::paths::MAX_LINKS;
 
-/// The files that images below some directories refer to.
+/// The files that images refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InUse {
@@ -34,9 +34,9 @@ impl InUse {
     }
 }
 
-/// Looks at each regular file below `directories`, and at what those refer to, for the base images,
-/// backing files and external data files that they name: `most` files and directories at most, and
-/// of each file its first 64 KiB. Symbolic links aren't followed.
+/// Looks at each regular file among `paths` and below those that are directories, and at what those refer
+/// to, for the base images, backing files and external data files that they name: `most` files and
+/// directories at most, and of each file its first 64 KiB. Symbolic links aren't followed but for `paths`.
 ///
 /// It waits for the disk, and takes some microseconds a file: call it aside. An overlay that is made
 /// or moved meanwhile may be missed; who keeps book of those that are made asks there too.
@@ -55,10 +55,10 @@ impl InUse {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use]
-pub fn in_use(directories: &[PathBuf], most: usize) -> InUse {
+pub fn in_use(paths: &[PathBuf], most: usize) -> InUse {
     let mut look = Look { left: most, in_use: InUse { files: BTreeSet::new(), whole: true } };
-    for directory in directories {
-        look.below(directory);
+    for path in paths {
+        look.below(path);
     }
     look.in_use
 }
@@ -69,11 +69,15 @@ struct Look {
 }
 
 impl Look {
-    fn below(&mut self, directory: &Path) {
-        let mut directories = vec![directory.to_owned()];
+    fn below(&mut self, path: &Path) {
+        let mut directories = vec![path.to_owned()];
         while let Some(directory) = directories.pop() {
             let entries = match std::fs::read_dir(&directory) {
                 Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                    self.file(directory.canonicalize().unwrap_or(directory));
+                    continue;
+                }
                 Err(error) => {
                     self.unknown(&directory, &error);
                     continue;

@@ -85,6 +85,18 @@ pub enum ImageError {
         /// What is wrong with them.
         why: String,
     },
+    /// The records of a server's disks aren't where it noted them.
+    #[error(
+        "records of a server's disks in {}: not there, so nobody knows which images its disks need; mount \
+         what they are on, or start that server. If it is gone for good: rm '{}'",
+        leases.display(), note.display()
+    )]
+    Records {
+        /// Where they were.
+        leases: PathBuf,
+        /// What the store was told of them.
+        note: PathBuf,
+    },
     /// The store is pruned, or pulled into, by another process.
     #[error("store {}: another process pulls into it or prunes it; try again later", path.display())]
     Busy {

@@ -36,12 +36,9 @@ impl Store {
     ///
     /// [`ImageError::File`] if it stays.
     pub fn forget_disks(&self, directory: &Path, by: &Path) -> Result<(), ImageError> {
-        let forgotten = || {
-            let link = self.link_to(DISKS, &std::path::absolute(directory)?, by);
-            match fs::remove_file(link) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            }
+        let forgotten = || match fs::remove_file(self.link_to(DISKS, directory, by)?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
         };
         forgotten().map_err(ImageError::file(self.path().join(DISKS)))
     }
@@ -58,9 +55,14 @@ impl Store {
     /// Whether that directory is noted here.
     #[must_use]
     pub fn has_noted_leases(&self, directory: &Path) -> bool {
-        let link =
-            std::path::absolute(directory).map(|found| self.link_to(LEASES, &found, directory));
-        link.is_ok_and(|link| link.is_symlink())
+        self.link_to(LEASES, directory, directory).is_ok_and(|link| link.is_symlink())
+    }
+
+    /// That such a directory isn't there.
+    #[must_use]
+    pub fn missing(&self, leases: &Path) -> ImageError {
+        let note = self.link_to(LEASES, leases, leases).unwrap_or_default();
+        ImageError::Records { leases: leases.to_owned(), note }
     }
 
     /// The directories of records that were noted.
@@ -76,8 +78,8 @@ impl Store {
         // An older store lacks one.
         make_directory(&self.path().join(kind))?;
         let noted = || {
-            let directory = std::path::absolute(directory)?;
-            match symlink(&directory, self.link_to(kind, &directory, by)) {
+            let link = self.link_to(kind, directory, by)?;
+            match symlink(std::path::absolute(directory)?, link) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 noted => noted,
             }
@@ -92,9 +94,10 @@ impl Store {
             .collect()
     }
 
-    fn link_to(&self, kind: &str, directory: &Path, by: &Path) -> PathBuf {
-        let both = [directory, by].map(|path| path.as_os_str().as_encoded_bytes());
-        self.path().join(kind).join(Digest::of(&both.join(&0)).hex())
+    fn link_to(&self, kind: &str, directory: &Path, by: &Path) -> io::Result<PathBuf> {
+        let (directory, by) = (std::path::absolute(directory)?, std::path::absolute(by)?);
+        let both = [&directory, &by].map(|path| path.as_os_str().as_encoded_bytes());
+        Ok(self.path().join(kind).join(Digest::of(&both.join(&0)).hex()))
     }
 }
 

@@ -62,14 +62,11 @@ impl Store {
         Err(io::Error::other("the directory was removed again and again"))
     }
 
-    /// Opens the directory only to read in it, whoever has it; none if it isn't there.
-    pub(crate) fn open_to_read(path: &Path) -> io::Result<Option<Self>> {
+    /// Opens the directory only to read in it, whoever has it.
+    pub(crate) fn open_to_read(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match openat(CWD, path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(Self { path: path.to_owned(), fd: fd.into() })),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
+        let fd = openat(CWD, path, flags, Mode::empty())?;
+        Ok(Self { path: path.to_owned(), fd: fd.into() })
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -210,9 +210,10 @@ impl Images {
         let (store, limit, pool) = (self.store.clone(), self.limit, Arc::clone(pool));
         let pruned = spawn_blocking(move || {
             let in_use = || {
-                let mut in_use = in_use(&store, &[])?;
-                in_use.extend(pool.bases().into_iter().map(|kept| kept.base.path));
-                in_use.extend(told.iter().cloned());
+                let kept = pool.bases().into_iter().map(|kept| kept.base.path);
+                let mine: Vec<_> = kept.chain(told.iter().cloned()).collect();
+                let mut in_use = in_use(&store, &mine)?;
+                in_use.extend(mine);
                 Ok::<BTreeSet<_>, ImageError>(in_use)
             };
             store.prune(limit, in_use, all_well, false)

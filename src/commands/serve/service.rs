@@ -67,7 +67,7 @@ impl Service {
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
         #[cfg(feature = "images")]
         {
-            let notes = Notes::new(&pool.pool_dir, &targets, &leases, by_leases);
+            let notes = Notes::new(&pool, &targets, &leases, by_leases);
             if let Some(registry) = &registry {
                 notes.write(&registry.store)?;
             }

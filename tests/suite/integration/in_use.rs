@@ -89,8 +89,24 @@ async fn what_is_not_known_may_be_in_use(scratch: Scratch) {
         assert_eq!((found.whole, found.may_hold(&other)), (whole, !whole), "{most}");
     }
     assert!(in_use(&[scratch.join("none")], ALL).whole, "there is none");
-    let no_folder = in_use(&[targets.join("notes.txt")], ALL);
-    assert!(!no_folder.whole && no_folder.may_hold(&other));
+    let unknown = in_use(&[targets.join("n".repeat(300))], ALL);
+    assert!(!unknown.whole && unknown.may_hold(&other), "no filesystem can tell");
+}
+
+/// Also by a link, as a directory may be given.
+#[apply(test)]
+async fn a_file_is_looked_at_as_a_directory_is(scratch: Scratch) {
+    let [base, other] = ["one.qcow2", "other.qcow2"].map(|name| scratch.join(name));
+    for image in [&base, &other] {
+        Image::new(1 << 20).write(image);
+    }
+    let link = scratch.join("link");
+    symlink(targets(&scratch, &base).await.join("a/b/disk.qcow2"), &link).expect("a link");
+    for path in [link.clone(), link.canonicalize().expect("it leads there")] {
+        let found = in_use(&[path], ALL);
+        assert!(found.whole && found.may_hold(&base) && !found.may_hold(&other), "{found:?}");
+    }
+    assert_eq!(in_use(&[base], ALL), in_use(&[], ALL), "it refers to nothing");
 }
 
 /// Somebody may have moved it aside for a moment.

@@ -166,14 +166,14 @@ impl Book {
 }
 
 /// The resolved paths of the base images of all disks that there are records of in a directory, whichever
-/// server keeps them there; none if it isn't there.
+/// server keeps them there.
 ///
 /// # Errors
 ///
 /// Those of the system, and if a file there, which is named, is no such record: then any base image may
 /// be in use.
 pub fn leased_bases(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    let Some(store) = Store::open_to_read(directory)? else { return Ok(BTreeSet::new()) };
+    let store = Store::open_to_read(directory)?;
     let mut bases = BTreeSet::new();
     for name in store.names()? {
         match read(&store, &name) {

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::serve::{name, serve};
-use crate::harness::cli::{Answer, run};
+use crate::harness::cli::{Answer, answer, run};
 use crate::harness::prelude::*;
 use crate::harness::registry::{Registry, disk, images, store, stored};
 use crate::harness::server::Server;
@@ -139,6 +139,77 @@ fn by_leases_alone_no_targets_are_looked_at(scratch: Scratch) {
     expect_pruned(&scratch);
     assert!(leased.exists(), "a record names it");
     assert!(!other.exists(), "nobody has said that there is a disk of it");
+}
+
+/// Records that aren't there, as on a filesystem that isn't mounted, are no sign that nothing is in use.
+#[apply(test)]
+fn records_that_are_missing_keep_all_images(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let (old, new) = (disk(1, 1), disk(1, 2));
+    let name = pull(&scratch, &registry, "x", &old);
+    let by_leases = ["--base", name.to_str().expect("a plain path"), "--prune-by-leases"];
+    let mut server = serve(&scratch, &by_leases);
+    server.await_ready();
+    acquire(&server, &scratch, &name, "1.qcow2", Some("vm"));
+    server.stop();
+    pull(&scratch, &registry, "x", &new);
+
+    let [pool, away] = ["pool", "away"].map(|name| scratch.join(name));
+    std::fs::rename(&pool, &away).expect("moved");
+    let refused = prune(&scratch);
+    assert_eq!(refused.code, Some(1), "{refused}");
+    assert!(stored(&scratch, &old).exists(), "a disk needs it");
+    let leases = pool.join("leases").display().to_string();
+    assert!(refused.stderr.contains(&leases), "{refused}");
+    std::fs::rename(&away, &pool).expect("moved back");
+    expect_pruned(&scratch);
+    assert!(stored(&scratch, &old).exists(), "its record names it");
+
+    // As the message says for a server that never comes back.
+    std::fs::remove_dir_all(&pool).expect("removed");
+    let note = refused.stderr.split_once("rm '").expect("what to do").1;
+    std::fs::remove_file(note.split_once('\'').expect("its end").0).expect("the note");
+    expect_pruned(&scratch);
+    assert!(!stored(&scratch, &old).exists() && stored(&scratch, &new).exists());
+}
+
+/// A server of which no disk has an id yet has its place for records nevertheless.
+#[apply(test)]
+fn a_server_without_disks_keeps_nothing(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let (old, new) = (disk(1, 1), disk(1, 2));
+    let name = pull(&scratch, &registry, "x", &old);
+    let mut server = serve(&scratch, &["--base", name.to_str().expect("a plain path")]);
+    server.await_ready();
+    server.stop();
+    pull(&scratch, &registry, "x", &new);
+    expect_pruned(&scratch);
+    assert!(!stored(&scratch, &old).exists() && stored(&scratch, &new).exists());
+}
+
+/// A base image elsewhere that refers to one in the store needs it as its disks do.
+#[apply(test)]
+fn what_a_base_image_elsewhere_refers_to_stays(
+    scratch: Scratch,
+    #[values(None, Some("vm"))] id: Option<&str>,
+) {
+    let registry = Registry::start(&scratch);
+    let (old, new) = (disk(1, 1), disk(1, 2));
+    pull(&scratch, &registry, "x", &old);
+    let middle = scratch.join("middle.qcow2");
+    let made = answer(&scratch, [Path::new("create"), &stored(&scratch, &old), &middle]);
+    assert_eq!(made.code, Some(0), "{made}");
+    let mut arguments = vec!["--base", middle.to_str().expect("a plain path")];
+    arguments.push("--allow-references");
+    // Then no header of a disk is looked at.
+    arguments.extend(id.map(|_| "--prune-by-leases"));
+    let mut server = serve(&scratch, &arguments);
+    server.await_ready();
+    acquire(&server, &scratch, &middle, "1.qcow2", id);
+    server.stop();
+    pull(&scratch, &registry, "x", &new);
+    expect_pruned(&scratch);
+    assert!(stored(&scratch, &old).exists(), "a disk needs it");
 }
 
 /// As `images prune` does it.
