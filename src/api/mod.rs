@@ -20,7 +20,8 @@ pub use client::{Client, ClientError, Opened, Running};
 pub use server::VmLimits;
 #[cfg(feature = "server")]
 pub use server::{
-    Access, AccessError, LEASES, Limits, PREFIX, Server, leased_bases, look_again, openapi,
+    Access, AccessError, LEASES, Limits, PREFIX, Server, leased_bases, leases_seal, look_again,
+    openapi,
 };
 pub use wire::{
     AcquireAnswer, AcquireRequest, BaseAdded, BaseRequest, BaseState, Data, EndReason, Event,

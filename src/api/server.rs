@@ -57,7 +57,7 @@ use tower::Service;
 
 pub use access::{Access, AccessError};
 pub use bases::look_again;
-pub use leases::{LEASES, leased_bases};
+pub use leases::{LEASES, leased_bases, leases_seal};
 pub use open::PREFIX;
 pub use openapi::openapi;
 #[cfg(feature = "vm")]

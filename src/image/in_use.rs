@@ -8,12 +8,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 use serde_json::Value;
 
 use super::base::{BaseError, read};
 use super::header::Header;
-use crate::paths::MAX_LINKS;
+use crate::paths::{MAX_LINKS, link_to};
 
 /// The files that images refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,12 +112,6 @@ impl Look {
             self.left -= 1;
             let named = match named(&path) {
                 Ok(named) => named,
-                // A link by now.
-                Err(BaseError::Io { source, .. })
-                    if Errno::from_io_error(&source) == Some(Errno::LOOP) =>
-                {
-                    continue;
-                }
                 Err(BaseError::Io { source, .. }) => {
                     self.unknown(&path, &source);
                     continue;
@@ -152,9 +145,13 @@ impl Look {
 /// The files that an image refers to; none if it is no qcow2 image.
 fn named(path: &Path) -> Result<Vec<PathBuf>, BaseError> {
     let failed = |source| BaseError::Io { path: path.to_owned(), source };
-    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits();
-    let flags = i32::try_from(flags).unwrap_or(0);
-    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    // Whoever may write a header has nothing but files opened: a device may do something then.
+    let flags = i32::try_from((OFlags::PATH | OFlags::NOFOLLOW).bits()).unwrap_or(0);
+    let found = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    if !found.metadata().map_err(failed)?.is_file() {
+        return Err(BaseError::NotAFile { path: path.to_owned() });
+    }
+    let file = File::open(link_to(&found)).map_err(failed)?;
     let (bytes, _) = read(&file, path)?;
     let Ok(header) = Header::parse(&bytes) else { return Ok(Vec::new()) };
     let names = [header.backing_file, header.extensions.data_file].into_iter().flatten();

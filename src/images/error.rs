@@ -87,8 +87,8 @@ pub enum ImageError {
     },
     /// The records of a server's disks aren't where it noted them.
     #[error(
-        "records of a server's disks in {}: not there, so nobody knows which images its disks need; mount \
-         what they are on, or start that server. If it is gone for good: rm '{}'",
+        "records of a server's disks in {}: not there, or others are, so nobody knows which images its \
+         disks need; mount what they are on. If they are gone for good: rm '{}'",
         leases.display(), note.display()
     )]
     Records {

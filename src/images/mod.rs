@@ -42,6 +42,7 @@ pub use digest::{Digest, DigestError};
 pub use error::ImageError;
 pub use in_use::bases_below;
 pub use manifest::ManifestError;
+pub use noted::NotedLeases;
 pub use progress::{Progress, Tell};
 pub use prune::{Pruned, Reason};
 pub use pull::{Pulled, Puller};

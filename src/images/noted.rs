@@ -1,5 +1,6 @@
 //! What a store is told of disks that may refer to its images.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -8,7 +9,30 @@ use std::path::{Path, PathBuf};
 use super::digest::Digest;
 use super::directory::{make_directory, read_directory};
 use super::error::ImageError;
-use super::store::{DISKS, LEASES, Store};
+use super::store::{DISKS, LEASES, NEW, Store};
+
+/// Records of disks that a server noted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotedLeases {
+    /// The note, whose name is the directory's seal.
+    note: PathBuf,
+    /// Where they are.
+    pub directory: PathBuf,
+}
+
+impl NotedLeases {
+    /// What tells the directory from any other at its path.
+    #[must_use]
+    pub fn seal(&self) -> &str {
+        self.note.file_name().and_then(OsStr::to_str).unwrap_or_default()
+    }
+
+    /// That they aren't there.
+    #[must_use]
+    pub fn missing(self) -> ImageError {
+        ImageError::Records { leases: self.directory, note: self.note }
+    }
+}
 
 impl Store {
     /// Notes a directory below which disks may refer to the images here, whoever made them: what
@@ -18,7 +42,16 @@ impl Store {
     ///
     /// [`ImageError::File`] if it can't be noted.
     pub fn note_disks(&self, directory: &Path, by: &Path) -> Result<(), ImageError> {
-        self.note(DISKS, directory, by)
+        // An older store lacks one.
+        make_directory(&self.path().join(DISKS))?;
+        let noted = || {
+            let link = self.link_to(directory, by)?;
+            match symlink(std::path::absolute(directory)?, link) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                noted => noted,
+            }
+        };
+        noted().map_err(ImageError::file(self.path().join(DISKS)))
     }
 
     /// The directories of disks that were noted.
@@ -27,7 +60,13 @@ impl Store {
     ///
     /// [`ImageError::File`] if they can't be read.
     pub fn disks(&self) -> Result<Vec<PathBuf>, ImageError> {
-        self.noted(DISKS)
+        Ok(self.noted(DISKS)?.into_iter().map(|(_, directory)| directory).collect())
+    }
+
+    /// Whether that directory of disks is noted here.
+    #[must_use]
+    pub fn has_noted_disks(&self, directory: &Path, by: &Path) -> bool {
+        self.link_to(directory, by).is_ok_and(|link| link.is_symlink())
     }
 
     /// From now on this directory isn't among [those of disks](Self::disks), unless others noted it.
@@ -36,33 +75,38 @@ impl Store {
     ///
     /// [`ImageError::File`] if it stays.
     pub fn forget_disks(&self, directory: &Path, by: &Path) -> Result<(), ImageError> {
-        let forgotten = || match fs::remove_file(self.link_to(DISKS, directory, by)?) {
+        let forgotten = || match fs::remove_file(self.link_to(directory, by)?) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         };
         forgotten().map_err(ImageError::file(self.path().join(DISKS)))
     }
 
-    /// Notes a directory in which a server has records of disks: their base images aren't pruned.
+    /// Notes a directory in which a server has records of disks: their base images aren't pruned. If it has
+    /// another path by now, that is noted in place of the one before. `seal` tells it from any other.
     ///
     /// # Errors
     ///
     /// [`ImageError::File`] if it can't be noted.
-    pub fn note_leases(&self, directory: &Path) -> Result<(), ImageError> {
-        self.note(LEASES, directory, directory)
+    pub fn note_leases(&self, directory: &Path, seal: &str) -> Result<(), ImageError> {
+        let links = self.path().join(LEASES);
+        make_directory(&links)?;
+        let (link, new) = (links.join(seal), links.join(format!("{NEW}{seal}")));
+        let noted = || {
+            let directory = std::path::absolute(directory)?;
+            if fs::read_link(&link).is_ok_and(|noted| noted == directory) {
+                return Ok(());
+            }
+            let _ = fs::remove_file(&new);
+            symlink(&directory, &new).and_then(|()| fs::rename(&new, &link))
+        };
+        noted().map_err(ImageError::file(&link))
     }
 
-    /// Whether that directory is noted here.
+    /// Whether the directory of records with this seal is noted here.
     #[must_use]
-    pub fn has_noted_leases(&self, directory: &Path) -> bool {
-        self.link_to(LEASES, directory, directory).is_ok_and(|link| link.is_symlink())
-    }
-
-    /// That such a directory isn't there.
-    #[must_use]
-    pub fn missing(&self, leases: &Path) -> ImageError {
-        let note = self.link_to(LEASES, leases, leases).unwrap_or_default();
-        ImageError::Records { leases: leases.to_owned(), note }
+    pub fn has_noted_leases(&self, seal: &str) -> bool {
+        self.path().join(LEASES).join(seal).is_symlink()
     }
 
     /// The directories of records that were noted.
@@ -70,34 +114,30 @@ impl Store {
     /// # Errors
     ///
     /// [`ImageError::File`] if they can't be read.
-    pub fn leases(&self) -> Result<Vec<PathBuf>, ImageError> {
-        self.noted(LEASES)
+    pub fn leases(&self) -> Result<Vec<NotedLeases>, ImageError> {
+        let notes = self.noted(LEASES)?.into_iter();
+        Ok(notes.map(|(note, directory)| NotedLeases { note, directory }).collect())
     }
 
-    fn note(&self, kind: &str, directory: &Path, by: &Path) -> Result<(), ImageError> {
-        // An older store lacks one.
-        make_directory(&self.path().join(kind))?;
-        let noted = || {
-            let link = self.link_to(kind, directory, by)?;
-            match symlink(std::path::absolute(directory)?, link) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                noted => noted,
-            }
+    /// All links, and where they lead to.
+    fn noted(&self, kind: &str) -> Result<Vec<(PathBuf, PathBuf)>, ImageError> {
+        let links = read_directory(&self.path().join(kind))?.into_iter().map(|link| link.path());
+        let is_new = |link: &PathBuf| {
+            link.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(NEW.as_bytes()))
         };
-        noted().map_err(ImageError::file(self.path().join(kind)))
-    }
-
-    fn noted(&self, kind: &str) -> Result<Vec<PathBuf>, ImageError> {
-        let links = read_directory(&self.path().join(kind))?.into_iter();
         links
-            .map(|link| fs::read_link(link.path()).map_err(ImageError::file(link.path())))
+            .filter(|link| !is_new(link))
+            .map(|link| match fs::read_link(&link) {
+                Ok(directory) => Ok((link, directory)),
+                Err(error) => Err(ImageError::file(&link)(error)),
+            })
             .collect()
     }
 
-    fn link_to(&self, kind: &str, directory: &Path, by: &Path) -> io::Result<PathBuf> {
+    fn link_to(&self, directory: &Path, by: &Path) -> io::Result<PathBuf> {
         let (directory, by) = (std::path::absolute(directory)?, std::path::absolute(by)?);
         let both = [&directory, &by].map(|path| path.as_os_str().as_encoded_bytes());
-        Ok(self.path().join(kind).join(Digest::of(&both.join(&0)).hex()))
+        Ok(self.path().join(DISKS).join(Digest::of(&both.join(&0)).hex()))
     }
 }
 

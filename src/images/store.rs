@@ -33,7 +33,7 @@ const ASIDE: &str = "aside";
 /// Locked by whoever adds, together, or prunes, alone.
 const LOCK: &str = ".lock";
 /// A link is made here under another name first.
-const NEW: &str = ".new-";
+pub(super) const NEW: &str = ".new-";
 /// How long is waited for the lock at a time.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How deep a repository's directories may be, as references are at most 255 characters long.
@@ -81,13 +81,37 @@ impl Store {
         for name in ["", IMAGES, LAYERS, PARTIAL, DISKS, LEASES, ASIDE] {
             make_directory(&store.path.join(name))?;
         }
-        // Who prunes holds it alone, and puts back what stays.
-        if !read_directory(&store.path.join(ASIDE))?.is_empty()
-            && let Some(_holding) = store.lock(FlockOperation::NonBlockingLockShared)?
-        {
-            store.put_back()?;
-        }
+        store.recover()?;
         Ok(store)
+    }
+
+    /// The store in this directory; none if there is none.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        let is_store = [IMAGES, DISKS, ASIDE].iter().all(|name| path.join(name).is_dir());
+        let path = is_store.then(|| std::path::absolute(path).ok()).flatten()?;
+        Some(Self { path })
+    }
+
+    /// Puts back what somebody moved aside who was killed while it was pruned, as who opens it does.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::File`] if something can't be put back.
+    pub fn recover(&self) -> Result<(), ImageError> {
+        // Who prunes holds it alone, and puts back what stays.
+        if !read_directory(&self.path.join(ASIDE))?.is_empty()
+            && let Some(_holding) = self.lock(FlockOperation::NonBlockingLockShared)?
+        {
+            self.put_back()?;
+        }
+        Ok(())
+    }
+
+    /// Where files are that are no images, or not whole ones.
+    #[must_use]
+    pub fn unfinished(&self) -> [PathBuf; 2] {
+        [self.partials(), self.path.join(ASIDE)]
     }
 
     /// The store that an image is in, by its resolved path; none if it is in none.
@@ -98,6 +122,12 @@ impl Store {
         let path = images.parent()?;
         let is_store = images.file_name()? == IMAGES && path.join(DISKS).is_dir();
         is_store.then(|| Self { path: path.to_owned() })
+    }
+
+    /// The store of an image by a name of it, also if the image isn't there.
+    #[must_use]
+    pub fn by_name(name: &Path) -> Option<Self> {
+        Self::of(&name.parent()?.join(fs::read_link(name).ok()?))
     }
 
     /// Where it is.

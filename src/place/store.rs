@@ -88,7 +88,8 @@ impl Store {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') {
+            // The latter is where a filesystem begins.
+            if !name.starts_with('.') && name != "lost+found" {
                 names.push(name);
             }
         }
@@ -150,6 +151,7 @@ mod tests {
         store.write("other", b"").expect("written");
         store.remove("other").expect("removed");
         store.remove("other").expect("removed before");
+        std::fs::create_dir(path.join("lost+found")).expect("a folder");
         drop(store);
         let store = Store::open(&path).expect("it opens");
         assert_eq!(store.names().expect("names"), ["file"]);

@@ -138,6 +138,8 @@ pub struct Access {
     verdicts: Verdicts,
     /// What the server keeps for itself.
     own: RwLock<Vec<PathBuf>>,
+    /// Directories of what are no base images.
+    hidden: RwLock<Vec<PathBuf>>,
     tell: OnceLock<Tell>,
 }
 
@@ -175,9 +177,9 @@ impl Access {
         };
         let named = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
         let (known, notes) = (RwLock::default(), RwLock::default());
-        let (verdicts, own) = (Verdicts::default(), RwLock::default());
+        let (verdicts, own, hidden) = (Verdicts::default(), RwLock::default(), RwLock::default());
         let tell = OnceLock::new();
-        let access = Self { targets, images, named, known, notes, verdicts, own, tell };
+        let access = Self { targets, images, named, known, notes, verdicts, own, hidden, tell };
         access.look();
         Ok(access)
     }
@@ -273,7 +275,7 @@ impl Access {
         let _ = self.tell.set(Tell(Box::new(tell)));
     }
 
-    fn tell_of(&self, base: &Path) {
+    pub(super) fn tell_of(&self, base: &Path) {
         if let Some(Tell(tell)) = self.tell.get() {
             tell(base);
         }
@@ -287,6 +289,12 @@ impl Access {
             .or_else(|| Some(own.parent()?.canonicalize().ok()?.join(own.file_name()?)));
         let resolved = resolved.unwrap_or_else(|| own.to_owned());
         self.own.write().unwrap_or_else(PoisonError::into_inner).push(resolved);
+    }
+
+    /// Lets nothing below this path be a base image: it is none, or not whole yet.
+    pub fn hide(&self, path: &Path) {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        self.hidden.write().unwrap_or_else(PoisonError::into_inner).push(path);
     }
 
     /// Whether a name in a directory is the server's own, or below what is.
@@ -327,7 +335,7 @@ impl Access {
                 }
             }
         };
-        Ok(self.judge(found, base.format, references)?)
+        self.judge(found, base.format, references)
     }
 
     fn judge(
@@ -335,7 +343,14 @@ impl Access {
         found: Found,
         format: Format,
         references: References,
-    ) -> Result<BaseImage, BaseError> {
+    ) -> Result<BaseImage, AccessError> {
+        let hidden = self.hidden.read().unwrap_or_else(PoisonError::into_inner);
+        if hidden.iter().any(|hidden| found.path.starts_with(hidden)) {
+            let why = "it is not whole yet, or being removed; name the image itself";
+            let why = io::Error::new(io::ErrorKind::PermissionDenied, why);
+            return Err(AccessError::io(BASE, &found.path, why));
+        }
+        drop(hidden);
         let image = self.verdicts.judge(found, format, references)?;
         self.tell_of(image.path());
         Ok(image)

@@ -190,3 +190,29 @@ impl AsyncWrite for Connection {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    /// What is being done for a client that says no more is answered by all who do it.
+    #[tokio::test]
+    async fn the_end_is_seen_once_nobody_works_for_the_client() {
+        let (client, ours) = UnixStream::pair().expect("a pair");
+        let (mut connection, channel) = Connection::new(ours);
+        let [first, second] = [(); 2].map(|()| channel.listening().expect("no end was seen"));
+        drop(client);
+        let reading = tokio::spawn(async move { connection.read(&mut [0]).await });
+        while channel.end().waiting.is_none() {
+            yield_now().await;
+        }
+        drop(first);
+        assert!(channel.end().waiting.is_some(), "the other one works for it");
+        drop(second);
+        assert_eq!(reading.await.expect("it ends").expect("no failure"), 0);
+        assert!(channel.listening().is_none(), "its end was seen");
+    }
+}

@@ -1,12 +1,11 @@
 //! What image stores are told of a server, so that nothing that its disks need is pruned.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use overlay_pool::PoolConfig;
+use overlay_pool::api::leases_seal;
 use overlay_pool::image::{References, in_use};
 use overlay_pool::images::{ImageError, Store};
 
@@ -22,10 +21,22 @@ pub(super) struct Notes {
     disks: Vec<PathBuf>,
     /// Those below which there is a record of each.
     recorded: Vec<PathBuf>,
-    /// Where the records are.
+    /// Where the records are, if there are any.
     leases: PathBuf,
-    /// The stores that were to be told, and whether they could be.
-    told: Mutex<HashMap<PathBuf, bool>>,
+    /// What tells that directory from any other, once it was seen.
+    seal: OnceLock<String>,
+    /// The stores that were to be told, and what they could be.
+    told: Mutex<HashMap<PathBuf, Told>>,
+}
+
+/// What a store was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// It couldn't be.
+    Nothing,
+    /// Where disks are; there were no records yet.
+    Disks,
+    All,
 }
 
 impl Notes {
@@ -47,21 +58,31 @@ impl Notes {
             disks.extend(others);
         }
         let (references, leases) = (*references, leases.to_owned());
-        Self { references, disks, recorded, leases, told: Mutex::default() }
+        let (seal, told) = (OnceLock::new(), Mutex::default());
+        Self { references, disks, recorded, leases, seal, told }
     }
 
-    /// Tells a store. That the records aren't there is from then on a sign that they are missing.
+    /// Tells a store.
     pub(super) fn write(&self, store: &Store) -> Result<(), ImageError> {
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.leases);
-        made.map_err(|source| ImageError::File { path: self.leases.clone(), source })?;
-        store.note_leases(&self.leases)?;
         let by = &self.leases;
+        if let Some(seal) = self.seal() {
+            store.note_leases(&self.leases, seal)?;
+        }
         self.disks.iter().try_for_each(|directory| store.note_disks(directory, by))?;
         self.recorded.iter().try_for_each(|directory| store.forget_disks(directory, by))
     }
 
+    fn seal(&self) -> Option<&str> {
+        if self.seal.get().is_none()
+            && let Ok(Some(seal)) = leases_seal(&self.leases)
+        {
+            let _ = self.seal.set(seal);
+        }
+        self.seal.get().map(String::as_str)
+    }
+
     /// Never held while a store is looked at, which may not answer.
-    fn told(&self) -> MutexGuard<'_, HashMap<PathBuf, bool>> {
+    fn told(&self) -> MutexGuard<'_, HashMap<PathBuf, Told>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -78,18 +99,27 @@ impl Notes {
 
     fn tell(&self, store: &Store) {
         let before = self.told().get(store.path()).copied();
+        let all = if self.seal().is_some() { Told::All } else { Told::Disks };
         // It may be another one at the same place by now.
-        if before == Some(true) && store.has_noted_leases(&self.leases) {
+        if before == Some(all) && self.is_noted(store) {
             return;
         }
         let written = self.write(store);
-        let before = self.told().insert(store.path().to_owned(), written.is_ok());
-        if let (Err(error), None) = (written, before) {
+        let told = if written.is_ok() { all } else { Told::Nothing };
+        self.told().insert(store.path().to_owned(), told);
+        if let Err(error) = written
+            && before != Some(Told::Nothing)
+        {
             tracing::warn!(
                 store = %store.path().display(), %error,
                 "the store can't be told of this server's disks: let its user write to it, or have \
                  `images prune` look for them (--targets)"
             );
         }
+    }
+
+    fn is_noted(&self, store: &Store) -> bool {
+        self.seal().is_none_or(|seal| store.has_noted_leases(seal))
+            && self.disks.iter().all(|disks| store.has_noted_disks(disks, &self.leases))
     }
 }

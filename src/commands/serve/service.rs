@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_pool::api::{Access, AccessError, LEASES, Limits, Server, VmLimits, look_again};
+#[cfg(feature = "images")]
+use overlay_pool::images::Store;
 use overlay_pool::place::{can_confine, misfit, remove_hidden};
 use overlay_pool::vm::{Measure, VmManager};
 use overlay_pool::{OverlayPool, PREFIX};
@@ -42,6 +44,9 @@ pub(super) struct Service {
     vms: Option<(Arc<VmManager>, VmLimits)>,
     #[cfg(feature = "images")]
     registry: Option<Arc<super::images::Images>>,
+    /// What base images are in, as far as that is known at the start.
+    #[cfg(feature = "images")]
+    stores: Vec<Store>,
 }
 
 impl Service {
@@ -64,6 +69,14 @@ impl Service {
         let store = registry.as_ref().map(|registry| registry.store.path().to_owned());
         #[cfg(feature = "images")]
         let images: Vec<_> = images.into_iter().chain(store).collect();
+        #[cfg(feature = "images")]
+        let stores = {
+            let named = bases.iter().filter_map(|base| Store::by_name(&base.path));
+            let stores: Vec<_> =
+                images.iter().filter_map(|path| Store::at(path)).chain(named).collect();
+            recover(&stores);
+            stores
+        };
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
         #[cfg(feature = "images")]
         {
@@ -72,6 +85,7 @@ impl Service {
                 notes.write(&registry.store)?;
             }
             access.tell_of_bases(move |base| notes.tell_of(base));
+            stores.iter().flat_map(Store::unfinished).for_each(|path| access.hide(&path));
         }
         // By default they are below --dir, where targets may lie too.
         #[cfg(feature = "images")]
@@ -94,6 +108,8 @@ impl Service {
             vms,
             #[cfg(feature = "images")]
             registry,
+            #[cfg(feature = "images")]
+            stores,
         })
     }
 
@@ -200,8 +216,14 @@ impl Service {
             tracing::info!("rescan");
             manager::reloading();
             let (pool, access) = (Arc::clone(&self.pool), Arc::clone(&self.access));
+            #[cfg(feature = "images")]
+            let stores = self.stores.clone();
             // A disk that doesn't answer is in nobody else's way.
-            let mut looking = tokio::task::spawn_blocking(move || look_again(&pool, &access));
+            let mut looking = tokio::task::spawn_blocking(move || {
+                #[cfg(feature = "images")]
+                recover(&stores);
+                look_again(&pool, &access)
+            });
             tokio::select! {
                 looked = &mut looking => if let Ok(Err(error)) = looked {
                     tracing::warn!(%error, "no rescan");
@@ -318,6 +340,16 @@ fn warn_of_misfit(pool_dir: &Path, targets: &Path) {
         Ok(Some(misfit)) => tracing::warn!(targets = %targets.display(), "{misfit}"),
         Err((path, error)) => {
             tracing::warn!(directory = %path.display(), %error, "no overlay can be made there");
+        }
+    }
+}
+
+/// Has no image missing that somebody who prunes moved aside and was killed.
+#[cfg(feature = "images")]
+fn recover(stores: &[Store]) {
+    for store in stores {
+        if let Err(error) = store.recover() {
+            tracing::warn!(store = %store.path().display(), %error, "images not put back");
         }
     }
 }

@@ -88,3 +88,8 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// The same, but for hidden ones.
+pub(crate) fn visible_names(directory: &Path) -> Vec<String> {
+    names(directory).into_iter().filter(|name| !name.starts_with('.')).collect()
+}

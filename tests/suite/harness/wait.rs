@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Far more than anything here takes; reached only when the condition never holds.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` holds; panics, naming `what`, where it never does.
 #[track_caller]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use overlay_pool::creator::CreatorKind;
 use overlay_pool::image::in_use;
+use rustix::fs::inotify;
 
 use crate::harness::pools;
 use crate::harness::prelude::*;
@@ -127,4 +128,24 @@ fn a_name_that_leads_nowhere_now_is_resolved_too(scratch: Scratch) {
     let name = path("loop").as_os_str().as_encoded_bytes().to_owned();
     Image::new(1 << 20).backing(&name).write(&path("targets/disk.qcow2"));
     assert!(!in_use(&[path("targets")], ALL).may_hold(&real));
+}
+
+/// Whoever may write a header would have a device do something by its being opened.
+#[apply(test)]
+fn nothing_but_files_is_opened(scratch: Scratch) {
+    let pipe = scratch.join("pipe");
+    let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, fifo, mode, 0).expect("a FIFO");
+    let disk = scratch.join("disk.qcow2");
+    Image::new(1 << 20).backing(b"pipe").write(&disk);
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).expect("a watch");
+    for path in [&pipe, &disk] {
+        inotify::add_watch(&watch, path, inotify::WatchFlags::OPEN).expect("it is watched");
+    }
+    let found = in_use(&[disk], ALL);
+    assert!(found.whole && found.may_hold(&pipe), "{found:?}");
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&watch, &mut buffer);
+    let opened = std::iter::from_fn(|| events.next().ok().map(|event| event.wd()));
+    assert_eq!(opened.collect::<Vec<_>>(), [2], "the file and nothing else");
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::error::LeaseError;
 use super::key::{Claims, Key};
 use super::record::{Record, name};
+use super::seal::Seal;
 use crate::api::server::acceptor::is_exhausted;
 use crate::api::server::access::Access;
 use crate::api::server::room::{Counts, Room};
@@ -17,6 +18,7 @@ use crate::place::Store;
 #[derive(Debug)]
 pub(in crate::api::server) struct Book {
     store: RwLock<Arc<Store>>,
+    seal: Seal,
     kept: Mutex<BTreeMap<Key, Kept>>,
     counts: Counts,
 }
@@ -49,8 +51,9 @@ impl Book {
                 }
             }
         }
+        let seal = sealed(&store).map_err(failed)?;
         tracing::debug!(place = %place.display(), count = kept.len(), "leases");
-        Ok(Self { store: RwLock::new(Arc::new(store)), kept: Mutex::new(kept), counts })
+        Ok(Self { store: RwLock::new(Arc::new(store)), seal, kept: Mutex::new(kept), counts })
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<Arc<Record>> {
@@ -94,6 +97,7 @@ impl Book {
             let again = Store::open(store.path())?;
             // One that is forgotten meanwhile is of a disk that is gone, as the next server sees.
             self.list(|_| true).iter().try_for_each(|record| write(&again, record))?;
+            self.seal.put(&again)?;
             tracing::warn!(place = %again.path().display(), "directory of leases made again");
             *store = Arc::new(again);
         }
@@ -165,19 +169,35 @@ impl Book {
     }
 }
 
-/// The resolved paths of the base images of all disks that there are records of in a directory, whichever
-/// server keeps them there.
+/// What tells a directory of records from any other at its path; none if there are no records there yet.
 ///
 /// # Errors
 ///
-/// Those of the system, and if a file there, which is named, is no such record: then any base image may
-/// be in use.
-pub fn leased_bases(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
+/// Those of the system.
+pub fn leases_seal(directory: &Path) -> io::Result<Option<String>> {
+    let store = match Store::open_to_read(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        store => store?,
+    };
+    Ok(Seal::of(&store)?.map(|seal| seal.as_str().to_owned()))
+}
+
+/// The resolved paths of the base images of all disks that there are records of in the directory with this
+/// [seal](leases_seal), and of what those refer to, whichever server keeps them there.
+///
+/// # Errors
+///
+/// Those of the system, of which [`io::ErrorKind::NotFound`] is for any other directory too; and if a file
+/// there, which is named, is no such record: then any base image may be in use.
+pub fn leased_bases(directory: &Path, seal: &str) -> io::Result<BTreeSet<PathBuf>> {
     let store = Store::open_to_read(directory)?;
     let mut bases = BTreeSet::new();
     for name in store.names()? {
         match read(&store, &name) {
-            Ok(record) => _ = bases.insert(record.answer.base),
+            Ok(record) => {
+                bases.extend(record.needs);
+                bases.insert(record.answer.base);
+            }
             // The disk was removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -186,7 +206,21 @@ pub fn leased_bases(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
             }
         }
     }
-    Ok(bases)
+    // It is put there last, and goes with the directory.
+    if Seal::of(&store)?.is_some_and(|found| found.as_str() == seal) {
+        Ok(bases)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// The seal of a directory, which gets one if it has none.
+fn sealed(store: &Store) -> io::Result<Seal> {
+    if let Some(seal) = Seal::of(store)? {
+        return Ok(seal);
+    }
+    let seal = Seal::new();
+    seal.put(store).map(|()| seal)
 }
 
 fn write(store: &Store, record: &Record) -> io::Result<()> {

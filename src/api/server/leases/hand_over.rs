@@ -1,5 +1,6 @@
 //! `POST /v1/acquire` with an id: the same request again gives the same answer.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,12 +20,14 @@ use crate::api::server::refused::{expect_listening, expect_there, failed, refuse
 use crate::api::server::state::Shared;
 use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, Problem};
 use crate::error::Error;
-use crate::image::BaseRef;
+use crate::image::{BaseRef, References, in_use};
 use crate::place::{Draft, FileId, Spot, Target};
 use crate::pool::PREFIX;
 
 /// How much of an overlay is copied at once.
 const BLOCK: usize = 64 << 10;
+/// How many files a base image may refer to, in a chain, that are known of.
+const MAX_REFERENCES: usize = 1000;
 
 /// A disk that is where it shall be, and its record.
 struct HandedOver {
@@ -78,7 +81,9 @@ async fn hand_over(
             }
             return Ok(HandedOver { book, record, put: None, claim });
         }
-        book.forget(&record)?;
+        if !book.forget_gone(&record)? {
+            return Err(unmounted(&record));
+        }
     }
     let most = if caller.peer.is_administrator() { usize::MAX } else { shared.leases.per_user };
     let room = book.room(claim.key().uid, most).ok_or_else(|| too_many(most))?;
@@ -102,6 +107,11 @@ async fn hand_over(
     }
     let image = shared.judged(&BaseRef { path: base.clone(), format: *format });
     let image = image.map_err(|error| refused(shared, base, error))?;
+    shared.access.tell_of(image.path());
+    let needs = match shared.pool.config().references {
+        References::Deny => BTreeSet::new(),
+        References::Allow => in_use(&[image.path().to_owned()], MAX_REFERENCES).files,
+    };
     expect_listening(caller)?;
     let aside = shared.open_files.acquire(&shared.pool, image, *virtual_size).await?;
     let took = since.elapsed();
@@ -122,6 +132,7 @@ async fn hand_over(
         answer: answer.clone(),
         file,
         directory: directory.clone(),
+        needs: needs.clone(),
         aside: format!(".{:032x}.removed", rand::random::<u128>()),
     };
     let record = put(&book, aside, &spot, record).map_err(|error| {
@@ -224,6 +235,17 @@ pub(super) fn taken(record: &Record) -> Problem {
     Problem::new(StatusCode::CONFLICT, "id-taken", detail)
 }
 
+/// The disk with this id isn't there now, and may be again.
+fn unmounted(record: &Record) -> Problem {
+    let detail = format!(
+        "id {0}: it is the disk's at {1}, on a filesystem that isn't mounted; mount that, or remove the \
+         disk (DELETE /v1/disks/{0})",
+        record.id,
+        record.answer.target.display()
+    );
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "bad-target", detail)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -231,6 +253,7 @@ mod tests {
 
     use super::*;
     use crate::api::wire::Source;
+    use crate::place::Store;
 
     /// A disk with an id, handed over in this folder, and its records.
     async fn handed_over(folder: &Path) -> HandedOver {
@@ -246,7 +269,9 @@ mod tests {
             AcquireAnswer { source: Source::Pooled, base, target: disk.clone(), took_us: 1 };
         let file = FileId::of(File::open(&disk).expect("it opens")).expect("its id");
         let aside = ".aside".to_owned();
-        let record = Arc::new(Record { uid: 1, id, request, answer, file, directory: None, aside });
+        let (directory, needs) = (None, BTreeSet::new());
+        let record = Record { uid: 1, id, request, answer, file, directory, needs, aside };
+        let record = Arc::new(record);
         let book = Arc::new(Book::open(&folder.join("leases")).expect("records"));
         book.write(&record).expect("it is written");
         let room = book.room(1, 1).expect("room for it");
@@ -258,7 +283,7 @@ mod tests {
 
     /// How many the next server would find.
     fn records(folder: &Path) -> usize {
-        fs::read_dir(folder.join("leases")).expect("a folder").count()
+        Store::open_to_read(&folder.join("leases")).expect("a folder").names().expect("names").len()
     }
 
     /// Its client was told that nothing was handed over.

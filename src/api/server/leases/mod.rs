@@ -4,7 +4,7 @@
 //! gives the same answer, also of a server that comes after this one; and so that the disk can be
 //! removed by its id. A disk that is no more where it was put is its user's affair: its record is
 //! forgotten, and whatever is there is left alone. If the filesystem that it was put on isn't mounted,
-//! the record stays until its user removes the disk or acquires by that id again.
+//! the record stays until its user removes the disk.
 //!
 //! An id is its user's: two users may have the same one and don't hear of each other.
 
@@ -20,13 +20,14 @@ mod lend;
 mod lent;
 mod record;
 mod refusals;
+mod seal;
 mod upkeep;
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::Shared;
-pub use book::leased_bases;
+pub use book::{leased_bases, leases_seal};
 pub(super) use hand_over::acquire;
 pub use known::LEASES;
 pub(super) use known::Leases;

@@ -1,9 +1,11 @@
 //! What is kept of one disk, and how the disk is found by it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 #[cfg(feature = "vm")]
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,9 @@ pub(super) struct Record {
     /// The directory that it was put in.
     #[serde(default)]
     pub(super) directory: Option<FileId>,
+    /// What its base image refers to.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) needs: BTreeSet<PathBuf>,
     /// What the disk is called, beside its target, while it is removed.
     pub(super) aside: String,
 }

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::serve::{name, serve};
-use crate::harness::cli::{Answer, answer, run};
+use crate::harness::cli::{Answer, answer, overlay_pool_after, run};
 use crate::harness::prelude::*;
 use crate::harness::registry::{Registry, disk, images, store, stored};
 use crate::harness::server::Server;
@@ -41,6 +41,13 @@ fn prune(scratch: &Path) -> Answer {
 fn expect_pruned(scratch: &Path) {
     let pruned = prune(scratch);
     assert_eq!(pruned.code, Some(0), "{pruned}");
+}
+
+/// Does what is said for records that are gone for good.
+#[track_caller]
+fn forget(refused: &Answer) {
+    let note = refused.stderr.split_once("rm '").expect("what to do").1;
+    std::fs::remove_file(note.split_once('\'').expect("its end").0).expect("the note");
 }
 
 /// A server that was told of no image by its reference has base images of a store, too: its disks are
@@ -129,6 +136,7 @@ fn by_leases_alone_no_targets_are_looked_at(scratch: Scratch) {
     server.await_ready();
     server.stop();
     // Who can't tell what is in use removes nothing.
+    std::fs::create_dir(scratch.join("pool/leases/lost+found")).expect("a folder");
     let record = scratch.join("pool/leases/strange");
     std::fs::write(&record, "not a record").expect("a file");
     let refused = prune(&scratch);
@@ -161,19 +169,100 @@ fn records_that_are_missing_keep_all_images(scratch: Scratch) {
     assert!(stored(&scratch, &old).exists(), "a disk needs it");
     let leases = pool.join("leases").display().to_string();
     assert!(refused.stderr.contains(&leases), "{refused}");
+    // Nor are others a sign, such as a server's that has begun anew there.
+    std::fs::create_dir_all(&leases).expect("a folder");
+    assert_eq!(prune(&scratch).code, Some(1));
+    std::fs::remove_dir_all(&pool).expect("removed");
+    let mut server = serve(&scratch, &by_leases);
+    server.await_ready();
+    acquire(&server, &scratch, &name, "2.qcow2", Some("other"));
+    server.stop();
+    let with_others = prune(&scratch);
+    assert_eq!((with_others.code, &with_others.stderr), (Some(1), &refused.stderr));
+    std::fs::remove_dir_all(&pool).expect("removed");
     std::fs::rename(&away, &pool).expect("moved back");
+    let others_missing = prune(&scratch);
+    assert_eq!(others_missing.code, Some(1), "{others_missing}");
+    forget(&others_missing);
     expect_pruned(&scratch);
     assert!(stored(&scratch, &old).exists(), "its record names it");
 
-    // As the message says for a server that never comes back.
     std::fs::remove_dir_all(&pool).expect("removed");
-    let note = refused.stderr.split_once("rm '").expect("what to do").1;
-    std::fs::remove_file(note.split_once('\'').expect("its end").0).expect("the note");
+    forget(&refused);
     expect_pruned(&scratch);
     assert!(!stored(&scratch, &old).exists() && stored(&scratch, &new).exists());
 }
 
-/// A server of which no disk has an id yet has its place for records nevertheless.
+/// Two servers that call different directories the same, each in a mount namespace of its own, have different
+/// records: who sees those of one knows nothing of the other's.
+#[apply(test)]
+#[needs(MountNamespace)]
+fn records_of_another_namespace_keep_all_images(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let disks = [disk(1, 1), disk(1, 2)];
+    let images = disks.each_ref().map(|bytes| {
+        pull(&scratch, &registry, "x", bytes);
+        stored(&scratch, bytes)
+    });
+    let within = |own: &str| {
+        std::fs::create_dir_all(scratch.join(own)).expect("a folder");
+        let mut command = overlay_pool_after(&format!("mount --bind {own} data"), &scratch);
+        command.env("OVERLAY_POOL_STORE", store(&scratch));
+        command.env("OVERLAY_POOL_DIR", scratch.join("data/pool"));
+        command
+    };
+    for folder in ["data", "vms", "own/vms"] {
+        std::fs::create_dir_all(scratch.join(folder)).expect("a folder");
+    }
+    for (own, image) in ["one", "other"].into_iter().zip(&images) {
+        let mut command = within(own);
+        command.args(["serve", "--max-vms", "0", "--prune-by-leases", "--images", "store"]);
+        command.args(["--targets", "vms", "--socket"]).arg(scratch.join("pool.sock"));
+        let mut server = Server::launch(&scratch, &mut command);
+        server.await_ready();
+        acquire(&server, &scratch, image, own, Some(own));
+        server.stop();
+    }
+    pull(&scratch, &registry, "x", &disk(1, 3));
+    for own in ["one", "other"] {
+        let refused = run(within(own).args(["images", "prune"]));
+        assert_eq!(refused.code, Some(1), "{refused}");
+        assert!(images.iter().all(|image| image.exists()));
+    }
+}
+
+/// What somebody moved aside who was killed while it was pruned is put back by a server, too, and nothing
+/// that isn't whole, or may be gone the next moment, is a base image.
+#[apply(test)]
+#[case::of_a_directory(&["--images", "store"])]
+#[case::by_name(&["--base"])]
+fn an_image_that_was_left_aside_is_put_back(scratch: Scratch, #[case] option: &[&str]) {
+    let registry = Registry::start(&scratch);
+    let bytes = disk(1, 1);
+    let name = pull(&scratch, &registry, "x", &bytes);
+    let image = stored(&scratch, &bytes);
+    let aside = store(&scratch).join("aside").join(image.file_name().expect("a digest"));
+    let of_name = name.to_str().filter(|_| option.len() == 1);
+    let mut arguments = option.to_vec();
+    arguments.extend(of_name);
+    std::fs::rename(&image, &aside).expect("moved");
+    let mut server = serve(&scratch, &arguments);
+    server.await_ready();
+    acquire(&server, &scratch, &name, "1.qcow2", None);
+    std::fs::rename(&image, &aside).expect("moved");
+    let wanted = json!({ "base": aside, "target": scratch.join("vms/2.qcow2") });
+    let refused = server.post("/v1/acquire", &wanted);
+    match of_name {
+        Some(_) => assert_eq!(refused.problem(403), "forbidden"),
+        None => assert_eq!(refused.problem(422), "bad-base"),
+    }
+    server.signal(Signal::HUP);
+    server.await_that("it is put back", |_| image.exists());
+    acquire(&server, &scratch, &name, "2.qcow2", None);
+    server.stop();
+}
+
+/// A server of which no disk has an id has no records that could be missing.
 #[apply(test)]
 fn a_server_without_disks_keeps_nothing(scratch: Scratch) {
     let registry = Registry::start(&scratch);
@@ -208,6 +297,10 @@ fn what_a_base_image_elsewhere_refers_to_stays(
     acquire(&server, &scratch, &middle, "1.qcow2", id);
     server.stop();
     pull(&scratch, &registry, "x", &new);
+    if id.is_some() {
+        // As where it is isn't mounted: the record has what it refers to.
+        std::fs::rename(&middle, scratch.join("away")).expect("moved");
+    }
     expect_pruned(&scratch);
     assert!(stored(&scratch, &old).exists(), "a disk needs it");
 }
@@ -253,7 +346,7 @@ fn a_store_that_can_t_be_told_is_named(scratch: Scratch) {
     let mut server = serve(&scratch, &["--images", "store"]);
     server.await_ready();
     for target in ["1.qcow2", "2.qcow2"] {
-        acquire(&server, &scratch, &name, target, None);
+        acquire(&server, &scratch, &name, target, Some(target));
     }
     let log = server.log();
     assert_eq!(log.matches("the store can't be told").count(), 1, "{log}");

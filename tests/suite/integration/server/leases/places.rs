@@ -278,8 +278,11 @@ fn a_disk_whose_filesystem_is_not_mounted_keeps_its_lease(
     server.await_that("it has looked at both", |server| {
         server.log().matches("filesystem isn't mounted").count() == 2
     });
-    for (id, _) in disks {
+    for (id, target) in disks {
         assert_eq!(server.get(&format!("/v1/disks/{id}")).problem(404), "unknown-disk");
+        let again = server.post("/v1/acquire", &request(&scratch, id, target));
+        assert_eq!(again.problem(503), "bad-target");
+        assert!(again.body.contains("isn't mounted"), "{again:?}");
     }
     assert_eq!(ids(&server, ""), ["below", "top"]);
     server.stop();
