@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::digest::Digest;
 use super::directory::{make_directory, read_directory};
 use super::error::ImageError;
-use super::store::{DISKS, LEASES, NEW, Store};
+use super::store::{DISKS, LEASES, Store};
 
 /// Records of disks that a server noted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl Store {
     pub fn note_leases(&self, directory: &Path, seal: &str) -> Result<(), ImageError> {
         let links = self.path().join(LEASES);
         make_directory(&links)?;
-        let (link, new) = (links.join(seal), links.join(format!("{NEW}{seal}")));
+        let (link, new) = (links.join(seal), links.join(format!(".{seal}")));
         let noted = || {
             let directory = std::path::absolute(directory)?;
             if fs::read_link(&link).is_ok_and(|noted| noted == directory) {
@@ -122,11 +122,11 @@ impl Store {
     /// All links, and where they lead to.
     fn noted(&self, kind: &str) -> Result<Vec<(PathBuf, PathBuf)>, ImageError> {
         let links = read_directory(&self.path().join(kind))?.into_iter().map(|link| link.path());
-        let is_new = |link: &PathBuf| {
-            link.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(NEW.as_bytes()))
+        let is_hidden = |link: &PathBuf| {
+            link.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
         };
         links
-            .filter(|link| !is_new(link))
+            .filter(|link| !is_hidden(link))
             .map(|link| match fs::read_link(&link) {
                 Ok(directory) => Ok((link, directory)),
                 Err(error) => Err(ImageError::file(&link)(error)),
@@ -146,6 +146,21 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn records_are_noted_where_they_are_now() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path()).expect("a store");
+        for path in ["/before", "/now", "/now"].map(Path::new) {
+            store.note_leases(path, "seal").expect("it is noted");
+        }
+        store.note_leases(Path::new("/now"), "other").expect("it is noted");
+        let mut noted = store.leases().expect("notes");
+        noted.sort_by(|one, other| one.seal().cmp(other.seal()));
+        let noted: Vec<_> = noted.iter().map(|noted| (noted.seal(), &*noted.directory)).collect();
+        assert_eq!(noted, [("other", Path::new("/now")), ("seal", Path::new("/now"))]);
+        assert!(store.has_noted_leases("seal") && !store.has_noted_leases("none"));
+    }
 
     #[test]
     fn a_note_is_forgotten_by_its_owner_alone() {

@@ -33,7 +33,7 @@ const ASIDE: &str = "aside";
 /// Locked by whoever adds, together, or prunes, alone.
 const LOCK: &str = ".lock";
 /// A link is made here under another name first.
-pub(super) const NEW: &str = ".new-";
+const NEW: &str = ".new-";
 /// How long is waited for the lock at a time.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How deep a repository's directories may be, as references are at most 255 characters long.
