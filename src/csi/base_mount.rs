@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -61,7 +61,7 @@ pub(super) fn detach(directory: &OwnedFd, name: &str) -> io::Result<()> {
 }
 
 /// Whether something is mounted at a name in a directory.
-pub(super) fn is_mounted(directory: &OwnedFd, name: impl Arg) -> io::Result<bool> {
+pub(super) fn is_mounted(directory: impl AsFd, name: impl Arg) -> io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let found = match statx(directory, name, flags, StatxFlags::empty()) {
         Err(Errno::NOENT) => return Ok(false),
@@ -71,6 +71,11 @@ pub(super) fn is_mounted(directory: &OwnedFd, name: impl Arg) -> io::Result<bool
         return Err(io::Error::other("the kernel doesn't tell mounts; use Linux 5.12 or later"));
     }
     Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// What is said of a mount that isn't the driver's.
+pub(super) fn in_the_way() -> io::Error {
+    io::Error::new(io::ErrorKind::ResourceBusy, "something is mounted there; unmount it")
 }
 
 /// What the system says of a mount, and what to do about it.

@@ -88,8 +88,26 @@ impl Driver {
 
     /// Gives a Pod a disk, as it is asked for; again, if it has it.
     pub(super) async fn publish(&self, request: &Publish) -> Result<(), Refusal> {
+        let _claim = self.claim(&request.id, &request.target).await;
+        match self.hand_over(request).await {
+            Err(failure) => Err(self.unless_there(&request.target, failure).await),
+            done => done,
+        }
+    }
+
+    /// What the kubelet is told of a failure. None is final if a volume is at the target.
+    pub(super) async fn unless_there(&self, target: &Path, failure: Refusal) -> Refusal {
+        if !failure.is_final() {
+            return failure;
+        }
+        match self.at(target, Place::find).await {
+            Ok(None) | Err(Refusal::Place(PlaceError::Outside { .. })) => failure,
+            Ok(Some(_)) | Err(_) => Refusal::There(failure.into()),
+        }
+    }
+
+    async fn hand_over(&self, request: &Publish) -> Result<(), Refusal> {
         let Publish { id, target, image, format, size, group } = request;
-        let _claim = self.claim(id, target).await;
         // A Pod may use what is complete: whatever fails, that stays.
         let make = |place: &Place, target: &Path| {
             let volume = place.make(target)?;

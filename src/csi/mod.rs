@@ -23,6 +23,7 @@ mod refusal;
 mod request;
 mod serve;
 mod service;
+mod tree;
 mod volume;
 
 pub use driver::{Driver, Settings};

@@ -55,7 +55,11 @@ async fn publish(
     driver: &Driver,
     request: NodePublishVolumeRequest,
 ) -> Result<NodePublishVolumeResponse, Refusal> {
-    let request = Publish::try_from(request)?;
+    let target = request::path("target_path", &request.target_path);
+    let request = match (Publish::try_from(request), target) {
+        (Err(error), Ok(target)) => return Err(driver.unless_there(&target, error.into()).await),
+        (request, _) => request?,
+    };
     let begun = Instant::now();
     let done = driver.publish(&request).await;
     driver.figures.answered("publish", code(&done), begun.elapsed());

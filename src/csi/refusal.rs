@@ -2,7 +2,7 @@
 //!
 //! To the kubelet some codes are final: after them it takes a volume for not published, and never
 //! has it unpublished. The others leave that open. So what fails with a final code leaves nothing
-//! behind, and what can't be cleaned up fails with one that isn't final.
+//! behind, and what can't be cleaned up, or was there before, fails with one that isn't final.
 
 use std::io;
 use std::path::PathBuf;
@@ -43,6 +43,9 @@ pub(super) enum Refusal {
     /// A failure, and why what it left can't be removed now.
     #[error("{failure}; what is left can't be removed yet: {left}")]
     Left { failure: Box<Refusal>, left: Box<Refusal> },
+    /// A failure, while the volume is there as it was.
+    #[error(transparent)]
+    There(Box<Refusal>),
     #[error("the driver is ending")]
     Ending,
 }
@@ -58,7 +61,7 @@ impl Refusal {
             Self::Server(error) => of_server(error),
             Self::NotPublished { .. } => Code::NotFound,
             Self::TooMany(_) => Code::ResourceExhausted,
-            Self::Left { .. } => Code::Aborted,
+            Self::Left { .. } | Self::There(_) => Code::Aborted,
             Self::Ending => Code::Unavailable,
         }
     }
@@ -155,6 +158,8 @@ mod tests {
     #[test]
     fn what_is_left_is_never_final() {
         let boxed = |status| Box::new(refused(status));
+        let there = Refusal::There(boxed(409));
+        assert_eq!((there.code(), there.to_string()), (Code::Aborted, "why".to_owned()));
         let left = Refusal::Left { failure: boxed(422), left: boxed(500) };
         assert!(!left.is_final());
         assert_eq!(left.to_string(), "why; what is left can't be removed yet: why");

@@ -4,6 +4,7 @@
 //! The directory belongs to root, and the Pod's group may not write to it. A Pod that runs as root
 //! may, so nothing in it is believed: no link is followed, and what is not a file is an error.
 
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,13 +12,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, fcntl_lock, fstatvfs, openat, renameat, statat,
-    unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, fcntl_lock, fstatvfs, openat, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::base_mount;
+use super::tree::{self, Stuck};
 use crate::image::{Format, Header, read_start};
 use crate::paths::link_to;
 
@@ -84,18 +86,22 @@ impl Volume {
     ) -> Result<(), VolumeError> {
         let disk = self.open(DISK).map_err(self.failed(DISK))?;
         admit(&disk, group, 0o660).map_err(self.failed(DISK))?;
+        self.clear_unless_file(BASE)?;
         base_mount::attach(base, &self.directory, BASE)
             .map_err(|source| VolumeError { path: base.to_owned(), source })?;
         if group.is_some() {
             expect_readable(base)?;
         }
-        self.write_arguments(&arguments(format), group).map_err(self.failed(ARGUMENTS))?;
+        self.write_arguments(&arguments(format), group)?;
         admit(&self.as_file()?, group, 0o750).map_err(self.failed(""))
     }
 
     /// Takes the directory back, which a Pod that runs as root may have given to another user: the
-    /// server has this user's rights and no others.
+    /// server has this user's rights and no others. It is refused if something is mounted over it.
     pub(super) fn take_back(&self) -> Result<(), VolumeError> {
+        if base_mount::is_mounted(&self.parent, self.name()).map_err(self.failed(""))? {
+            return Err(self.failed("")(base_mount::in_the_way()));
+        }
         let directory = self.as_file()?;
         let take_back = || {
             fchown(&directory, Some(geteuid().as_raw()), None)?;
@@ -108,7 +114,7 @@ impl Volume {
     /// Has no Pod begin with it any more, and takes the base image out of it. The overlay stays.
     pub(super) fn close(&self) -> Result<(), VolumeError> {
         for name in [ARGUMENTS, DRAFT] {
-            remove(&self.directory, name).map_err(self.failed(name))?;
+            self.clear(name)?;
         }
         base_mount::detach(&self.directory, BASE).map_err(self.failed(BASE))
     }
@@ -116,8 +122,7 @@ impl Volume {
     /// Whether this driver made it, beyond doubt: QEMU is told what is told here, and a base image is
     /// mounted in it, as no Pod can, while it is no mount itself.
     pub(super) fn is_ours(&self) -> bool {
-        let name = self.path.file_name().unwrap_or_default();
-        let is_itself = base_mount::is_mounted(&self.parent, name);
+        let is_itself = base_mount::is_mounted(&self.parent, self.name());
         let has_base = base_mount::is_mounted(&self.directory, BASE);
         let mut told = Vec::new();
         let read = self.open(ARGUMENTS);
@@ -133,7 +138,7 @@ impl Volume {
         self.expect_unlocked().map_err(self.failed(DISK))?;
         // First: what takes space is gone even if the rest, without which it isn't known as ours, is
         // broken off.
-        remove(&self.directory, DISK).map_err(self.failed(DISK))?;
+        self.clear(DISK)?;
         self.close()?;
         self.remove()
     }
@@ -155,19 +160,12 @@ impl Volume {
 
     /// Removes a closed volume with all that is in it.
     pub(super) fn remove(self) -> Result<(), VolumeError> {
-        let name = self.path.file_name().unwrap_or_default();
-        // By its directory, whatever has the names above it now.
-        let path = format!("/proc/self/fd/{}", self.parent.as_raw_fd());
-        match std::fs::remove_dir_all(Path::new(&path).join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("")(error)),
-            _ => Ok(()),
-        }
+        tree::remove(&self.parent, self.name()).map_err(|stuck| self.stuck(stuck))
     }
 
     /// Removes the directory, which nothing is in.
     pub(super) fn remove_if_empty(&self) -> Result<(), VolumeError> {
-        let name = self.path.file_name().unwrap_or_default();
-        unlinkat(&self.parent, name, AtFlags::REMOVEDIR)
+        unlinkat(&self.parent, self.name(), AtFlags::REMOVEDIR)
             .map_err(|errno| self.failed("")(errno.into()))
     }
 
@@ -194,14 +192,36 @@ impl Volume {
         }
     }
 
-    fn write_arguments(&self, text: &str, group: Option<u32>) -> io::Result<()> {
-        remove(&self.directory, DRAFT)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let draft = openat(&self.directory, DRAFT, flags, Mode::RUSR | Mode::WUSR)?;
-        let mut draft = File::from(draft);
-        draft.write_all(text.as_bytes())?;
-        admit(&draft, group, 0o440)?;
-        Ok(renameat(&self.directory, DRAFT, &self.directory, ARGUMENTS)?)
+    fn write_arguments(&self, text: &str, group: Option<u32>) -> Result<(), VolumeError> {
+        self.clear(DRAFT)?;
+        self.clear_unless_file(ARGUMENTS)?;
+        let write = || {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let draft = openat(&self.directory, DRAFT, flags, Mode::RUSR | Mode::WUSR)?;
+            let mut draft = File::from(draft);
+            draft.write_all(text.as_bytes())?;
+            admit(&draft, group, 0o440)?;
+            Ok(renameat(&self.directory, DRAFT, &self.directory, ARGUMENTS)?)
+        };
+        write().map_err(self.failed(ARGUMENTS))
+    }
+
+    /// Removes what a Pod has put where a file is to be.
+    fn clear_unless_file(&self, name: &str) -> Result<(), VolumeError> {
+        let found = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        match found.map(|found| FileType::from_raw_mode(found.st_mode)) {
+            Ok(FileType::RegularFile) | Err(_) => Ok(()),
+            Ok(_) => self.clear(name),
+        }
+    }
+
+    /// Removes what has a name in it, whatever a Pod has put there.
+    fn clear(&self, name: &str) -> Result<(), VolumeError> {
+        tree::remove(&self.directory, name.as_ref()).map_err(|stuck| self.stuck(stuck))
+    }
+
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
     }
 
     fn as_file(&self) -> Result<File, VolumeError> {
@@ -212,12 +232,16 @@ impl Volume {
         let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
         move |source| VolumeError { path: path.clone(), source }
     }
+
+    fn stuck(&self, Stuck { path, source }: Stuck) -> VolumeError {
+        VolumeError { path: self.path.join(path), source }
+    }
 }
 
-/// Lets a group in as far as `mode` says; without one, root alone.
+/// Lets a group in as far as `mode` says; without one, root alone: Pods may have root's group.
 fn admit(file: &File, group: Option<u32>, mode: u32) -> io::Result<()> {
     let found = file.metadata()?;
-    let group = group.unwrap_or(0);
+    let (group, mode) = group.map_or((0, mode & !0o070), |group| (group, mode));
     if found.gid() != group {
         fchown(file, None, Some(group))?;
     }
@@ -235,13 +259,6 @@ fn expect_readable(base: &Path) -> Result<(), VolumeError> {
     }
     let why = "Pods with a group can't read this base image; chmod a+r it";
     Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, why)))
-}
-
-fn remove(directory: &OwnedFd, name: &str) -> io::Result<()> {
-    match unlinkat(directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 /// Two words for QEMU or `qemu-storage-daemon`, which has the names of a volume's files and no

@@ -2,6 +2,7 @@
 
 mod bench;
 mod forgotten;
+mod hostile;
 mod identity;
 mod manifests;
 mod mounts;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use super::NODE;
-use crate::harness::kubernetes::{Node, SIZE};
+use crate::harness::kubernetes::{Node, Pod, SIZE};
 use crate::harness::prelude::*;
 
 const NEEDS: &[Need] = NODE;
@@ -71,6 +71,34 @@ async fn a_pod_s_group_opens_the_disk(scratch: Scratch) {
     assert!(!node.seen(&pod.target()).exists());
     assert_eq!(node.mounts(), [""; 0]);
     server.stop();
+}
+
+/// Kubernetes has Pods that say which user they run as, and no group, run with group 0.
+#[apply(test)]
+async fn without_a_group_the_disk_is_root_s_alone(scratch: Scratch) {
+    let node = Node::new(&scratch);
+    let _server = node.start_server();
+    let _driver = node.start_driver(&[]);
+    let kubelet = node.kubelet().await;
+    let mut pod = node.pod("1");
+    let modes = |pod: &Pod| {
+        ["", "disk.qcow2", "qemu.args"].map(|name| {
+            let found =
+                std::fs::metadata(node.seen(&pod.target().join(name))).expect("it is there");
+            assert_eq!(found.uid(), 0, "{name}");
+            found.mode() & 0o7777
+        })
+    };
+    kubelet.publish(pod.admit().request()).await.expect("it is published");
+    assert_eq!(modes(&pod), [0o700, 0o600, 0o400]);
+    let refused = node.run_in(&Pod { group: Some(0), ..pod.clone() }, "cat qemu.args");
+    assert_ne!(refused.code, Some(0), "{refused}");
+    // The group may come, and go.
+    for (group, expected) in [(Some(GROUP), [0o750, 0o660, 0o440]), (None, [0o700, 0o600, 0o400])] {
+        pod.group = group;
+        kubelet.publish(pod.request()).await.expect("it is published");
+        assert_eq!(modes(&pod), expected);
+    }
 }
 
 /// Root itself, on the node and in a Pod, can't write to the base image by its mount.

@@ -25,7 +25,7 @@ use crate::harness::server::Server;
 const NEEDS: &[Need] = NODE;
 
 /// The ids of the disks that a server has handed over.
-fn leases(server: &Server) -> HashSet<String> {
+pub(super) fn leases(server: &Server) -> HashSet<String> {
     let disks = server.get("/v1/disks?owner=overlay-pool.csi").json();
     let id = |disk: &Value| disk["id"].as_str().expect("an id").to_owned();
     disks.as_array().expect("disks").iter().map(id).collect()
