@@ -14,7 +14,7 @@ use super::store::{DISKS, LEASES, Store};
 /// Records of disks that a server noted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotedLeases {
-    /// The note, whose name is the directory's seal.
+    /// The note, whose name begins with the directory's seal.
     note: PathBuf,
     /// Where they are.
     pub directory: PathBuf,
@@ -24,7 +24,7 @@ impl NotedLeases {
     /// What tells the directory from any other at its path.
     #[must_use]
     pub fn seal(&self) -> &str {
-        self.note.file_name().and_then(OsStr::to_str).unwrap_or_default()
+        self.note.file_stem().and_then(OsStr::to_str).unwrap_or_default()
     }
 
     /// That they aren't there.
@@ -44,13 +44,7 @@ impl Store {
     pub fn note_disks(&self, directory: &Path, by: &Path) -> Result<(), ImageError> {
         // An older store lacks one.
         make_directory(&self.path().join(DISKS))?;
-        let noted = || {
-            let link = self.link_to(directory, by)?;
-            match symlink(std::path::absolute(directory)?, link) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                noted => noted,
-            }
-        };
+        let noted = || put_link(directory, &self.link_to(directory, by)?);
         noted().map_err(ImageError::file(self.path().join(DISKS)))
     }
 
@@ -75,38 +69,42 @@ impl Store {
     ///
     /// [`ImageError::File`] if it stays.
     pub fn forget_disks(&self, directory: &Path, by: &Path) -> Result<(), ImageError> {
-        let forgotten = || match fs::remove_file(self.link_to(directory, by)?) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        };
+        let forgotten = || remove_link(&self.link_to(directory, by)?);
         forgotten().map_err(ImageError::file(self.path().join(DISKS)))
     }
 
-    /// Notes a directory in which a server has records of disks: their base images aren't pruned. If it has
-    /// another path by now, that is noted in place of the one before. `seal` tells it from any other.
+    /// Notes a directory in which a server has records of disks: their base images aren't pruned. `seal`
+    /// tells it from any other at its path.
     ///
     /// # Errors
     ///
     /// [`ImageError::File`] if it can't be noted.
     pub fn note_leases(&self, directory: &Path, seal: &str) -> Result<(), ImageError> {
-        let links = self.path().join(LEASES);
-        make_directory(&links)?;
-        let (link, new) = (links.join(seal), links.join(format!(".{seal}")));
-        let noted = || {
-            let directory = std::path::absolute(directory)?;
-            if fs::read_link(&link).is_ok_and(|noted| noted == directory) {
-                return Ok(());
-            }
-            let _ = fs::remove_file(&new);
-            symlink(&directory, &new).and_then(|()| fs::rename(&new, &link))
-        };
-        noted().map_err(ImageError::file(&link))
+        make_directory(&self.path().join(LEASES))?;
+        let noted = || put_link(directory, &self.leases_link(directory, seal)?);
+        noted().map_err(ImageError::file(self.path().join(LEASES)))
     }
 
-    /// Whether the directory of records with this seal is noted here.
+    /// Whether that directory of records is noted here.
     #[must_use]
-    pub fn has_noted_leases(&self, seal: &str) -> bool {
-        self.path().join(LEASES).join(seal).is_symlink()
+    pub fn has_noted_leases(&self, directory: &Path, seal: &str) -> bool {
+        self.leases_link(directory, seal).is_ok_and(|link| link.is_symlink())
+    }
+
+    /// From now on nobody expects that directory of records.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::File`] if the note stays.
+    pub fn forget_leases(&self, directory: &Path, seal: &str) -> Result<(), ImageError> {
+        let forgotten = || remove_link(&self.leases_link(directory, seal)?);
+        forgotten().map_err(ImageError::file(self.path().join(LEASES)))
+    }
+
+    fn leases_link(&self, directory: &Path, seal: &str) -> io::Result<PathBuf> {
+        let directory = std::path::absolute(directory)?;
+        let of_path = Digest::of(directory.as_os_str().as_encoded_bytes()).hex();
+        Ok(self.path().join(LEASES).join(format!("{seal}.{of_path}")))
     }
 
     /// The directories of records that were noted.
@@ -122,11 +120,7 @@ impl Store {
     /// All links, and where they lead to.
     fn noted(&self, kind: &str) -> Result<Vec<(PathBuf, PathBuf)>, ImageError> {
         let links = read_directory(&self.path().join(kind))?.into_iter().map(|link| link.path());
-        let is_hidden = |link: &PathBuf| {
-            link.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-        };
         links
-            .filter(|link| !is_hidden(link))
             .map(|link| match fs::read_link(&link) {
                 Ok(directory) => Ok((link, directory)),
                 Err(error) => Err(ImageError::file(&link)(error)),
@@ -141,25 +135,53 @@ impl Store {
     }
 }
 
+/// Has a link lead to a directory, if there is none yet.
+fn put_link(directory: &Path, link: &Path) -> io::Result<()> {
+    match symlink(std::path::absolute(directory)?, link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        put => put,
+    }
+}
+
+fn remove_link(link: &Path) -> io::Result<()> {
+    match fs::remove_file(link) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
 
+    /// Also copies of one directory: each may have other records by now.
     #[test]
-    fn records_are_noted_where_they_are_now() {
+    fn records_are_noted_by_seal_and_place() {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(dir.path()).expect("a store");
-        for path in ["/before", "/now", "/now"].map(Path::new) {
-            store.note_leases(path, "seal").expect("it is noted");
+        let [one, other] = ["/one", "/other"].map(Path::new);
+        for (path, seal) in [(one, "seal"), (other, "seal"), (one, "seal"), (one, "another")] {
+            store.note_leases(path, seal).expect("it is noted");
         }
-        store.note_leases(Path::new("/now"), "other").expect("it is noted");
-        let mut noted = store.leases().expect("notes");
-        noted.sort_by(|one, other| one.seal().cmp(other.seal()));
-        let noted: Vec<_> = noted.iter().map(|noted| (noted.seal(), &*noted.directory)).collect();
-        assert_eq!(noted, [("other", Path::new("/now")), ("seal", Path::new("/now"))]);
-        assert!(store.has_noted_leases("seal") && !store.has_noted_leases("none"));
+        let noted = || {
+            let noted = store.leases().expect("notes").into_iter();
+            let mut noted: Vec<_> =
+                noted.map(|noted| (noted.seal().to_owned(), noted.directory.clone())).collect();
+            noted.sort();
+            noted
+        };
+        let [seal, another] = ["seal", "another"].map(str::to_owned);
+        let second = (seal.clone(), other.to_owned());
+        assert_eq!(noted(), [(another, one.to_owned()), (seal, one.to_owned()), second.clone()]);
+        assert!(
+            store.has_noted_leases(one, "another") && !store.has_noted_leases(other, "another")
+        );
+        for seal in ["another", "seal", "seal"] {
+            store.forget_leases(one, seal).expect("it is forgotten");
+        }
+        assert_eq!(noted(), [second]);
     }
 
     #[test]

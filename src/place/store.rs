@@ -83,6 +83,11 @@ impl Store {
         }
     }
 
+    /// Whether it is removed for good, and not only where its path doesn't lead to it, as below a mount.
+    pub(crate) fn is_removed(&self) -> io::Result<bool> {
+        Ok(fstat(&self.fd)?.st_nlink == 0)
+    }
+
     /// The names of its files, but for hidden ones.
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use overlay_pool::PoolConfig;
-use overlay_pool::api::leases_seal;
+use overlay_pool::api::{leased_bases, leases_seal};
 use overlay_pool::image::{References, in_use};
 use overlay_pool::images::{ImageError, Store};
 
@@ -23,20 +23,8 @@ pub(super) struct Notes {
     recorded: Vec<PathBuf>,
     /// Where the records are, if there are any.
     leases: PathBuf,
-    /// What tells that directory from any other, once it was seen.
-    seal: OnceLock<String>,
-    /// The stores that were to be told, and what they could be.
-    told: Mutex<HashMap<PathBuf, Told>>,
-}
-
-/// What a store was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    /// It couldn't be.
-    Nothing,
-    /// Where disks are; there were no records yet.
-    Disks,
-    All,
+    /// The stores that were to be told, and whether they could be.
+    told: Mutex<HashMap<PathBuf, bool>>,
 }
 
 impl Notes {
@@ -58,31 +46,39 @@ impl Notes {
             disks.extend(others);
         }
         let (references, leases) = (*references, leases.to_owned());
-        let (seal, told) = (OnceLock::new(), Mutex::default());
-        Self { references, disks, recorded, leases, seal, told }
+        Self { references, disks, recorded, leases, told: Mutex::default() }
     }
 
     /// Tells a store.
     pub(super) fn write(&self, store: &Store) -> Result<(), ImageError> {
         let by = &self.leases;
-        if let Some(seal) = self.seal() {
-            store.note_leases(&self.leases, seal)?;
-        }
         self.disks.iter().try_for_each(|directory| store.note_disks(directory, by))?;
+        let Some(seal) = self.seal()? else { return Ok(()) };
+        store.note_leases(&self.leases, &seal)?;
         self.recorded.iter().try_for_each(|directory| store.forget_disks(directory, by))
     }
 
-    fn seal(&self) -> Option<&str> {
-        if self.seal.get().is_none()
-            && let Ok(Some(seal)) = leases_seal(&self.leases)
-        {
-            let _ = self.seal.set(seal);
+    /// What tells the directory of records from any other that its path may lead to.
+    fn seal(&self) -> Result<Option<String>, ImageError> {
+        leases_seal(&self.leases)
+            .map_err(|source| ImageError::File { path: self.leases.clone(), source })
+    }
+
+    /// Has nobody expect records of a server that ends and has none.
+    pub(super) fn withdraw(&self) {
+        let Ok(Some(seal)) = self.seal() else { return };
+        if !leased_bases(&self.leases, &seal).is_ok_and(|bases| bases.is_empty()) {
+            return;
         }
-        self.seal.get().map(String::as_str)
+        for store in self.told().keys().filter_map(|path| Store::at(path)) {
+            if let Err(error) = store.forget_leases(&self.leases, &seal) {
+                tracing::debug!(%error, "a note of no records stays");
+            }
+        }
     }
 
     /// Never held while a store is looked at, which may not answer.
-    fn told(&self) -> MutexGuard<'_, HashMap<PathBuf, Told>> {
+    fn told(&self) -> MutexGuard<'_, HashMap<PathBuf, bool>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,16 +95,14 @@ impl Notes {
 
     fn tell(&self, store: &Store) {
         let before = self.told().get(store.path()).copied();
-        let all = if self.seal().is_some() { Told::All } else { Told::Disks };
         // It may be another one at the same place by now.
-        if before == Some(all) && self.is_noted(store) {
+        if before == Some(true) && self.is_noted(store) {
             return;
         }
         let written = self.write(store);
-        let told = if written.is_ok() { all } else { Told::Nothing };
-        self.told().insert(store.path().to_owned(), told);
+        self.told().insert(store.path().to_owned(), written.is_ok());
         if let Err(error) = written
-            && before != Some(Told::Nothing)
+            && before != Some(false)
         {
             tracing::warn!(
                 store = %store.path().display(), %error,
@@ -119,7 +113,11 @@ impl Notes {
     }
 
     fn is_noted(&self, store: &Store) -> bool {
-        self.seal().is_none_or(|seal| store.has_noted_leases(seal))
-            && self.disks.iter().all(|disks| store.has_noted_disks(disks, &self.leases))
+        let has_records = match self.seal() {
+            Ok(Some(seal)) => store.has_noted_leases(&self.leases, &seal),
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        has_records && self.disks.iter().all(|disks| store.has_noted_disks(disks, &self.leases))
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Service {
     /// What base images are in, as far as that is known at the start.
     #[cfg(feature = "images")]
     stores: Vec<Store>,
+    #[cfg(feature = "images")]
+    notes: Arc<Notes>,
 }
 
 impl Service {
@@ -79,12 +81,14 @@ impl Service {
         };
         let access = Access::new(&targets, &images, bases).map_err(no_directory)?;
         #[cfg(feature = "images")]
+        let notes = Arc::new(Notes::new(&pool, &targets, &leases, by_leases));
+        #[cfg(feature = "images")]
         {
-            let notes = Notes::new(&pool, &targets, &leases, by_leases);
             if let Some(registry) = &registry {
                 notes.write(&registry.store)?;
             }
-            access.tell_of_bases(move |base| notes.tell_of(base));
+            let told = Arc::clone(&notes);
+            access.tell_of_bases(move |base| told.tell_of(base));
             stores.iter().flat_map(Store::unfinished).for_each(|path| access.hide(&path));
         }
         // By default they are below --dir, where targets may lie too.
@@ -110,6 +114,8 @@ impl Service {
             registry,
             #[cfg(feature = "images")]
             stores,
+            #[cfg(feature = "images")]
+            notes,
         })
     }
 
@@ -159,6 +165,11 @@ impl Service {
                 manager.stop().await;
             }
             self.pool.stop().await;
+            #[cfg(feature = "images")]
+            {
+                let notes = Arc::clone(&self.notes);
+                let _ = spawn_blocking(move || notes.withdraw()).await;
+            }
         };
         tokio::select! {
             () = wind_down => {}

@@ -18,7 +18,7 @@ use crate::harness::http::{Client, Response};
 use crate::harness::pool_process::directories;
 use crate::harness::prelude::*;
 use crate::harness::properties::{number, seed};
-use crate::harness::scratch::{names, visible_names};
+use crate::harness::scratch::{names, record_names};
 use crate::harness::server::Server;
 
 const CLIENTS: usize = 6;
@@ -97,7 +97,7 @@ fn expect_disks(server: &Server, ground: &Ground, known: &BTreeSet<String>) {
     assert_eq!(there, *known);
     let uid = rustix::process::geteuid().as_raw();
     let records: Vec<_> = known.iter().map(|id| format!("{uid}-{id}")).collect();
-    assert_eq!(visible_names(&ground.folder.join("pool/leases")), records);
+    assert_eq!(record_names(&ground.folder.join("pool/leases")), records);
 }
 
 /// Whatever was begun is finished with the next server: then no disk is lost, none is there twice,

@@ -89,7 +89,7 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// The same, but for hidden ones.
-pub(crate) fn visible_names(directory: &Path) -> Vec<String> {
-    names(directory).into_iter().filter(|name| !name.starts_with('.')).collect()
+/// The records of disks in a server's directory of them.
+pub(crate) fn record_names(directory: &Path) -> Vec<String> {
+    names(directory).into_iter().filter(|name| name != "seal").collect()
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::error::LeaseError;
 use super::key::{Claims, Key};
 use super::record::{Record, name};
-use super::seal::Seal;
+use super::seal::{self, Seal};
 use crate::api::server::acceptor::is_exhausted;
 use crate::api::server::access::Access;
 use crate::api::server::room::{Counts, Room};
@@ -17,10 +17,16 @@ use crate::place::Store;
 /// The records of one server.
 #[derive(Debug)]
 pub(in crate::api::server) struct Book {
-    store: RwLock<Arc<Store>>,
-    seal: Seal,
+    place: RwLock<Place>,
     kept: Mutex<BTreeMap<Key, Kept>>,
     counts: Counts,
+}
+
+/// The directory of the records.
+#[derive(Debug)]
+struct Place {
+    store: Arc<Store>,
+    seal: Seal,
 }
 
 #[derive(Debug)]
@@ -36,7 +42,7 @@ impl Book {
         let failed = |source| LeaseError::io(place, source);
         let store = Store::open(place).map_err(failed)?;
         let (mut kept, counts) = (BTreeMap::new(), Counts::default());
-        for name in store.names().map_err(failed)? {
+        for name in names(&store).map_err(failed)? {
             match read(&store, &name) {
                 Ok(record) => {
                     // What there is counts, however little there may be by now.
@@ -53,7 +59,8 @@ impl Book {
         }
         let seal = sealed(&store).map_err(failed)?;
         tracing::debug!(place = %place.display(), count = kept.len(), "leases");
-        Ok(Self { store: RwLock::new(Arc::new(store)), seal, kept: Mutex::new(kept), counts })
+        let place = RwLock::new(Place { store: Arc::new(store), seal });
+        Ok(Self { place, kept: Mutex::new(kept), counts })
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<Arc<Record>> {
@@ -92,20 +99,28 @@ impl Book {
 
     /// The directory, made again with all records that there are, since nobody finds it any more.
     fn again(&self) -> io::Result<Arc<Store>> {
-        let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
-        if store.is_gone()? {
-            let again = Store::open(store.path())?;
+        let mut place = self.place.write().unwrap_or_else(PoisonError::into_inner);
+        if place.store.is_gone()? {
+            let again = Store::open(place.store.path())?;
             // One that is forgotten meanwhile is of a disk that is gone, as the next server sees.
             self.list(|_| true).iter().try_for_each(|record| write(&again, record))?;
-            self.seal.put(&again)?;
+            // The one before may be there again, as one that was below a mount, without what comes now.
+            let seal = if place.store.is_removed()? { place.seal.clone() } else { Seal::new() };
+            seal.put(&again)?;
             tracing::warn!(place = %again.path().display(), "directory of leases made again");
-            *store = Arc::new(again);
+            *place = Place { store: Arc::new(again), seal };
         }
-        Ok(Arc::clone(&store))
+        Ok(Arc::clone(&place.store))
     }
 
     fn store(&self) -> Arc<Store> {
-        Arc::clone(&self.store.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.place.read().unwrap_or_else(PoisonError::into_inner).store)
+    }
+
+    /// All that the disks need: their base images, and what those refer to.
+    pub(super) fn needs(&self) -> BTreeSet<PathBuf> {
+        let kept = self.kept();
+        kept.values().flat_map(|kept| kept.record.all_needs().cloned()).collect()
     }
 
     /// Room for one more disk of a user, who may have `most`.
@@ -192,12 +207,9 @@ pub fn leases_seal(directory: &Path) -> io::Result<Option<String>> {
 pub fn leased_bases(directory: &Path, seal: &str) -> io::Result<BTreeSet<PathBuf>> {
     let store = Store::open_to_read(directory)?;
     let mut bases = BTreeSet::new();
-    for name in store.names()? {
+    for name in names(&store)? {
         match read(&store, &name) {
-            Ok(record) => {
-                bases.extend(record.needs);
-                bases.insert(record.answer.base);
-            }
+            Ok(record) => bases.extend(record.all_needs().cloned()),
             // The disk was removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -221,6 +233,11 @@ fn sealed(store: &Store) -> io::Result<Seal> {
     }
     let seal = Seal::new();
     seal.put(store).map(|()| seal)
+}
+
+/// The names of all records.
+fn names(store: &Store) -> io::Result<Vec<String>> {
+    Ok(store.names()?.into_iter().filter(|name| name != seal::FILE).collect())
 }
 
 fn write(store: &Store, record: &Record) -> io::Result<()> {

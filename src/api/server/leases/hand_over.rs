@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use rustix::io::Errno;
 
 use super::book::Book;
+use super::boot::Boot;
 use super::key::{Claim, Key};
 use super::record::Record;
 use crate::api::server::caller::Caller;
@@ -79,10 +80,11 @@ async fn hand_over(
             if record.request != request {
                 return Err(taken(&record));
             }
+            record.all_needs().for_each(|base| shared.access.tell_of(base));
             return Ok(HandedOver { book, record, put: None, claim });
         }
         if !book.forget_gone(&record)? {
-            return Err(unmounted(&record));
+            return Err(elsewhere(&record));
         }
     }
     let most = if caller.peer.is_administrator() { usize::MAX } else { shared.leases.per_user };
@@ -107,7 +109,6 @@ async fn hand_over(
     }
     let image = shared.judged(&BaseRef { path: base.clone(), format: *format });
     let image = image.map_err(|error| refused(shared, base, error))?;
-    shared.access.tell_of(image.path());
     let needs = match shared.pool.config().references {
         References::Deny => BTreeSet::new(),
         References::Allow => in_use(&[image.path().to_owned()], MAX_REFERENCES).files,
@@ -125,6 +126,9 @@ async fn hand_over(
     };
     let base = request.base.clone();
     let directory = FileId::of(spot.directory()).ok();
+    let boot = Boot::ending(spot.directory())
+        .map_err(|source| bad_target((spot.path().to_owned(), source)))?;
+    let were_there: Vec<_> = needs.iter().filter(|base| base.exists()).cloned().collect();
     let record = |file| Record {
         uid,
         id: id.clone(),
@@ -133,9 +137,12 @@ async fn hand_over(
         file,
         directory: directory.clone(),
         needs: needs.clone(),
+        boot: boot.clone(),
         aside: format!(".{:032x}.removed", rand::random::<u128>()),
     };
-    let record = put(&book, aside, &spot, record).map_err(|error| {
+    // From the record on, and before there is the disk, whose base image is looked for after that.
+    let tell = |record: &Record| record.all_needs().for_each(|base| shared.access.tell_of(base));
+    let record = put(&book, aside, &spot, record, tell).map_err(|error| {
         // Nothing leads to it, so it is written over if this fails.
         let _ = book.erase(claim.key());
         let target = spot.path().to_owned();
@@ -151,7 +158,8 @@ async fn hand_over(
         }
     })?;
     let record = Arc::new(record);
-    if let Err(gone) = expect_there(&record.answer.base) {
+    let is_there = were_there.iter().try_for_each(|base| expect_there(base));
+    if let Err(gone) = is_there.and_then(|()| expect_there(&record.answer.base)) {
         // Nobody was told of it yet.
         let removed = record.remove_at(&spot);
         if removed.is_ok() {
@@ -180,11 +188,13 @@ fn put(
     aside: Aside,
     spot: &Spot,
     record: impl Fn(FileId) -> Record,
+    tell: impl Fn(&Record),
 ) -> Result<Record, NotPut> {
     let overlay = aside.entry.open().map_err(NotPut::Disk)?;
     let written = |file: &File| {
         let record = record(FileId::of(file).map_err(NotPut::Disk)?);
         book.write(&record).map_err(NotPut::Record)?;
+        tell(&record);
         Ok(record)
     };
     let recorded = written(&overlay)?;
@@ -236,14 +246,14 @@ pub(super) fn taken(record: &Record) -> Problem {
 }
 
 /// The disk with this id isn't there now, and may be again.
-fn unmounted(record: &Record) -> Problem {
+fn elsewhere(record: &Record) -> Problem {
     let detail = format!(
-        "id {0}: it is the disk's at {1}, on a filesystem that isn't mounted; mount that, or remove the \
-         disk (DELETE /v1/disks/{0})",
+        "id {0}: it is the disk's at {1}, which isn't there now, as on a filesystem that isn't mounted; \
+         mount that, or remove the disk (DELETE /v1/disks/{0})",
         record.id,
         record.answer.target.display()
     );
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "bad-target", detail)
+    Problem::new(StatusCode::CONFLICT, "id-taken", detail)
 }
 
 #[cfg(test)]
@@ -253,7 +263,6 @@ mod tests {
 
     use super::*;
     use crate::api::wire::Source;
-    use crate::place::Store;
 
     /// A disk with an id, handed over in this folder, and its records.
     async fn handed_over(folder: &Path) -> HandedOver {
@@ -269,8 +278,8 @@ mod tests {
             AcquireAnswer { source: Source::Pooled, base, target: disk.clone(), took_us: 1 };
         let file = FileId::of(File::open(&disk).expect("it opens")).expect("its id");
         let aside = ".aside".to_owned();
-        let (directory, needs) = (None, BTreeSet::new());
-        let record = Record { uid: 1, id, request, answer, file, directory, needs, aside };
+        let (directory, needs, boot) = (None, BTreeSet::new(), None);
+        let record = Record { uid: 1, id, request, answer, file, directory, needs, boot, aside };
         let record = Arc::new(record);
         let book = Arc::new(Book::open(&folder.join("leases")).expect("records"));
         book.write(&record).expect("it is written");
@@ -283,7 +292,8 @@ mod tests {
 
     /// How many the next server would find.
     fn records(folder: &Path) -> usize {
-        Store::open_to_read(&folder.join("leases")).expect("a folder").names().expect("names").len()
+        let names = fs::read_dir(folder.join("leases")).expect("a folder").flatten();
+        names.filter(|entry| entry.file_name() != super::super::seal::FILE).count()
     }
 
     /// Its client was told that nothing was handed over.

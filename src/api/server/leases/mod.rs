@@ -9,6 +9,7 @@
 //! An id is its user's: two users may have the same one and don't hear of each other.
 
 mod book;
+mod boot;
 mod endpoints;
 mod error;
 mod hand_over;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
+use super::boot::Boot;
 use super::key::Key;
 use crate::api::server::access::{Access, AccessError, TARGET};
 use crate::api::server::problem::is_missing;
@@ -32,6 +33,9 @@ pub(super) struct Record {
     /// What its base image refers to.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) needs: BTreeSet<PathBuf>,
+    /// The boot with which the filesystem that it was put on ends, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) boot: Option<Boot>,
     /// What the disk is called, beside its target, while it is removed.
     pub(super) aside: String,
 }
@@ -52,6 +56,11 @@ impl Record {
         Lease { id: self.id.clone(), owner, uid: self.uid, source, base, target }
     }
 
+    /// Its base image, and what that refers to.
+    pub(super) fn all_needs(&self) -> impl Iterator<Item = &PathBuf> {
+        self.needs.iter().chain([&self.answer.base])
+    }
+
     /// Whether the disk is where it was put. A removal that was cut off is finished.
     pub(super) fn is_there(&self, access: &Access) -> Result<bool, AccessError> {
         let Some(spot) = self.spot(access)? else { return Ok(false) };
@@ -66,7 +75,9 @@ impl Record {
     /// Whether a disk that isn't where it was put is gone for good. One on a filesystem that isn't
     /// mounted is there again when that is.
     pub(super) fn is_gone_for_good(&self) -> bool {
-        self.has_its_directory() || self.file.is_mounted_at(&self.answer.target)
+        self.has_its_directory()
+            || self.file.is_mounted_at(&self.answer.target)
+            || self.boot.as_ref().is_some_and(Boot::is_over)
     }
 
     /// Whether the directory is there, which another boot may have given a device of another number.
@@ -133,6 +144,10 @@ mod tests {
 
     use super::*;
 
+    fn clone(record: &Record) -> Record {
+        serde_json::from_value(serde_json::to_value(record).expect("JSON")).expect("a record")
+    }
+
     /// Another boot may give a device another number: what tells is the directory itself.
     #[test]
     fn a_disk_is_gone_from_its_directory_whatever_its_device_s_number_is() {
@@ -162,5 +177,10 @@ mod tests {
         fs::rename(target.parent().expect("one"), moved).expect("moved");
         fs::create_dir(target.parent().expect("one")).expect("a folder");
         assert!(!record.is_gone_for_good());
+        let record = |boot| Record { boot: Some(boot), ..clone(&record) };
+        let this = Boot::now().expect("Linux says which boot it is");
+        assert!(!record(this).is_gone_for_good());
+        let another = serde_json::from_value(json!("another")).expect("a boot");
+        assert!(record(another).is_gone_for_good(), "with its filesystem");
     }
 }

@@ -4,8 +4,8 @@ use std::io;
 
 use crate::place::Store;
 
-/// Its file, which is written last.
-const FILE: &str = ".seal";
+/// Its file, which is written last. No record is called so: those begin with a user's number.
+pub(super) const FILE: &str = "seal";
 
 /// A directory of records, by a word of its own. One that has none isn't known to have all of its records.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ pub(in crate::api::server) async fn look_after(shared: Shared) {
             let (all, read) = (Arc::clone(&shared), Arc::clone(&book));
             let looked = in_turn(&shared.turns, move || {
                 read.look(&all.leases.claims, &all.access);
+                read.needs().iter().for_each(|base| all.access.tell_of(base));
                 Ok(())
             });
             looked.await.unwrap_or_else(failed);

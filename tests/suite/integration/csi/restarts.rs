@@ -19,7 +19,7 @@ use super::{NODE, names};
 use crate::harness::kubernetes::{Kubelet, Node, Pod};
 use crate::harness::prelude::*;
 use crate::harness::properties::{number, seed};
-use crate::harness::scratch::visible_names;
+use crate::harness::scratch::record_names;
 use crate::harness::server::Server;
 
 const NEEDS: &[Need] = NODE;
@@ -52,7 +52,7 @@ async fn a_volume_whose_disk_is_lost_is_removed_with_its_record(scratch: Scratch
     server.stop();
     // As if it had been on another device.
     let records = node.kubelet_dir().join("plugins/pool/leases");
-    let [name] = &visible_names(&records)[..] else { panic!("{:?}", names(&records)) };
+    let [name] = &record_names(&records)[..] else { panic!("{:?}", names(&records)) };
     let mut record: Value =
         serde_json::from_slice(&std::fs::read(records.join(name)).expect("it")).expect("JSON");
     record["file"]["device"] = 1.into();
@@ -333,7 +333,7 @@ async fn none_is_lost_double_or_left(scratch: Scratch) {
     for pod in pods.iter() {
         assert_eq!(names(pod.target().parent().expect("one")), ["vol_data.json"]);
     }
-    let records = visible_names(&node.kubelet_dir().join("plugins/pool/leases"));
+    let records = record_names(&node.kubelet_dir().join("plugins/pool/leases"));
     assert!(records.is_empty(), "{records:?}");
 }
 

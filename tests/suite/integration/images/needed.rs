@@ -9,6 +9,7 @@ use super::serve::{name, serve};
 use crate::harness::cli::{Answer, answer, overlay_pool_after, run};
 use crate::harness::prelude::*;
 use crate::harness::registry::{Registry, disk, images, store, stored};
+use crate::harness::scratch::names;
 use crate::harness::server::Server;
 
 const NEEDS: &[Need] = &[Need::Registry];
@@ -260,6 +261,92 @@ fn an_image_that_was_left_aside_is_put_back(scratch: Scratch, #[case] option: &[
     server.await_that("it is put back", |_| image.exists());
     acquire(&server, &scratch, &name, "2.qcow2", None);
     server.stop();
+}
+
+/// A directory of records that a mount hides is another one than what is made in its place, and so is a
+/// copy of it elsewhere: what is recorded in the one is not in the other.
+#[apply(test)]
+#[case::hidden(false)]
+#[case::copied(true)]
+fn records_elsewhere_keep_their_images(scratch: Scratch, #[case] copied: bool) {
+    let registry = Registry::start(&scratch);
+    let disks = [disk(1, 1), disk(1, 2)];
+    let images = disks.each_ref().map(|bytes| {
+        pull(&scratch, &registry, "x", bytes);
+        stored(&scratch, bytes)
+    });
+    pull(&scratch, &registry, "x", &disk(1, 3));
+    let arguments = ["--images", "store", "--prune-by-leases"];
+    let start = || {
+        let mut server = serve(&scratch, &arguments);
+        server.await_ready();
+        server
+    };
+    let [leases, away, pool] = ["pool/leases", "away", "pool"].map(|name| scratch.join(name));
+    let mut server = start();
+    acquire(&server, &scratch, &images[0], "1.qcow2", Some("1"));
+    if copied {
+        server.stop();
+        let copy = std::process::Command::new("cp").arg("-a").args([&pool, &away]).status();
+        assert!(copy.expect("it runs").success());
+        let mut command = Server::command(&scratch);
+        command.args(arguments).args(["--targets", "vms", "--max-vms", "0", "--dir"]).arg(&away);
+        command.env("OVERLAY_POOL_STORE", store(&scratch));
+        server = Server::launch(&scratch, &mut command);
+        server.await_ready();
+    } else {
+        // As below a mount.
+        std::fs::rename(&leases, &away).expect("moved");
+    }
+    acquire(&server, &scratch, &images[1], "2.qcow2", Some("2"));
+    server.stop();
+    if !copied {
+        std::fs::remove_dir_all(&leases).expect("removed");
+        std::fs::rename(&away, &leases).expect("moved back");
+        assert_eq!(prune(&scratch).code, Some(1));
+    }
+    let server = start();
+    acquire(&server, &scratch, &images[0], "3.qcow2", Some("3"));
+    server.stop();
+    prune(&scratch);
+    assert!(images.iter().all(|image| image.exists()));
+}
+
+/// A server knows its disks from its start on, also those of another store than it was told of then.
+#[apply(test)]
+fn a_store_is_told_of_the_disks_that_are_there(scratch: Scratch) {
+    let registry = Registry::start(&scratch);
+    let (old, new) = (disk(1, 1), disk(1, 2));
+    let name = pull(&scratch, &registry, "x", &old);
+    let arguments = ["--base", name.to_str().expect("a plain path"), "--prune-by-leases"];
+    let mut server = serve(&scratch, &arguments);
+    server.await_ready();
+    acquire(&server, &scratch, &name, "1.qcow2", Some("1"));
+    server.stop();
+    pull(&scratch, &registry, "x", &new);
+    // As those of an older server.
+    std::fs::remove_file(scratch.join("pool/leases/seal")).expect("removed");
+    let notes = store(&scratch).join("leases");
+    let note = || names(&notes).len();
+    for noted in names(&notes) {
+        std::fs::remove_file(notes.join(noted)).expect("removed");
+    }
+    let mut server = serve(&scratch, &arguments);
+    server.await_that("it is told", |_| note() == 1);
+    server.stop();
+    expect_pruned(&scratch);
+    assert!(stored(&scratch, &old).exists());
+
+    // A server that has none any more is expected to have none.
+    let mut server = serve(&scratch, &arguments);
+    server.await_ready();
+    let removed = server.client().ask("DELETE", "/v1/disks/1", None).expect("an answer");
+    assert_eq!(removed.status, 204);
+    server.stop();
+    assert_eq!(note(), 0);
+    std::fs::remove_dir_all(scratch.join("pool")).expect("removed");
+    expect_pruned(&scratch);
+    assert!(!stored(&scratch, &old).exists());
 }
 
 /// A server of which no disk has an id has no records that could be missing.

@@ -17,7 +17,7 @@ use crate::harness::http::Response;
 use crate::harness::pool_process::is_whole;
 use crate::harness::prelude::*;
 use crate::harness::qcow2::Image;
-use crate::harness::scratch::visible_names;
+use crate::harness::scratch::record_names;
 use crate::harness::server::{self, Server};
 
 /// A request for a disk at a target of this name.
@@ -58,7 +58,7 @@ fn killed_and_started_again(server: Server, scratch: &Path) -> Server {
 
 /// The files that the server keeps of disks.
 fn records(scratch: &Path) -> Vec<String> {
-    visible_names(&scratch.join("pool/leases"))
+    record_names(&scratch.join("pool/leases"))
 }
 
 #[apply(test)]

@@ -281,7 +281,7 @@ fn a_disk_whose_filesystem_is_not_mounted_keeps_its_lease(
     for (id, target) in disks {
         assert_eq!(server.get(&format!("/v1/disks/{id}")).problem(404), "unknown-disk");
         let again = server.post("/v1/acquire", &request(&scratch, id, target));
-        assert_eq!(again.problem(503), "bad-target");
+        assert_eq!(again.problem(409), "id-taken");
         assert!(again.body.contains("isn't mounted"), "{again:?}");
     }
     assert_eq!(ids(&server, ""), ["below", "top"]);
