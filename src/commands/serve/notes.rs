@@ -70,7 +70,8 @@ impl Notes {
         if !leased_bases(&self.leases, &seal).is_ok_and(|bases| bases.is_empty()) {
             return;
         }
-        for store in self.told().keys().filter_map(|path| Store::at(path)) {
+        let told: Vec<_> = self.told().keys().cloned().collect();
+        for store in told.iter().filter_map(|path| Store::at(path)) {
             if let Err(error) = store.forget_leases(&self.leases, &seal) {
                 tracing::debug!(%error, "a note of no records stays");
             }

@@ -29,7 +29,7 @@ use crate::commands::failure::{self, Failure};
 use crate::commands::trusted;
 
 /// How long clients wait for a server that starts, before they are told to come again: the first one of
-/// a socket unit is what starts it.
+/// a socket unit is what starts it. And how long a server that ends waits for a store.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A pool and who may use it how.
@@ -168,7 +168,8 @@ impl Service {
             #[cfg(feature = "images")]
             {
                 let notes = Arc::clone(&self.notes);
-                let _ = spawn_blocking(move || notes.withdraw()).await;
+                // A store that doesn't answer keeps its note.
+                let _ = timeout(GRACE, spawn_blocking(move || notes.withdraw())).await;
             }
         };
         tokio::select! {
