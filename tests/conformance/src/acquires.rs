@@ -22,6 +22,8 @@ use crate::shim::{Answer, Checked, Shim, until};
 /// How much longer than `create_timeout` an acquire may take, and how long a process that is killed
 /// takes to be gone: less than the default of `create_timeout`.
 pub(super) const SLACK: Duration = Duration::from_secs(5);
+/// How many more acquires are cancelled, until the process of one was stopped.
+const MORE: usize = 9;
 
 impl World<'_> {
     /// Sends all, then reads the answers; meanwhile looks that each target is complete when it
@@ -116,12 +118,17 @@ impl World<'_> {
     ) -> Checked {
         let (before, in_use) = (self.stats()?, self.in_use()?);
         let aids = self.aids()?.len();
-        let mut done = Vec::new();
-        for number in 0..count {
+        let (mut done, mut any_stopped) = (Vec::new(), false);
+        // On a busy machine one may be done before its process is found.
+        for number in 0..count + MORE {
+            if number >= count && any_stopped {
+                break;
+            }
             // A process that serves all is stopped before, one for this acquire meanwhile.
             self.signal_aids(Signal::Stop)?;
             let (id, target) = self.begin(base, target, number)?;
             let is_stopped = self.await_stopped(id)?;
+            any_stopped |= is_stopped;
             let cancel = self.shim()?.send("cancel", fields(json!({ "request": id })))?;
             self.expect_cancel(cancel)?;
             if stays_stopped {
