@@ -326,11 +326,10 @@ mod serve {
         }
     }
 
-    /// A signal ends the server too.
+    /// A signal ends the server too. It comes soon, whatever else keeps the processors busy.
     #[rstest]
     #[test_attr(apply(case))]
     async fn a_signal_leaves_no_server(#[from(scratch_in_memory)] scratch: Scratch) {
-        // Few enough that they are ready soon where others keep the processors busy.
         let command = bench(&scratch, 2560);
         let served = || {
             let folder = entries(&scratch).pop();
