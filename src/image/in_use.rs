@@ -62,6 +62,13 @@ pub fn in_use(paths: &[PathBuf], most: usize) -> InUse {
     look.in_use
 }
 
+/// What a base image refers to, and what that does, as far as it is there: its first thousand files.
+#[must_use]
+pub fn references_of(base: &Path) -> BTreeSet<PathBuf> {
+    const MOST: usize = 1000;
+    in_use(&[base.to_owned()], MOST).files
+}
+
 struct Look {
     left: usize,
     in_use: InUse,

@@ -19,7 +19,7 @@ pub use base::{Base, BaseError, BaseImage, BaseRef, Identity, References, read_s
 pub use discover::{discover, overlooked};
 pub use header::{Bitmaps, CompressionType, Extensions, Header, READ_LIMIT};
 pub use header_error::HeaderError;
-pub use in_use::{InUse, in_use};
+pub use in_use::{InUse, in_use, references_of};
 pub use kind::Kind;
 #[cfg(feature = "vm")]
 pub(crate) use layer::Layer;

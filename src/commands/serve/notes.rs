@@ -6,11 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use overlay_pool::PoolConfig;
 use overlay_pool::api::{leased_bases, leases_seal};
-use overlay_pool::image::{References, in_use};
+use overlay_pool::image::{References, references_of};
 use overlay_pool::images::{ImageError, Store};
-
-/// How many files one base image may refer to, in a chain.
-const MAX_FILES: usize = 1000;
 
 /// Where disks of a server are, for each store that it takes base images from.
 #[derive(Debug)]
@@ -88,7 +85,7 @@ impl Notes {
     pub(super) fn tell_of(&self, base: &Path) {
         let others = match self.references {
             References::Deny => BTreeSet::new(),
-            References::Allow => in_use(&[base.to_owned()], MAX_FILES).files,
+            References::Allow => references_of(base),
         };
         let needed = others.iter().map(PathBuf::as_path).chain([base]);
         needed.filter_map(Store::of).for_each(|store| self.tell(&store));

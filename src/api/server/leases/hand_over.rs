@@ -21,14 +21,12 @@ use crate::api::server::refused::{expect_listening, expect_there, failed, refuse
 use crate::api::server::state::Shared;
 use crate::api::wire::{AcquireAnswer, AcquireRequest, Label, Problem};
 use crate::error::Error;
-use crate::image::{BaseRef, References, in_use};
+use crate::image::{BaseRef, References, references_of};
 use crate::place::{Draft, FileId, Spot, Target};
 use crate::pool::PREFIX;
 
 /// How much of an overlay is copied at once.
 const BLOCK: usize = 64 << 10;
-/// How many files a base image may refer to, in a chain, that are known of.
-const MAX_REFERENCES: usize = 1000;
 
 /// A disk that is where it shall be, and its record.
 struct HandedOver {
@@ -111,7 +109,7 @@ async fn hand_over(
     let image = image.map_err(|error| refused(shared, base, error))?;
     let needs = match shared.pool.config().references {
         References::Deny => BTreeSet::new(),
-        References::Allow => in_use(&[image.path().to_owned()], MAX_REFERENCES).files,
+        References::Allow => references_of(image.path()),
     };
     expect_listening(caller)?;
     let aside = shared.open_files.acquire(&shared.pool, image, *virtual_size).await?;

@@ -212,7 +212,7 @@ fn records_of_another_namespace_keep_all_images(scratch: Scratch) {
         command.env("OVERLAY_POOL_DIR", scratch.join("data/pool"));
         command
     };
-    for folder in ["data", "vms", "own/vms"] {
+    for folder in ["data", "vms"] {
         std::fs::create_dir_all(scratch.join(folder)).expect("a folder");
     }
     for (own, image) in ["one", "other"].into_iter().zip(&images) {
