@@ -93,11 +93,13 @@ impl Turns {
         if called.is_err() && state.threads == 0 {
             state.users.remove(&uid);
             state.order.clear();
-            return called;
+            return called.map(drop);
         }
-        if let Err(error) = called {
+        drop(state);
+        match called {
+            Ok(wake) => self.0.wake(wake),
             // One of those there does it later.
-            tracing::warn!(%error, "no further thread for requests");
+            Err(error) => tracing::warn!(%error, "no further thread for requests"),
         }
         Ok(())
     }
@@ -108,23 +110,30 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has another thread come, if there is something for it to do.
-    fn call(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+    /// Has another thread come, if there is something for it to do. Says whether one is to be woken:
+    /// once the state is free, for which it would wait.
+    fn call(self: &Arc<Self>, state: &mut State) -> io::Result<bool> {
         if state.is_coming || !(state.has_work() || state.wants_watch()) {
-            return Ok(());
+            return Ok(false);
         }
-        if state.idle > 0 {
-            self.work.notify_one();
-        } else if state.threads < THREADS {
+        let is_idle = state.idle > 0;
+        if !is_idle {
+            if state.threads == THREADS {
+                return Ok(false);
+            }
             let desk = Arc::clone(self);
             let thread = thread::Builder::new().name("overlay-pool-request".to_owned());
             thread.spawn(move || desk.serve())?;
             state.threads += 1;
-        } else {
-            return Ok(());
         }
         state.is_coming = true;
-        Ok(())
+        Ok(is_idle)
+    }
+
+    fn wake(&self, one: bool) {
+        if one {
+            self.work.notify_one();
+        }
     }
 
     fn serve(self: &Arc<Self>) {
@@ -136,8 +145,9 @@ impl Desk {
             {
                 let since = state.begin();
                 // Who adds work sees to it otherwise.
-                let _ = self.call(&mut state);
+                let wake = self.call(&mut state).unwrap_or(false);
                 drop(state);
+                self.wake(wake);
                 // A panic is logged by then, and whoever waits for the work told.
                 let _ = catch_unwind(AssertUnwindSafe(|| work(meanwhile)));
                 state = self.state();
