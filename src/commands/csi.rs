@@ -86,7 +86,10 @@ impl Csi {
         // Bound while there is one thread: the mode of what is made is the process's.
         let (listener, _name) = socket::open(endpoint.as_ref(), None, "--endpoint")?;
         let metrics = self.metrics_listen.map(metrics_listener::open).transpose()?;
-        let runtime = tokio::runtime::Runtime::new()
+        // One thread is enough: whatever may wait for a disk is done on others.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
             .map_err(|error| Failure::new(Exit::Failed, error, "raise the limit of open files"))?;
         let served = runtime.block_on(serve(settings, listener, metrics));
         runtime.shutdown_timeout(LAST);

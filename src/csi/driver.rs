@@ -158,16 +158,18 @@ impl Driver {
 
     async fn remove(&self, id: &Label, target: &Path) -> Result<(), Refusal> {
         self.place.above(target)?;
-        let take_back = |place: &Place, target: &Path| match place.find(target)? {
-            Some(volume) => Ok::<_, Refusal>(volume.take_back()?),
-            None => Ok(()),
-        };
-        self.at(target, take_back).await?;
         let disk = target.join(DISK);
-        let is_leased =
-            self.leases.has(id, &disk).await? || self.leases.has_record(id, &disk).await?;
+        let is_leased = self.leases.gave(id, &disk) || {
+            let take_back = |place: &Place, target: &Path| match place.find(target)? {
+                Some(volume) => Ok::<_, Refusal>(volume.take_back()?),
+                None => Ok(()),
+            };
+            self.at(target, take_back).await?;
+            self.leases.has(id, &disk).await? || self.leases.has_record(id, &disk).await?
+        };
         let close = |place: &Place, target: &Path| {
             let Some(volume) = place.find(target)? else { return Ok(None) };
+            volume.take_back()?;
             volume.close()?;
             Ok::<_, Refusal>(Some(volume))
         };

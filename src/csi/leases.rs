@@ -60,11 +60,13 @@ impl Leases {
         Ok(base)
     }
 
+    /// Whether this driver had a volume's disk handed over at `disk`, and didn't release it.
+    pub(super) fn gave(&self, id: &Label, disk: &Path) -> bool {
+        locked(&self.places).get(id).is_some_and(|place| place == disk)
+    }
+
     /// Whether there is a volume's disk, which can be at `disk` alone.
     pub(super) async fn has(&self, id: &Label, disk: &Path) -> Result<bool, Refusal> {
-        if locked(&self.places).get(id).is_some_and(|place| place == disk) {
-            return Ok(true);
-        }
         match self.client.disk(id).await? {
             Some(lease) if lease.target == disk => Ok(true),
             Some(lease) => Err(Refusal::Elsewhere { id: id.clone(), disk: lease.target }),

@@ -104,9 +104,15 @@ impl Volume {
         }
         let directory = self.as_file()?;
         let take_back = || {
-            fchown(&directory, Some(geteuid().as_raw()), None)?;
-            let mode = directory.metadata()?.mode() & 0o7777;
-            directory.set_permissions(Permissions::from_mode(mode | 0o700))
+            let (found, ours) = (directory.metadata()?, geteuid().as_raw());
+            if found.uid() != ours {
+                fchown(&directory, Some(ours), None)?;
+            }
+            if found.mode() & 0o700 != 0o700 {
+                let mode = found.mode() & 0o7777 | 0o700;
+                directory.set_permissions(Permissions::from_mode(mode))?;
+            }
+            Ok(())
         };
         take_back().map_err(self.failed(""))
     }
