@@ -77,7 +77,7 @@ async fn create(manager: &VmManager, language: Language, disk: VmDisk) -> Result
     let created = tokio::select! {
         created = &mut create => created,
         () = sleep(SOON), if told => {
-            eprintln!("overlay-pool: the VM boots; {later}");
+            let _ = writeln!(io::stderr(), "overlay-pool: the VM boots; {later}");
             create.await
         }
     };

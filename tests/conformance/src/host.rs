@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use crate::case::Case;
 use crate::faults::fuse;
+use crate::processes::why;
 use crate::step::Step;
 
 /// Something that a machine has or hasn't.
@@ -122,6 +123,6 @@ fn mount_namespace() -> Result<String, String> {
     if output.status.success() {
         Ok("unshare --map-root-user --mount".to_owned())
     } else {
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        Err(why(&output, String::new()))
     }
 }

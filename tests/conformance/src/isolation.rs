@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::case::Case;
 use crate::finding::Finding;
 use crate::port::Port;
+use crate::processes::why;
 use crate::run::run;
 
 /// The first process of a namespace.
@@ -91,7 +92,7 @@ pub fn probe() -> Result<&'static [&'static str], &'static str> {
         if output.status.success() {
             return Ok(prefix);
         }
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        Err(why(&output, String::new()))
     });
     found.as_ref().copied().map_err(String::as_str)
 }
@@ -137,7 +138,7 @@ fn init() -> ExitCode {
     let child = match Command::new(&program).arg(CASE).spawn() {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("{}: {error}", program.display());
+            let _ = writeln!(std::io::stderr(), "{}: {error}", program.display());
             return ExitCode::FAILURE;
         }
     };

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::process::Output;
 
 use rustix::process::Pid;
 
@@ -96,4 +97,13 @@ fn mark_of(pid: Pid) -> Option<String> {
     let mut variables = environment.split(|byte| *byte == 0);
     let value = variables.find_map(|variable| variable.strip_prefix(mark.as_bytes()))?;
     Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// Why `unshare` failed: what was said, of which some may be elsewhere, or how it ended.
+pub(crate) fn why(output: &Output, mut said: String) -> String {
+    said += &String::from_utf8_lossy(&output.stderr);
+    if said.trim().is_empty() {
+        return format!("unshare: {}", output.status);
+    }
+    said.trim().to_owned()
 }

@@ -61,7 +61,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match done {
         Ok(exit) => exit.into(),
         Err(Stop { exit, message }) => {
-            eprintln!("overlay-pool-conformance: {message}");
+            tell::warning(format_args!("overlay-pool-conformance: {message}"));
             exit.into()
         }
     }

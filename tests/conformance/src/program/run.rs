@@ -1,5 +1,6 @@
 //! `run`: judges a port.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -86,9 +87,13 @@ impl Run {
         let all = self.select.all()?;
         let cases = self.select.of(&all)?;
         if self.list {
-            return list::print(&cases)
-                .map(|()| Exit::Passed)
-                .map_err(|error| Stop::not_judged(error.to_string()));
+            return match list::print(&cases) {
+                // Whoever closed the pipe has what they wanted.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    Err(Stop::not_judged(error.to_string()))
+                }
+                _ => Ok(Exit::Passed),
+            };
         }
         let port = self.port(&all)?;
         let folder = Folder::make(self.keep.as_deref()).map_err(|error| {

@@ -1,6 +1,8 @@
 //! What the program says while it judges, on the standard error, and of the port, on the standard
-//! output.
+//! output. Where nobody reads it, a port is judged all the same.
 
+use std::fmt;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
@@ -30,19 +32,18 @@ pub(super) fn lacks(cases: &[Named], port: &Port, folder: &Path) -> bool {
         table.add_row([
             "a way".to_owned(),
             format!("root can't pass {closed} without its powers"),
-            format!("{} cases are skipped", barred.len()),
+            skipped(barred.len()),
             format!("chmod o+x {closed}, or put the shim and TMPDIR elsewhere"),
         ]);
     }
     for need in Need::ALL {
-        let skipped = cases.iter().filter(|named| Need::of(&named.case).contains(&need)).count();
-        if skipped == 0 {
+        let count = cases.iter().filter(|named| Need::of(&named.case).contains(&need)).count();
+        if count == 0 {
             continue;
         }
         if let Err(why) = need.probe() {
             lacks_something = true;
-            let so = format!("{skipped} cases are skipped");
-            table.add_row([need.name(), why, &so, need.advice()]);
+            table.add_row([need.name(), why, &skipped(count), need.advice()]);
         }
     }
     if let Err(why) = isolation::probe() {
@@ -55,9 +56,13 @@ pub(super) fn lacks(cases: &[Named], port: &Port, folder: &Path) -> bool {
         ]);
     }
     if table.row_count() > 0 {
-        eprintln!("{table}");
+        warning(format_args!("{table}"));
     }
     lacks_something
+}
+
+fn skipped(cases: usize) -> String {
+    if cases == 1 { "1 case is skipped".to_owned() } else { format!("{cases} cases are skipped") }
 }
 
 /// A bar on a terminal, and nothing elsewhere.
@@ -67,14 +72,25 @@ pub(super) fn progress(cases: usize) -> ProgressBar {
     bar.with_style(style.expect("the template is sound"))
 }
 
+/// A line on the standard error.
+pub(super) fn warning(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+/// A line on the standard output.
+pub(super) fn line(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{what}");
+}
+
 /// Each failed case, whole.
 pub(super) fn failures(report: &Report) {
     for case in &report.cases {
         let Some(failure) = case.failure.as_ref().filter(|_| case.verdict == Word::Fail) else {
             continue;
         };
-        println!("{} {} [{}]", colored(Word::Fail), case.name, id::told(&case.promises));
-        println!("    {}\n", failure.told(case).replace('\n', "\n    "));
+        let promises = id::told(&case.promises);
+        line(format_args!("{} {} [{promises}]", colored(Word::Fail), case.name));
+        line(format_args!("    {}\n", failure.told(case).replace('\n', "\n    ")));
     }
 }
 
@@ -83,7 +99,7 @@ pub(super) fn summary(report: &Report) {
     for word in [Word::Skip, Word::Disabled] {
         for case in report.cases.iter().filter(|case| case.verdict == word) {
             let reason = case.reason.as_deref().unwrap_or_default();
-            println!("{} {}: {reason}", colored(word), case.name);
+            line(format_args!("{} {}: {reason}", colored(word), case.name));
         }
     }
     let count =
@@ -92,11 +108,11 @@ pub(super) fn summary(report: &Report) {
         .into_iter()
         .filter_map(count)
         .collect();
-    let counts = counts.join(", ");
-    println!("{}: {} cases: {counts}", report.port_name(), report.cases.len());
+    let (port, cases, counts) = (report.port_name(), report.cases.len(), counts.join(", "));
+    line(format_args!("{port}: {cases} cases: {counts}"));
     if report.is_whole() {
         let (kept, of) = (report.kept(), report.promises.len());
-        println!("{kept} of {of} promises of {} are kept", report.contract_name());
+        line(format_args!("{kept} of {of} promises of {} are kept", report.contract_name()));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The program that judges ports: how it ends, what it says and what it writes.
 
+mod lacks;
 mod page;
 
 use std::fs::Permissions;
@@ -107,6 +108,23 @@ fn a_port_that_fails(scratch: Scratch) {
     let folder = said.lines().find_map(|line| line.trim().strip_prefix("folder   "));
     let transcript = Path::new(folder.expect("its folder is named")).join("shim.transcript");
     assert!(transcript.is_file(), "{} isn't there", transcript.display());
+}
+
+/// `| head` doesn't wait for its end.
+#[apply(test)]
+fn a_port_is_judged_though_nobody_reads_it(scratch: Scratch) {
+    let cases = cases(&scratch, &[("half", HALF), ("all", ALL)]);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = run(&scratch, "", &cases);
+    command.args(["--json", "report.json"]).stdout(writer.try_clone().expect("its end"));
+    assert_eq!(command.stderr(writer).status().expect("it runs").code(), Some(1));
+    let report = std::fs::read_to_string(scratch.join("report.json")).expect("a report");
+    assert!(report.contains("\"fail\""), "{report}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = judge().args(["run", "--list"]).stdout(writer).status().expect("it runs");
+    assert!(status.success(), "{status}");
 }
 
 /// What is wrong has its name, and a name that fills a screen is shortened.
@@ -264,35 +282,6 @@ fn a_shim_that_can_not_be_asked(scratch: Scratch, #[case] shim: &str, #[case] wo
     assert_eq!(status, Some(3), "{said}");
     let words = words.replace("hello: ", "");
     assert!(said.contains(&words) && said.contains("its folder is "), "{said}");
-}
-
-/// What the machine lacks is said once, before anything else; the rest is judged.
-#[apply(test)]
-fn what_the_machine_lacks(scratch: Scratch) {
-    let needy = format!("images.\"base.qcow2\" = {{}}\n{HALF}");
-    let cases = cases(&scratch, &[("half", HALF), ("needy", &needy), ("needy-too", &needy)]);
-    let bin = scratch.join("bin");
-    std::fs::create_dir(&bin).expect("a folder");
-    for program in ["sh", "unshare", "setpriv"] {
-        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .map(|folder| folder.join(program))
-            .find(|path| path.is_file());
-        if let Some(found) = found {
-            std::os::unix::fs::symlink(found, bin.join(program)).expect("a link");
-        }
-    }
-    let bare = || {
-        let mut command = run(&scratch, "", &cases);
-        command.env("PATH", &bin);
-        command
-    };
-    let (status, said) = told(bare());
-    assert_eq!(status, Some(0), "{said}");
-    assert_eq!(said.matches("install qemu-utils").count(), 3, "a table and two cases: {said}");
-    assert!(said.contains("2 cases are skipped") && said.contains("1 passed, 2 skipped"), "{said}");
-    let mut strict = bare();
-    strict.arg("--strict");
-    expect(strict, 1, &["1 passed, 2 skipped"]);
 }
 
 #[apply(test)]
