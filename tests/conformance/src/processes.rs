@@ -3,11 +3,16 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::Output;
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::process::Pid;
 
 /// By this variable in their environment the shim and all that it starts are known.
 pub const MARK: &str = "OVERLAY_POOL_CASE";
+
+/// How often a process is looked at that becomes another program, a millisecond apart.
+const LOOKS: usize = 1000;
 
 /// The letter that `/proc/PID/stat` has for its state.
 fn state(pid: Pid) -> Option<char> {
@@ -92,11 +97,30 @@ fn folder(pid: Pid) -> PathBuf {
 
 /// The value of the mark in its environment, which is empty once the process has ended.
 fn mark_of(pid: Pid) -> Option<String> {
-    let environment = std::fs::read(folder(pid).join("environ")).ok()?;
+    let environment = environment(pid);
     let mark = format!("{MARK}=");
     let mut variables = environment.split(|byte| *byte == 0);
     let value = variables.find_map(|variable| variable.strip_prefix(mark.as_bytes()))?;
     Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// What a process was started with. While it becomes another program it has neither environment nor
+/// arguments, and would be taken for one that cleared its environment: that passes.
+fn environment(pid: Pid) -> Vec<u8> {
+    let read = || std::fs::read(folder(pid).join("environ")).unwrap_or_default();
+    for _ in 0..LOOKS {
+        let environment = read();
+        if !environment.is_empty() {
+            return environment;
+        }
+        // A thread of the kernel has no program, nor has one that ended.
+        if !command(pid).is_empty() || std::fs::read_link(folder(pid).join("exe")).is_err() {
+            // By now it is one, or the other.
+            return read();
+        }
+        sleep(Duration::from_millis(1));
+    }
+    Vec::new()
 }
 
 /// Why `unshare` failed: what was said, of which some may be elsewhere, or how it ended.
