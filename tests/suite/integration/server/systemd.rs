@@ -97,7 +97,7 @@ fn l1_who_starts_the_server_needs_not_come_again(scratch: Scratch) {
     server::one_base(&scratch);
     let mut command = activated(&scratch);
     let mut server = Server::launch(&scratch, &mut command);
-    server.await_that("somebody listens", |_| server::socket(&scratch).exists());
+    server.await_that("somebody listens", |server| server.log().contains("Listening on"));
     let target = server::vms(&scratch).join("vm.qcow2");
     let answer = server.acquire(&server::base(&scratch), &target);
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -123,7 +123,7 @@ fn a_passed_socket_is_taken_and_left(scratch: Scratch) {
     server::one_base(&scratch);
     let mut command = activated(&scratch);
     let mut server = Server::launch(&scratch, &mut command);
-    server.await_that("somebody listens", |_| server::socket(&scratch).exists());
+    server.await_that("somebody listens", |server| server.log().contains("Listening on"));
     assert!(!server.log().contains("start"), "nobody has asked yet");
     server.await_ready();
     let target = server::vms(&scratch).join("vm.qcow2");
