@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use crate::case::Case;
 use crate::faults::fuse;
-use crate::processes::why;
 use crate::step::Step;
+use crate::unshare;
 
 /// Something that a machine has or hasn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +123,6 @@ fn mount_namespace() -> Result<String, String> {
     if output.status.success() {
         Ok("unshare --map-root-user --mount".to_owned())
     } else {
-        Err(why(&output, String::new()))
+        Err(unshare::why(&output, String::new()))
     }
 }

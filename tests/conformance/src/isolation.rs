@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::case::Case;
 use crate::finding::Finding;
 use crate::port::Port;
-use crate::processes::why;
 use crate::run::run;
+use crate::unshare;
 
 /// The first process of a namespace.
 const INIT: &str = "judge-as-init";
@@ -92,7 +92,7 @@ pub fn probe() -> Result<&'static [&'static str], &'static str> {
         if output.status.success() {
             return Ok(prefix);
         }
-        Err(why(&output, String::new()))
+        Err(unshare::why(&output, String::new()))
     });
     found.as_ref().copied().map_err(String::as_str)
 }

@@ -34,5 +34,6 @@ pub mod shim;
 mod step;
 mod transcript;
 mod under_way;
+mod unshare;
 pub mod verdict;
 mod world;

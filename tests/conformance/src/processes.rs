@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::Output;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -113,21 +112,15 @@ fn environment(pid: Pid) -> Vec<u8> {
         if !environment.is_empty() {
             return environment;
         }
-        // A thread of the kernel has no program, nor has one that ended.
-        if !command(pid).is_empty() || std::fs::read_link(folder(pid).join("exe")).is_err() {
-            // By now it is one, or the other.
+        // A thread of the kernel has no program, nor has what ended.
+        if std::fs::read_link(folder(pid).join("exe")).is_err() {
+            return Vec::new();
+        }
+        if !command(pid).is_empty() {
+            // By now it is the other program.
             return read();
         }
         sleep(Duration::from_millis(1));
     }
     Vec::new()
-}
-
-/// Why `unshare` failed: what was said, of which some may be elsewhere, or how it ended.
-pub(crate) fn why(output: &Output, mut said: String) -> String {
-    said += &String::from_utf8_lossy(&output.stderr);
-    if said.trim().is_empty() {
-        return format!("unshare: {}", output.status);
-    }
-    said.trim().to_owned()
 }

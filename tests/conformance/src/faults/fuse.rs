@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::processes::why;
+use crate::unshare;
 
 /// Lines of shell that mount it on a directory of the folder, which is the working directory. It
 /// ends with the process that the shell becomes, and isn't counted among what that started.
@@ -80,5 +80,5 @@ pub fn probe() -> Result<String, String> {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
     let said = std::fs::read_to_string(folder.path().join("point.log")).unwrap_or_default();
-    Err(why(&output, said))
+    Err(unshare::why(&output, said))
 }
