@@ -1,5 +1,6 @@
 //! The clients of one side, and what they did.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,13 @@ use crate::bench::figures::{Figures, percentile};
 use crate::bench::proc::cpu_time;
 use crate::bench::{Error, float};
 
+/// A machine that stands still for some milliseconds, since its host or its kernel does something
+/// else, spoils the slice in which it does so, and no other.
+const SLICE: Duration = Duration::from_millis(100);
+/// What so many percent of the slices have at most is told. Half of them would leave out restocking,
+/// which comes and goes.
+const MOST: usize = 75;
+
 /// When a client acquires again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
@@ -24,6 +32,13 @@ pub(super) enum Pace {
     Free,
     /// When it is time, at [`RATE`].
     Steady,
+}
+
+/// One acquire.
+struct Sample {
+    source: Source,
+    began: Instant,
+    took: Duration,
 }
 
 /// All acquires of one kind.
@@ -35,6 +50,8 @@ struct Load {
     took: Duration,
     /// What the server's process had of the CPU meanwhile.
     cpu: Duration,
+    /// The p99 of each [`SLICE`], at a steady rate.
+    slices: Vec<Duration>,
 }
 
 /// What was measured of one side.
@@ -52,7 +69,7 @@ impl Loads {
     pub(super) fn columns(self) -> Figures {
         let mut figures = Figures::default();
         let loads = [("plain", self.plain), ("paced", self.paced), ("larger", self.larger)];
-        for (name, Load { pooled, on_demand, took, cpu }) in loads {
+        for (name, Load { pooled, on_demand, took, cpu, slices }) in loads {
             if pooled.len() + on_demand.len() == 0 {
                 continue;
             }
@@ -68,6 +85,7 @@ impl Loads {
                 figures.set(format!("{name}_{source}_p50_us"), p50);
                 figures.set(format!("{name}_{source}_p99_us"), percentile(samples, 99));
             }
+            figures.set(format!("{name}_slices_p99_us"), percentile(slices, MOST));
         }
         figures
     }
@@ -125,22 +143,36 @@ impl<A: Acquire> Side<A> {
         }
         .into_iter();
         for (client, folder) in self.clients.drain(..).zip(&self.folders) {
-            let target = folder.join(format!("{}.qcow2", self.rounds));
-            kept.push(target.clone());
+            let targets = Targets { folder: folder.clone(), round: self.rounds };
+            kept.push(targets.numbered(each - 1));
             let schedule = Schedule { beats: beats.next() };
-            tasks.spawn(acquire(client, schedule, target, each, size));
+            tasks.spawn(acquire(client, schedule, targets, each, size));
         }
         let shares = tasks.join_all().await;
         load.took += start.elapsed();
         load.cpu += cpu()?.saturating_sub(cpu_before);
+        let mut slices = BTreeMap::<_, Vec<_>>::new();
         for share in shares {
             let (client, samples) = share?;
             self.clients.push(client);
-            for (source, took) in samples {
+            for Sample { source, began, took } in samples {
                 match source {
                     Source::Pooled => load.pooled.push(took),
                     Source::OnDemand => load.on_demand.push(took),
                 }
+                let slice = began.duration_since(start).as_nanos() / SLICE.as_nanos();
+                slices.entry(slice).or_default().push(took);
+            }
+        }
+        if pace == Pace::Steady {
+            if slices.len() > 1 {
+                slices.pop_last(); // which isn't whole
+            }
+            let p99s = slices.into_values().filter_map(|slice| percentile(slice, 99));
+            load.slices.extend(p99s.map(|us| Duration::from_secs_f64(us / 1e6)));
+            for (client, folder) in self.clients.iter().zip(&self.folders) {
+                let targets = Targets { folder: folder.clone(), round: self.rounds };
+                (0..each - 1).try_for_each(|number| client.give_back(&targets.numbered(number)))?;
             }
         }
         Ok(())
@@ -185,22 +217,36 @@ impl Schedule {
     }
 }
 
-/// Acquires `count` overlays one after the other, and removes all but the last.
+/// Where one client acquires in one round.
+struct Targets {
+    folder: PathBuf,
+    round: usize,
+}
+
+impl Targets {
+    fn numbered(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("{}-{number}.qcow2", self.round))
+    }
+}
+
+/// Acquires `count` overlays one after the other. If that is as fast as can be, it removes each before
+/// the next; at a steady rate it has them stay, so that the clients of all sides do the same.
 async fn acquire<A: Acquire>(
     mut client: A,
     mut schedule: Schedule,
-    target: PathBuf,
+    targets: Targets,
     count: usize,
     size: Option<u64>,
-) -> Result<(A, Vec<(Source, Duration)>), Error> {
+) -> Result<(A, Vec<Sample>), Error> {
     let mut samples = Vec::with_capacity(count);
     for number in 0..count {
-        if number > 0 {
-            client.give_back(&target)?;
+        if number > 0 && schedule.beats.is_none() {
+            client.give_back(&targets.numbered(number - 1))?;
         }
-        let start = schedule.due().await;
+        let target = targets.numbered(number);
+        let began = schedule.due().await;
         let source = client.acquire(&target, size).await?;
-        samples.push((source, start.elapsed()));
+        samples.push(Sample { source, began, took: began.elapsed() });
         yield_now().await; // as after a request, where there is none
     }
     Ok((client, samples))
