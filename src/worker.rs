@@ -4,8 +4,12 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
+use rustix::process::setpriority_process;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+/// A tenth of the processor beside one other thread, and all of it beside none (`sched(7)`).
+const NICE: i32 = 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -24,6 +28,13 @@ impl Worker {
         let work = move || jobs.into_iter().for_each(|job| job());
         thread::Builder::new().name(name.to_owned()).spawn(work)?;
         Ok(Self(sender))
+    }
+
+    /// Has the thread give way to others that want its processor.
+    pub(crate) fn give_way(self) -> Self {
+        // A thread that can't is as any other.
+        let _ = self.0.send(Box::new(|| _ = setpriority_process(None, NICE)));
+        self
     }
 
     /// Runs a future there, on this task's runtime; to its end, also if nobody waits for it any

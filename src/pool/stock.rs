@@ -59,6 +59,7 @@ impl Stock {
         let directory = if size > 0 { make_directory(&config.pool_dir) } else { None };
         let wanted = directory.is_some() && creator.blocks();
         let aside = wanted.then(|| Worker::start("overlay-pool-fill")).and_then(|started| {
+            let started = started.map(Worker::give_way);
             started.inspect_err(|error| tracing::warn!(%error, "no thread to fill shelves on")).ok()
         });
         Self {
