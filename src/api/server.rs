@@ -18,6 +18,7 @@ mod problem;
 mod refusals;
 mod refused;
 mod restocking;
+mod resumed;
 mod room;
 mod roots;
 mod series;
@@ -49,7 +50,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tokio_io_timeout::TimeoutWriter;
@@ -197,6 +198,7 @@ impl Server {
         let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
         let graceful = GracefulShutdown::new();
         let mut clients = JoinSet::new();
+        let (alive, mut ended) = mpsc::channel::<Infallible>(1);
         let mut end = std::pin::pin!(end);
         let mut look = interval(LOOK);
         clients.spawn(leases::look_after(Arc::clone(&self.shared)));
@@ -230,6 +232,11 @@ impl Server {
             tracing::debug!(%peer, "connection");
             let places = admitted.places();
             let connection = self.connection(stream, peer, places, router.clone(), &graceful);
+            let alive = alive.clone();
+            let connection = resumed::spawn(async move {
+                let _alive = alive;
+                connection.await
+            });
             clients.spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%peer, %error, "connection ended");
@@ -243,6 +250,9 @@ impl Server {
             tracing::warn!("requests under way were given up");
         }
         clients.shutdown().await;
+        // Until the last connection is dropped, which may be going on elsewhere.
+        drop(alive);
+        let _ = ended.recv().await;
         #[cfg(feature = "vm")]
         if let Some(vms) = self.shared.vms.get() {
             vms.end_sessions().await;

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::connection::{Channel, Listening};
 use super::peers::Peer;
+use super::resumed;
 use super::turns::Turns;
 use crate::api::wire::Problem;
 
@@ -66,10 +67,10 @@ impl<T: Send + 'static, U: FnOnce(T) + Send + 'static> Drop for Done<T, U> {
 
 impl Caller {
     /// Has work done that may wait for a disk, when it is this caller's turn; begun on that turn's
-    /// thread, so that only what it begins with is moved there. Once the client hung up it isn't
-    /// begun, and ends when it next waits for anything; what is done by then is answered. Done after
-    /// the time-out was answered, it is undone. The connection isn't closed before, so that a client
-    /// that sees its end sees what is left.
+    /// thread, so that only what it begins with is moved there. Where no other work waits then, that
+    /// thread answers too. Once the client hung up it isn't begun, and ends when it next waits for
+    /// anything; what is done by then is answered. Done after the time-out was answered, it is undone.
+    /// The connection isn't closed before, so that a client that sees its end sees what is left.
     ///
     /// # Errors
     ///
@@ -81,7 +82,7 @@ impl Caller {
         undo: impl FnOnce(T) + Send + 'static,
     ) -> Result<T, Problem> {
         let (mut done, result) = oneshot::channel();
-        let (runtime, uid, undone_by) = (Handle::current(), self.peer.uid(), turns.clone());
+        let (runtime, uid, threads) = (Handle::current(), self.peer.uid(), turns.clone());
         let until_closed = move |meanwhile| {
             let caller = self;
             tracing::debug!(peer = %caller.peer, meanwhile, "turn");
@@ -99,9 +100,16 @@ impl Caller {
             };
             let Some((listening, value)) = worked else { return };
             let is_first = caller.outcome.decide();
-            let made = Done { turns: undone_by, made: Some((caller, listening, value, undo)) };
-            if is_first {
-                let _ = done.send(made);
+            let is_free = !threads.have_waiting();
+            let made = Done { turns: threads, made: Some((caller, listening, value, undo)) };
+            let answer = || drop(done.send(made));
+            match (is_first, is_free) {
+                (true, true) => {
+                    let _context = runtime.enter();
+                    resumed::here(answer);
+                }
+                (true, false) => answer(),
+                (false, _) => {}
             }
         };
         turns.add(uid, until_closed).map_err(|error| {

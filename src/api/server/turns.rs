@@ -103,6 +103,11 @@ impl Turns {
         }
         Ok(())
     }
+
+    /// Whether there is work that may begin.
+    pub(super) fn have_waiting(&self) -> bool {
+        !self.0.state().order.is_empty()
+    }
 }
 
 impl Desk {
