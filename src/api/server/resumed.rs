@@ -1,8 +1,7 @@
 //! Tasks that go on where what they waited for was done.
 //!
-//! A thread that has done a request's work has its connection answer there and then. Woken as usual it
-//! would be the runtime's to poll, on another thread, which has to be woken first: half of what the
-//! way to a thread for the work and back costs.
+//! A thread that has done a request's work has its connection answer there and then. Woken as usual,
+//! the connection would go on on a thread of the runtime's, which would have to be woken for it.
 
 use std::cell::Cell;
 
