@@ -235,14 +235,12 @@ impl Server {
             let alive = alive.clone();
             let connection = resumed::spawn(async move {
                 let _alive = alive;
-                connection.await
-            });
-            clients.spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%peer, %error, "connection ended");
                 }
                 drop(admitted);
             });
+            clients.spawn(connection);
         }
         self.shared.end();
         drop(acceptor);

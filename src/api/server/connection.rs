@@ -40,9 +40,9 @@ impl Drop for Listening {
     fn drop(&mut self) {
         let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         end.holders -= 1;
-        if end.holders == 0
-            && let Some(waiting) = end.waiting.take()
-        {
+        let waiting = if end.holders == 0 { end.waiting.take() } else { None };
+        drop(end);
+        if let Some(waiting) = waiting {
             waiting.wake();
         }
     }
