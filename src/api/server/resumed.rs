@@ -52,27 +52,21 @@ fn keep(woken: Runnable) -> Option<Runnable> {
 /// nothing that others wait for. Whatever that poll wakes is the runtime's: this thread may have other
 /// work by then, or be kept by closing a file.
 pub(super) fn here(wake: impl FnOnce()) {
-    let place = Place::open();
+    let _place = Place::open();
     wake();
-    if let Some(woken) = place.close() {
+    // Taken, it is closed.
+    if let Woken::Here(Some(woken)) = WOKEN.take() {
         woken.run();
     }
 }
 
-/// This thread takes a task that it wakes for as long as this is there.
+/// This thread takes a task that it wakes for as long as this is there, or it is closed.
 struct Place;
 
 impl Place {
     fn open() -> Self {
         WOKEN.set(Woken::Here(None));
         Self
-    }
-
-    fn close(self) -> Option<Runnable> {
-        match WOKEN.take() {
-            Woken::Here(woken) => woken,
-            Woken::Elsewhere => None,
-        }
     }
 }
 
