@@ -103,13 +103,11 @@ impl Caller {
             let is_free = !threads.have_waiting();
             let made = Done { turns: threads, made: Some((caller, listening, value, undo)) };
             let answer = || drop(done.send(made));
-            match (is_first, is_free) {
-                (true, true) => {
-                    let _context = runtime.enter();
-                    resumed::here(answer);
-                }
-                (true, false) => answer(),
-                (false, _) => {}
+            if is_first && is_free {
+                let _context = runtime.enter();
+                resumed::here(answer);
+            } else if is_first {
+                answer();
             }
         };
         turns.add(uid, until_closed).map_err(|error| {
