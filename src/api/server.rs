@@ -68,6 +68,7 @@ use acceptor::Acceptor;
 use caller::{Caller, Outcome};
 use connection::{Channel, Connection};
 use peers::{Full, Peer, Peers, Room};
+use resumed::Resumed;
 use state::{All, Shared};
 
 use super::wire::Problem;
@@ -233,7 +234,7 @@ impl Server {
             let places = admitted.places();
             let connection = self.connection(stream, peer, places, router.clone(), &graceful);
             let alive = alive.clone();
-            let connection = resumed::spawn(async move {
+            let connection = Resumed::new(async move {
                 let _alive = alive;
                 if let Err(error) = connection.await {
                     tracing::debug!(%peer, %error, "connection ended");

@@ -60,6 +60,9 @@ impl Target {
 
     /// Makes a relative path absolute, by the working directory and without a look at the disk.
     pub(crate) fn absolute(self) -> Result<Self, (PathBuf, io::Error)> {
+        if is_plain(&self.path) {
+            return Ok(self);
+        }
         // Without a slash at its end.
         let path = absolute(self.path)?.components().collect();
         Ok(Self { path, ..self })
@@ -97,6 +100,15 @@ impl Target {
             Err(error) => Err((self.path, error)),
         }
     }
+}
+
+/// Whether a path is absolute, and its components are all that it consists of.
+fn is_plain(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    let mut names = bytes.split(|&byte| byte == b'/');
+    names.next().is_some_and(<[u8]>::is_empty)
+        && bytes.len() > 1
+        && names.all(|name| !matches!(name, b"" | b"."))
 }
 
 impl<P: AsRef<Path>> From<P> for Target {
@@ -184,4 +196,35 @@ fn open(path: &Path) -> io::Result<(OwnedFd, Option<PathBuf>)> {
     let fd = openat(CWD, path, flags, Mode::empty())?;
     let real = of_open(&fd)?;
     Ok((fd, Some(real)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf, absolute};
+
+    use super::{Target, is_plain};
+
+    /// What is taken as it is would come out the same.
+    #[test]
+    fn a_plain_path_is_absolute_already() {
+        let paths = [
+            ("/run/disk.qcow2", true),
+            ("/run/../disk.qcow2", true),
+            ("/.hidden/..disk", true),
+            ("/", false),
+            ("//disk.qcow2", false),
+            ("/run//disk.qcow2", false),
+            ("/run/./disk.qcow2", false),
+            ("/run/disk.qcow2/", false),
+            ("/run/disk.qcow2/.", false),
+            ("run/disk.qcow2", false),
+        ];
+        for (path, plain) in paths {
+            assert_eq!(is_plain(Path::new(path)), plain, "{path}");
+            let expected: PathBuf = absolute(path).expect("a path").components().collect();
+            let made = Target::from(path).absolute().expect("a path").path;
+            assert_eq!(made.as_os_str(), expected.as_os_str(), "{path}");
+        }
+        Target::from("").absolute().expect_err("none");
+    }
 }

@@ -4,9 +4,16 @@
 //! the connection would go on on a thread of the runtime's, which would have to be woken for it.
 
 use std::cell::Cell;
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use async_task::{Runnable, Task};
-use tokio::runtime::Handle;
+use futures_util::task::AtomicWaker;
+
+/// How often the runtime polls a task at once that wakes itself, as for a body that came with its head.
+const POLLS: usize = 3;
 
 thread_local! {
     static WOKEN: Cell<Woken> = const { Cell::new(Woken::Elsewhere) };
@@ -15,23 +22,112 @@ thread_local! {
 /// Where a task goes that this thread wakes.
 #[derive(Default)]
 enum Woken {
-    /// To the runtime.
+    /// Home.
     #[default]
     Elsewhere,
     /// To this thread, if it is the first one.
     Here(Option<Runnable>),
 }
 
-/// Starts a task on this task's runtime. Dropped, what this gives ends it.
-pub(super) fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Task<T> {
-    let runtime = Handle::current();
-    let (runnable, task) = async_task::spawn(task, move |woken| {
-        if let Some(woken) = keep(woken) {
-            runtime.spawn(async { woken.run() });
+/// A task that goes on where it is woken, if that thread takes it, and else in whoever awaits this: its
+/// home. Dropped, it ends.
+pub(super) struct Resumed<T> {
+    home: Arc<Home>,
+    task: Task<T>,
+}
+
+#[derive(Default)]
+struct Home {
+    waker: AtomicWaker,
+    guest: Mutex<Guest>,
+}
+
+/// What is to be polled at home.
+#[derive(Default)]
+enum Guest {
+    #[default]
+    Nobody,
+    /// The task is being polled, and looked for again after that.
+    Polled,
+    Waiting(Runnable),
+    /// Nobody is at home any more.
+    Closed,
+}
+
+impl<T: Send + 'static> Resumed<T> {
+    pub(super) fn new(task: impl Future<Output = T> + Send + 'static) -> Self {
+        let home = Arc::<Home>::default();
+        let to = Arc::clone(&home);
+        let (runnable, task) = async_task::spawn(task, move |woken| {
+            if let Some(woken) = keep(woken) {
+                to.take(woken);
+            }
+        });
+        runnable.schedule();
+        Self { home, task }
+    }
+}
+
+impl<T> Future for Resumed<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.home.waker.register(cx.waker());
+        for _ in 0..POLLS {
+            let Some(woken) = self.home.next() else { break };
+            woken.run();
         }
-    });
-    runnable.schedule();
-    task
+        if self.home.is_waited_for() {
+            cx.waker().wake_by_ref();
+        }
+        Pin::new(&mut self.task).poll(cx)
+    }
+}
+
+impl<T> Drop for Resumed<T> {
+    fn drop(&mut self) {
+        let left = mem::replace(&mut *self.home.guest(), Guest::Closed);
+        drop(left);
+    }
+}
+
+impl Home {
+    fn guest(&self) -> MutexGuard<'_, Guest> {
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, woken: Runnable) {
+        let mut guest = self.guest();
+        let is_nobody = match *guest {
+            // Whatever it has is dropped outside of the lock.
+            Guest::Closed => return drop((guest, woken)),
+            Guest::Nobody => true,
+            Guest::Polled | Guest::Waiting(_) => false,
+        };
+        *guest = Guest::Waiting(woken);
+        drop(guest);
+        if is_nobody {
+            self.waker.wake();
+        }
+    }
+
+    fn next(&self) -> Option<Runnable> {
+        let mut guest = self.guest();
+        match mem::replace(&mut *guest, Guest::Polled) {
+            Guest::Waiting(woken) => Some(woken),
+            _ => None,
+        }
+    }
+
+    /// Whether it woke itself once more; else there is nobody.
+    fn is_waited_for(&self) -> bool {
+        let mut guest = self.guest();
+        let is_waiting = matches!(*guest, Guest::Waiting(_));
+        if !is_waiting {
+            *guest = Guest::Nobody;
+        }
+        is_waiting
+    }
 }
 
 /// Keeps a task for this thread, or gives it back.
@@ -80,18 +176,18 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::future::{pending, poll_fn};
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-    use std::pin::Pin;
+    use std::pin::{Pin, pin};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Poll;
+    use std::task::{Context, Poll, Waker};
     use std::thread::{self, ThreadId};
 
-    use async_task::Task;
-    use tokio::sync::oneshot;
+    use tokio::sync::{mpsc, oneshot};
+    use tokio::task::JoinHandle;
 
-    use super::{here, spawn};
+    use super::{POLLS, Resumed, here};
 
     type Word = oneshot::Sender<()>;
 
@@ -100,17 +196,17 @@ mod tests {
     }
 
     /// A task that waits for a word, and then gives the thread on which it went on.
-    async fn waiting() -> (Word, Task<ThreadId>) {
+    async fn waiting() -> (Word, JoinHandle<ThreadId>) {
         waiting_for(async { thread::current().id() }).await
     }
 
     async fn waiting_for<T: Send + 'static>(
         then: impl Future<Output = T> + Send + 'static,
-    ) -> (Word, Task<T>) {
+    ) -> (Word, JoinHandle<T>) {
         let (word, mut heard) = oneshot::channel();
         let (waits, is_waiting) = oneshot::channel();
         let mut waits = Some(waits);
-        let task = spawn(async move {
+        let task = tokio::spawn(Resumed::new(async move {
             let hears = poll_fn(|cx| {
                 let hears = Pin::new(&mut heard).poll(cx);
                 _ = waits.take().map(say);
@@ -118,7 +214,7 @@ mod tests {
             });
             hears.await.expect("a word");
             then.await
-        });
+        }));
         is_waiting.await.expect("it begins");
         (word, task)
     }
@@ -133,43 +229,63 @@ mod tests {
         let (word, task) = waiting().await;
         let thread = elsewhere(|| {
             here(|| say(word));
-            assert!(task.is_finished(), "it was polled");
             thread::current().id()
         });
-        assert_eq!(task.await, thread);
+        assert_eq!(task.await.expect("no panic"), thread);
     }
 
     /// A thread that does something else next, which may keep it, has no task wait for that.
     #[tokio::test]
-    async fn otherwise_it_is_the_runtimes() {
+    async fn otherwise_it_goes_on_at_home() {
         let (first, kept) = waiting().await;
         let (second, other) = waiting().await;
         let (third, later) = waiting().await;
-        elsewhere(|| {
+        let thread = elsewhere(|| {
             here(|| [first, second].into_iter().for_each(say));
             say(third);
-            assert!(kept.is_finished() && !other.is_finished() && !later.is_finished());
+            thread::current().id()
         });
-        let runtime = thread::current().id();
-        assert_eq!((other.await, later.await), (runtime, runtime));
+        assert_eq!(kept.await.expect("no panic"), thread);
+        for task in [other, later] {
+            assert_eq!(task.await.expect("no panic"), thread::current().id());
+        }
     }
 
-    /// It doesn't keep the thread, however often it wakes itself.
-    #[tokio::test]
-    async fn a_task_that_wakes_itself_goes_back() {
+    /// A task that wakes itself so often, and how often it was polled.
+    fn waking_itself(times: usize) -> (Arc<AtomicUsize>, impl Future<Output = ()>) {
         let polls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&polls);
-        let (word, task) = waiting_for(poll_fn(move |cx| {
-            if counted.fetch_add(1, Ordering::Relaxed) == 2 {
+        let task = poll_fn(move |cx| {
+            if counted.fetch_add(1, Ordering::Relaxed) == times {
                 return Poll::Ready(());
             }
             cx.waker().wake_by_ref();
             Poll::Pending
-        }))
-        .await;
+        });
+        (polls, task)
+    }
+
+    /// It doesn't keep the thread, however often it wakes itself.
+    #[tokio::test]
+    async fn a_task_that_wakes_itself_goes_home() {
+        let (polls, then) = waking_itself(2);
+        let (word, task) = waiting_for(then).await;
         elsewhere(|| here(|| say(word)));
         assert_eq!(polls.load(Ordering::Relaxed), 1);
-        task.await;
+        task.await.expect("no panic");
+    }
+
+    /// Nor its home, which others share.
+    #[test]
+    fn at_home_it_is_polled_a_few_times_at_once() {
+        let (polls, then) = waking_itself(2 * POLLS);
+        let mut task = pin!(Resumed::new(then));
+        let mut cx = Context::from_waker(Waker::noop());
+        for round in 1..=2 {
+            assert!(task.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(polls.load(Ordering::Relaxed), round * POLLS);
+        }
+        assert!(task.as_mut().poll(&mut cx).is_ready());
     }
 
     /// Of one that panics nothing stays on the thread, and whoever waits for it is told.
@@ -181,17 +297,75 @@ mod tests {
             let polled = catch_unwind(AssertUnwindSafe(|| here(|| say(word))));
             polled.expect_err("it panicked here");
             say(next);
-            assert!(!later.is_finished());
         });
-        assert_eq!(later.await, thread::current().id());
-        let told: Result<(), _> = tokio::spawn(task).await;
-        told.expect_err("a panic");
+        assert_eq!(later.await.expect("no panic"), thread::current().id());
+        let told: Result<(), _> = task.await;
+        assert!(told.expect_err("a panic").is_panic());
     }
 
+    /// Whoever wakes it, and wherever it goes on then.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn it_hears_of_everything() {
+        const WORDS: usize = 2_000;
+        let (words, mut heard) = mpsc::channel(1);
+        let task = tokio::spawn(Resumed::new(async move {
+            let mut count = 0;
+            while heard.recv().await.is_some() {
+                count += 1;
+            }
+            count
+        }));
+        let speakers = [true, true, false].map(|is_here| {
+            let words = words.clone();
+            thread::spawn(move || {
+                for _ in 0..WORDS {
+                    let word = || words.blocking_send(()).expect("a listener");
+                    if is_here { here(word) } else { word() }
+                }
+            })
+        });
+        drop(words);
+        assert_eq!(task.await.expect("no panic"), speakers.len() * WORDS);
+        speakers.into_iter().for_each(|speaker| speaker.join().expect("no panic"));
+    }
+
+    /// Wherever it is then: not begun, or waiting.
+    #[test]
+    fn dropped_it_ends() {
+        for polls in 0..2 {
+            let held = Arc::new(());
+            let holds = Arc::clone(&held);
+            let mut task = Box::pin(Resumed::new(async move {
+                pending::<()>().await;
+                drop(holds);
+            }));
+            for _ in 0..polls {
+                let pending = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                assert!(pending.is_pending());
+            }
+            assert_eq!(Arc::strong_count(&held), 2);
+            drop(task);
+            assert_eq!(Arc::strong_count(&held), 1);
+        }
+    }
+
+    /// What is woken after its end is not polled, and nothing of it stays.
     #[tokio::test]
-    async fn dropped_it_ends() {
+    async fn what_is_woken_at_its_end_ends() {
         let (mut word, task) = waiting().await;
-        drop(task);
+        task.abort();
         word.closed().await;
+        let (waker, held) = (Arc::new(std::sync::Mutex::new(None)), Arc::new(()));
+        let (keeps, holds) = (Arc::clone(&waker), Arc::clone(&held));
+        let mut task = Box::pin(Resumed::new(poll_fn(move |cx| {
+            *keeps.lock().expect("no panic") = Some((cx.waker().clone(), Arc::downgrade(&holds)));
+            Poll::<()>::Pending
+        })));
+        assert!(task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let (waker, _) = waker.lock().expect("no panic").take().expect("it was polled");
+        waker.wake_by_ref();
+        drop(task);
+        waker.wake();
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }
