@@ -263,7 +263,6 @@ impl Server {
         openapi::router()
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
-            .layer(DefaultBodyLimit::max(self.limits.body))
             .with_state(self.shared.clone())
     }
 
@@ -283,7 +282,9 @@ impl Server {
         connection.set_timeout(Some(self.limits.client_timeout));
         let request_timeout = self.limits.request_timeout;
         let shared = Arc::clone(&self.shared);
-        let answers = Arc::new(Answers { router, peer, channel, places, request_timeout, shared });
+        let body = DefaultBodyLimit::max(self.limits.body);
+        let answers = Answers { router, peer, channel, places, body, request_timeout, shared };
+        let answers = Arc::new(answers);
         let service = service_fn(move |request| Arc::clone(&answers).answer(request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -307,6 +308,7 @@ struct Answers {
     channel: Channel,
     /// How many of this client's requests may be read and answered at once, over all connections.
     places: Arc<Semaphore>,
+    body: DefaultBodyLimit,
     request_timeout: Duration,
     shared: Shared,
 }
@@ -335,6 +337,7 @@ impl Answers {
         let mut answer = pin!(async {
             let place = Arc::new(Arc::clone(&self.places).acquire_owned().await.ok());
             let mut request = request.map(Body::new);
+            self.body.apply(&mut request);
             request.extensions_mut().insert(Caller { peer, channel, outcome: decides, place });
             self.router.clone().call(request).await
         });
