@@ -181,7 +181,7 @@ mod tests {
     use std::pin::{Pin, pin};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Context, Poll, Waker};
+    use std::task::{Context, Poll, Wake, Waker};
     use std::thread::{self, ThreadId};
 
     use tokio::sync::{mpsc, oneshot};
@@ -273,6 +273,32 @@ mod tests {
         elsewhere(|| here(|| say(word)));
         assert_eq!(polls.load(Ordering::Relaxed), 1);
         task.await.expect("no panic");
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A home hears of what waits there, and of nothing else.
+    #[test]
+    fn a_home_is_woken_for_what_it_has_to_poll() {
+        let (word, heard) = oneshot::channel();
+        let mut task = pin!(Resumed::new(heard));
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut cx = Context::from_waker(&waker);
+        for _ in 0..2 {
+            assert!(task.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+        }
+        say(word);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert_eq!(task.as_mut().poll(&mut cx), Poll::Ready(Ok(())));
     }
 
     /// Nor its home, which others share.
