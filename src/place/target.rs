@@ -104,11 +104,10 @@ impl Target {
 
 /// Whether a path is absolute, and its components are all that it consists of.
 fn is_plain(path: &Path) -> bool {
-    let bytes = path.as_os_str().as_bytes();
-    let mut names = bytes.split(|&byte| byte == b'/');
-    names.next().is_some_and(<[u8]>::is_empty)
-        && bytes.len() > 1
-        && names.all(|name| !matches!(name, b"" | b"."))
+    let names = path.as_os_str().as_bytes().strip_prefix(b"/");
+    names.is_some_and(|names| {
+        names.split(|&byte| byte == b'/').all(|name| !matches!(name, b"" | b"."))
+    })
 }
 
 impl<P: AsRef<Path>> From<P> for Target {

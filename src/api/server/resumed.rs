@@ -4,13 +4,13 @@
 //! the connection would go on on a thread of the runtime's, which would have to be woken for it.
 
 use std::cell::Cell;
+use std::iter;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use async_task::{Runnable, Task};
-use futures_util::task::AtomicWaker;
 
 /// How often the runtime polls a task at once that wakes itself, as for a body that came with its head.
 const POLLS: usize = 3;
@@ -37,21 +37,23 @@ pub(super) struct Resumed<T> {
 }
 
 #[derive(Default)]
-struct Home {
-    waker: AtomicWaker,
-    guest: Mutex<Guest>,
-}
+struct Home(Mutex<Guest>);
 
 /// What is to be polled at home.
-#[derive(Default)]
 enum Guest {
-    #[default]
-    Nobody,
-    /// The task is being polled, and looked for again after that.
+    /// This wakes the home once there is somebody.
+    Nobody(Option<Waker>),
+    /// It is being polled, and looked for again after that.
     Polled,
     Waiting(Runnable),
     /// Nobody is at home any more.
     Closed,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self::Nobody(None)
+    }
 }
 
 impl<T: Send + 'static> Resumed<T> {
@@ -63,7 +65,7 @@ impl<T: Send + 'static> Resumed<T> {
                 to.take(woken);
             }
         });
-        runnable.schedule();
+        home.take(runnable);
         Self { home, task }
     }
 }
@@ -72,12 +74,9 @@ impl<T> Future for Resumed<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        self.home.waker.register(cx.waker());
-        for _ in 0..POLLS {
-            let Some(woken) = self.home.next() else { break };
-            woken.run();
-        }
-        if self.home.is_waited_for() {
+        let woken = iter::from_fn(|| self.home.next(cx.waker())).take(POLLS);
+        // There may be more of it, which nobody is told of.
+        if woken.map(Runnable::run).count() == POLLS {
             cx.waker().wake_by_ref();
         }
         Pin::new(&mut self.task).poll(cx)
@@ -93,40 +92,29 @@ impl<T> Drop for Resumed<T> {
 
 impl Home {
     fn guest(&self) -> MutexGuard<'_, Guest> {
-        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, woken: Runnable) {
         let mut guest = self.guest();
-        let is_nobody = match *guest {
-            // Whatever it has is dropped outside of the lock.
-            Guest::Closed => return drop((guest, woken)),
-            Guest::Nobody => true,
-            Guest::Polled | Guest::Waiting(_) => false,
-        };
-        *guest = Guest::Waiting(woken);
+        if matches!(*guest, Guest::Closed) {
+            // What it has may wake others: dropped once this is free.
+            return drop((guest, woken));
+        }
+        let before = mem::replace(&mut *guest, Guest::Waiting(woken));
         drop(guest);
-        if is_nobody {
-            self.waker.wake();
+        if let Guest::Nobody(Some(home)) = before {
+            home.wake();
         }
     }
 
-    fn next(&self) -> Option<Runnable> {
+    fn next(&self, home: &Waker) -> Option<Runnable> {
         let mut guest = self.guest();
-        match mem::replace(&mut *guest, Guest::Polled) {
-            Guest::Waiting(woken) => Some(woken),
-            _ => None,
+        if let Guest::Waiting(woken) = mem::replace(&mut *guest, Guest::Polled) {
+            return Some(woken);
         }
-    }
-
-    /// Whether it woke itself once more; else there is nobody.
-    fn is_waited_for(&self) -> bool {
-        let mut guest = self.guest();
-        let is_waiting = matches!(*guest, Guest::Waiting(_));
-        if !is_waiting {
-            *guest = Guest::Nobody;
-        }
-        is_waiting
+        *guest = Guest::Nobody(Some(home.clone()));
+        None
     }
 }
 
@@ -275,6 +263,19 @@ mod tests {
         task.await.expect("no panic");
     }
 
+    /// Nor its home, which others share.
+    #[test]
+    fn at_home_it_is_polled_a_few_times_at_once() {
+        let (polls, then) = waking_itself(2 * POLLS);
+        let mut task = pin!(Resumed::new(then));
+        let mut cx = Context::from_waker(Waker::noop());
+        for round in 1..=2 {
+            assert!(task.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(polls.load(Ordering::Relaxed), round * POLLS);
+        }
+        assert!(task.as_mut().poll(&mut cx).is_ready());
+    }
+
     #[derive(Default)]
     struct Wakes(AtomicUsize);
 
@@ -299,19 +300,6 @@ mod tests {
         say(word);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         assert_eq!(task.as_mut().poll(&mut cx), Poll::Ready(Ok(())));
-    }
-
-    /// Nor its home, which others share.
-    #[test]
-    fn at_home_it_is_polled_a_few_times_at_once() {
-        let (polls, then) = waking_itself(2 * POLLS);
-        let mut task = pin!(Resumed::new(then));
-        let mut cx = Context::from_waker(Waker::noop());
-        for round in 1..=2 {
-            assert!(task.as_mut().poll(&mut cx).is_pending());
-            assert_eq!(polls.load(Ordering::Relaxed), round * POLLS);
-        }
-        assert!(task.as_mut().poll(&mut cx).is_ready());
     }
 
     /// Of one that panics nothing stays on the thread, and whoever waits for it is told.
@@ -352,7 +340,9 @@ mod tests {
         });
         drop(words);
         assert_eq!(task.await.expect("no panic"), speakers.len() * WORDS);
-        speakers.into_iter().for_each(|speaker| speaker.join().expect("no panic"));
+        for speaker in speakers {
+            speaker.join().expect("no panic");
+        }
     }
 
     /// Wherever it is then: not begun, or waiting.
