@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use async_task::{Runnable, Task};
 
-/// How often the runtime polls a task at once that wakes itself, as for a body that came with its head.
+/// How often a home polls a task at once that wakes itself, as for a body that came with its head.
 const POLLS: usize = 3;
 
 thread_local! {
@@ -41,10 +41,8 @@ struct Home(Mutex<Guest>);
 
 /// What is to be polled at home.
 enum Guest {
-    /// This wakes the home once there is somebody.
+    /// This wakes the home once there is somebody; none while it looks anyway.
     Nobody(Option<Waker>),
-    /// It is being polled, and looked for again after that.
-    Polled,
     Waiting(Runnable),
     /// Nobody is at home any more.
     Closed,
@@ -86,6 +84,7 @@ impl<T> Future for Resumed<T> {
 impl<T> Drop for Resumed<T> {
     fn drop(&mut self) {
         let left = mem::replace(&mut *self.home.guest(), Guest::Closed);
+        // By now the lock is free.
         drop(left);
     }
 }
@@ -110,7 +109,7 @@ impl Home {
 
     fn next(&self, home: &Waker) -> Option<Runnable> {
         let mut guest = self.guest();
-        if let Guest::Waiting(woken) = mem::replace(&mut *guest, Guest::Polled) {
+        if let Guest::Waiting(woken) = mem::take(&mut *guest) {
             return Some(woken);
         }
         *guest = Guest::Nobody(Some(home.clone()));
@@ -133,8 +132,8 @@ fn keep(woken: Runnable) -> Option<Runnable> {
 }
 
 /// Wakes a task and polls it here once, in a runtime's context. To be called by a thread that holds
-/// nothing that others wait for. Whatever that poll wakes is the runtime's: this thread may have other
-/// work by then, or be kept by closing a file.
+/// nothing that others wait for. Whatever that poll wakes goes home: this thread may have other work by
+/// then, or be kept by closing a file.
 pub(super) fn here(wake: impl FnOnce()) {
     let _place = Place::open();
     wake();
@@ -371,14 +370,19 @@ mod tests {
         let (mut word, task) = waiting().await;
         task.abort();
         word.closed().await;
-        let (waker, held) = (Arc::new(std::sync::Mutex::new(None)), Arc::new(()));
-        let (keeps, holds) = (Arc::clone(&waker), Arc::clone(&held));
-        let mut task = Box::pin(Resumed::new(poll_fn(move |cx| {
-            *keeps.lock().expect("no panic") = Some((cx.waker().clone(), Arc::downgrade(&holds)));
-            Poll::<()>::Pending
-        })));
+        let (tell, told) = oneshot::channel();
+        let (mut tell, held) = (Some(tell), Arc::new(()));
+        let holds = Arc::clone(&held);
+        let mut task = Box::pin(Resumed::new(async move {
+            let tells = poll_fn(|cx| {
+                _ = tell.take().map(|tell| tell.send(cx.waker().clone()));
+                Poll::<()>::Pending
+            });
+            tells.await;
+            drop(holds);
+        }));
         assert!(task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        let (waker, _) = waker.lock().expect("no panic").take().expect("it was polled");
+        let waker = told.await.expect("it was polled");
         waker.wake_by_ref();
         drop(task);
         waker.wake();
