@@ -7,6 +7,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 #[cfg(any(feature = "csi", feature = "server"))]
 use std::os::fd::{AsFd, AsRawFd};
+#[cfg(feature = "server")]
+use std::os::unix::net::UnixStream;
+#[cfg(feature = "server")]
+use std::sync::Arc;
 #[cfg(all(feature = "vm", target_arch = "x86_64"))]
 use std::sync::atomic::AtomicU8;
 
@@ -21,6 +25,8 @@ use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 #[cfg(feature = "vm")]
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+#[cfg(feature = "server")]
+use tokio::io::{Interest, unix::AsyncFd};
 use tokio::process::Command;
 
 /// Has the kernel kill the child when the thread that starts it ends.
@@ -60,6 +66,17 @@ fn close_others_on_exec() {
     // Linux before 5.11 can't, and leaves them as they are.
     // SAFETY: it changes flags of descriptors and touches no memory.
     unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Has the runtime tell when a socket can be read from, or written to.
+#[cfg(feature = "server")]
+pub(crate) fn told_of(
+    interest: Interest,
+    socket: Arc<UnixStream>,
+) -> io::Result<AsyncFd<Arc<UnixStream>>> {
+    // SAFETY: a socket has one descriptor all its life, which is open for as long as this holds it;
+    // that nobody puts another socket in its place can be seen where this is called.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 /// How much of what was sent over a socket its other side hasn't received: 0 if it has all.

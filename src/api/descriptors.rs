@@ -6,11 +6,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 
+#[cfg(feature = "client")]
 use tokio::net::UnixStream;
 
-/// Sends what it can of `bytes`, and `descriptor` with the first of them.
+/// Sends what it can of `slices`, and `descriptor` with the first byte.
 #[cfg(feature = "server")]
-pub(super) fn send(stream: &UnixStream, bytes: &[u8], descriptor: &OwnedFd) -> io::Result<usize> {
+pub(super) fn send(
+    stream: impl AsFd,
+    slices: &[io::IoSlice<'_>],
+    descriptor: &OwnedFd,
+) -> io::Result<usize> {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -19,15 +24,15 @@ pub(super) fn send(stream: &UnixStream, bytes: &[u8], descriptor: &OwnedFd) -> i
     if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::Error::other("no room for a descriptor"));
     }
-    Ok(sendmsg(stream, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
+    Ok(sendmsg(stream, slices, &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
 /// Whether the other side of a socket is closed, and not only says nothing more.
 #[cfg(feature = "server")]
-pub(super) fn is_hung_up(stream: &UnixStream) -> bool {
+pub(super) fn is_hung_up(stream: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-    let mut looked_at = [PollFd::new(stream, PollFlags::empty())];
+    let mut looked_at = [PollFd::new(&stream, PollFlags::empty())];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut looked_at, Some(&now)).is_ok() && looked_at[0].revents().contains(PollFlags::HUP)
 }

@@ -232,7 +232,14 @@ impl Server {
             };
             tracing::debug!(%peer, "connection");
             let places = admitted.places();
-            let connection = self.connection(stream, peer, places, router.clone(), &graceful);
+            let connection = match self.connection(stream, peer, places, router.clone(), &graceful)
+            {
+                Ok(connection) => connection,
+                Err(error) => {
+                    tracing::warn!(%peer, %error, "closed at once");
+                    continue;
+                }
+            };
             let alive = alive.clone();
             let connection = Resumed::new(async move {
                 let _alive = alive;
@@ -274,8 +281,8 @@ impl Server {
         places: Arc<Semaphore>,
         router: Router,
         graceful: &GracefulShutdown,
-    ) -> impl Future<Output = hyper::Result<()>> + Send + use<> {
-        let (connection, channel) = Connection::new(stream);
+    ) -> io::Result<impl Future<Output = hyper::Result<()>> + Send + use<>> {
+        let (connection, channel) = Connection::new(stream)?;
         let (unreceived, to) = (self.shared.unreceived.clone(), Arc::clone(channel.ours()));
         let open = self.shared.traffic.connection();
         let mut connection = TimeoutWriter::new(connection);
@@ -292,12 +299,12 @@ impl Server {
             .max_buf_size(self.limits.head.max(SMALLEST_HEAD))
             .serve_connection(TokioIo::new(Box::pin(connection)), service);
         let connection = graceful.watch(connection);
-        async move {
+        Ok(async move {
             let _open = open;
             let ended = connection.await;
             unreceived.received(peer, &to).await;
             ended
-        }
+        })
     }
 }
 

@@ -1,23 +1,24 @@
 //! A client's connection, over which descriptors can be handed over beside the bytes.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::unreceived::Counted;
 use crate::api::descriptors;
+use crate::sys::told_of;
 
 /// What handlers have of a client's connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Channel {
-    stream: Arc<OwnedWriteHalf>,
+    stream: Arc<UnixStream>,
     /// Descriptors that go out with the next bytes.
     queue: Arc<Mutex<VecDeque<(OwnedFd, Counted)>>>,
     end: Arc<Mutex<End>>,
@@ -57,7 +58,7 @@ impl Channel {
     /// Whether the client has hung up, and so hears no answer. One that only says nothing more
     /// still listens.
     pub(crate) fn is_hung_up(&self) -> bool {
-        descriptors::is_hung_up(self.stream())
+        descriptors::is_hung_up(&self.stream)
     }
 
     /// Has the client taken for one that listens, unless its end was seen.
@@ -71,12 +72,8 @@ impl Channel {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stream(&self) -> &UnixStream {
-        (*self.stream).as_ref()
-    }
-
     /// Our end, for as long as it is held.
-    pub(super) fn ours(&self) -> &Arc<OwnedWriteHalf> {
+    pub(super) fn ours(&self) -> &Arc<UnixStream> {
         &self.stream
     }
 
@@ -88,47 +85,85 @@ impl Channel {
 /// A Unix socket that sends descriptors (`SCM_RIGHTS`) with the bytes that are written to it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    reader: OwnedReadHalf,
     channel: Channel,
+    /// Tells when there is something to read, once that was waited for.
+    told: Option<AsyncFd<Arc<UnixStream>>>,
+    /// Whether it tells of room to write too, since a write had to wait for some. Before, it would tell
+    /// of each answer that the client has received.
+    tells_of_room: bool,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: UnixStream) -> (Self, Channel) {
-        let (reader, writer) = stream.into_split();
-        let channel =
-            Channel { stream: Arc::new(writer), queue: Arc::default(), end: Arc::default() };
-        (Self { reader, channel: channel.clone() }, channel)
+    pub(crate) fn new(stream: tokio::net::UnixStream) -> io::Result<(Self, Channel)> {
+        let stream = Arc::new(stream.into_std()?);
+        let channel = Channel { stream, queue: Arc::default(), end: Arc::default() };
+        Ok((Self { channel: channel.clone(), told: None, tells_of_room: false }, channel))
     }
 
-    /// Tries a write until it is done, or there is no room for it.
-    fn poll_try(
-        &self,
+    /// Has the runtime tell of `interest` from now on, and of nothing else.
+    fn tell(&mut self, interest: Interest) -> io::Result<&AsyncFd<Arc<UnixStream>>> {
+        // A socket can't be registered twice.
+        self.told = None;
+        Ok(self.told.insert(told_of(interest, Arc::clone(&self.channel.stream))?))
+    }
+
+    /// Reads what there is.
+    fn poll_receive(
+        &mut self,
         cx: &mut Context<'_>,
-        mut write: impl FnMut(&UnixStream) -> io::Result<usize>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<usize>> {
+        let room = buffer.initialize_unfilled();
         loop {
-            let stream = self.channel.stream();
-            ready!(stream.poll_write_ready(cx))?;
-            match write(stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+            let there = match &self.told {
+                Some(told) => Some(ready!(told.poll_read_ready(cx))?),
+                None => None,
+            };
+            match (&*self.channel.stream).read(room) {
+                Ok(read) => {
+                    // It was all, so that there is no need to try again (`epoll(7)`).
+                    if let Some(mut there) = there
+                        && (1..room.len()).contains(&read)
+                    {
+                        there.clear_ready();
+                    }
+                    buffer.advance(read);
+                    return Poll::Ready(Ok(read));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match there {
+                    Some(mut there) => there.clear_ready(),
+                    None => _ = self.tell(Interest::READABLE)?,
+                },
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
 
-    /// Sends what it can of `bytes`, and the first waiting descriptor with it; none where no
-    /// descriptor waits.
-    fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Option<io::Result<usize>>> {
+    /// Waits for room to write.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.tells_of_room {
+            let told = self.tell(Interest::READABLE | Interest::WRITABLE)?;
+            // Who waits to read is this task too, and was to be woken by the one before.
+            if told.poll_read_ready(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+            self.tells_of_room = true;
+        }
+        if let Some(told) = &self.told {
+            ready!(told.poll_write_ready(cx))?.clear_ready();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what there is room for, and sends the first waiting descriptor with it.
+    fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let stream = &*self.channel.stream;
         // Held for a system call that doesn't block.
         let mut queue = self.channel.queue();
-        let Some((descriptor, _)) = queue.front() else { return Poll::Ready(None) };
-        let sent = ready!(self.poll_try(cx, |stream| {
-            stream.try_io(Interest::WRITABLE, || descriptors::send(stream, bytes, descriptor))
-        }));
-        if sent.is_ok() {
-            queue.pop_front();
-        }
-        Poll::Ready(Some(sent))
+        let Some((descriptor, _)) = queue.front() else { return { stream }.write_vectored(slices) };
+        let sent = descriptors::send(stream, slices, descriptor)?;
+        queue.pop_front();
+        Ok(sent)
     }
 }
 
@@ -138,9 +173,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.reader).poll_read(cx, buffer))?;
-        if buffer.filled().len() > before {
+        if ready!(self.poll_receive(cx, buffer))? > 0 {
             return Poll::Ready(Ok(()));
         }
         let mut end = self.channel.end();
@@ -159,21 +192,20 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match ready!(self.poll_send(cx, bytes)) {
-            Some(sent) => Poll::Ready(sent),
-            None => self.poll_try(cx, |stream| stream.try_write(bytes)),
-        }
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let first = slices.iter().find(|slice| !slice.is_empty());
-        match ready!(self.poll_send(cx, first.map_or(&[], |slice| slice))) {
-            Some(sent) => Poll::Ready(sent),
-            None => self.poll_try(cx, |stream| stream.try_write_vectored(slices)),
+        loop {
+            match self.write(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+            ready!(self.poll_room(cx))?;
         }
     }
 
@@ -193,16 +225,105 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use std::future::poll_fn;
+    use std::os::fd::AsRawFd;
+
+    use rustix::net::sockopt::set_socket_send_buffer_size;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
     use tokio::task::yield_now;
 
     use super::*;
 
+    fn pair() -> (UnixStream, Connection, Channel) {
+        let (client, ours) = UnixStream::pair().expect("a pair");
+        set_socket_send_buffer_size(&ours, 4096).expect("it is set");
+        let (connection, channel) = Connection::new(ours).expect("a connection");
+        (client, connection, channel)
+    }
+
+    /// Whether a connection has nothing to read, and waits for it.
+    fn waits(connection: &mut Connection, cx: &mut Context<'_>) -> bool {
+        let mut byte = [0];
+        Pin::new(connection).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Writes until there is no room.
+    fn fill(connection: &mut Connection, cx: &mut Context<'_>) {
+        while Pin::new(&mut *connection).poll_write(cx, &[1; 4096]).is_ready() {}
+    }
+
+    /// What a client receives makes room, which wakes nobody.
+    #[tokio::test]
+    async fn of_room_nobody_is_told_who_waits_for_none() {
+        let (mut client, mut connection, channel) = pair();
+        client.write_all(b"asked").await.expect("sent");
+        assert_eq!(connection.read(&mut [0; 16]).await.expect("there is something"), 5);
+        let waiting = poll_fn(|cx| Poll::Ready(waits(&mut connection, cx))).await;
+        assert!(waiting, "there is nothing more");
+        let told = || waited_for(&channel.stream) & (libc::EPOLLIN | libc::EPOLLOUT);
+        assert_eq!(told(), libc::EPOLLIN);
+        connection.write_all(b"answer").await.expect("there is room");
+        client.read_exact(&mut [0; 6]).await.expect("an answer");
+        assert_eq!(told(), libc::EPOLLIN);
+    }
+
+    /// Who waits to read still does when a write comes to wait for room.
+    #[tokio::test]
+    async fn what_is_said_while_a_write_waits_for_room_is_heard() {
+        let (client, mut connection, _) = pair();
+        let mut client = Some(client.into_std().expect("a socket"));
+        let mut said = None;
+        let hears = poll_fn(|cx| {
+            if !waits(&mut connection, cx) {
+                return Poll::Ready(());
+            }
+            if let Some(mut client) = client.take() {
+                fill(&mut connection, cx);
+                client.write_all(b"?").expect("said");
+                said = Some(client);
+            }
+            Poll::Pending
+        });
+        hears.await;
+    }
+
+    /// What the runtime's `epoll` was asked to tell of a socket (`proc_pid_fdinfo(5)`).
+    fn waited_for(socket: &impl AsRawFd) -> i32 {
+        let of_socket = format!("tfd: {} events:", socket.as_raw_fd());
+        let files = std::fs::read_dir("/proc/self/fdinfo").expect("a list of what is open");
+        let told = files.flatten().find_map(|file| {
+            let told = std::fs::read_to_string(file.path()).ok()?;
+            let told = told.lines().find_map(|line| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                let told = words.join(" ").strip_prefix(&of_socket)?.trim_start().to_owned();
+                u32::from_str_radix(told.split(' ').next()?, 16).ok()
+            })?;
+            Some(told.cast_signed())
+        });
+        told.expect("it is registered")
+    }
+
+    /// An answer that its client is slow to receive arrives.
+    #[tokio::test]
+    async fn what_has_no_room_is_written_once_there_is_some() {
+        let (mut client, mut connection, _) = pair();
+        let answer: Vec<u8> = (0..=u8::MAX).cycle().take(1 << 18).collect();
+        let sent = answer.clone();
+        let writing = tokio::spawn(async move {
+            connection.write_all(&sent).await.expect("a client that listens");
+            connection.tells_of_room
+        });
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.expect("all of it");
+        assert!(received == answer, "it is another");
+        assert!(writing.await.expect("it ends"), "there was room for all of it");
+    }
+
     /// What is being done for a client that says no more is answered by all who do it.
     #[tokio::test]
     async fn the_end_is_seen_once_nobody_works_for_the_client() {
-        let (client, ours) = UnixStream::pair().expect("a pair");
-        let (mut connection, channel) = Connection::new(ours);
+        let (client, mut connection, channel) = pair();
         let [first, second] = [(); 2].map(|()| channel.listening().expect("no end was seen"));
         drop(client);
         let reading = tokio::spawn(async move { connection.read(&mut [0]).await });

@@ -5,11 +5,10 @@
 //! other side has received can be told while our end is open. So it stays open for that long.
 
 use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::time::sleep;
 
 use super::peers::Peer;
@@ -40,20 +39,20 @@ pub(super) struct Unreceived(Arc<Mutex<HashMap<u32, Vec<Sent>>>>);
 
 #[derive(Debug)]
 struct Sent {
-    to: Arc<OwnedWriteHalf>,
+    to: Arc<UnixStream>,
     waits: Weak<()>,
 }
 
 impl Sent {
     /// Whether it isn't sent yet, or not received.
     fn is_under_way(&self) -> bool {
-        self.waits.strong_count() > 0 || is_unreceived((*self.to).as_ref())
+        self.waits.strong_count() > 0 || is_unreceived(&self.to)
     }
 }
 
 impl Unreceived {
     /// Counts one more that goes to a peer, from before it is sent until it is received.
-    pub(super) fn count(&self, peer: Peer, to: &Arc<OwnedWriteHalf>) -> Result<Counted, TooMany> {
+    pub(super) fn count(&self, peer: Peer, to: &Arc<UnixStream>) -> Result<Counted, TooMany> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         users.entry(peer.uid()).or_default().retain(Sent::is_under_way);
         if users.values().map(Vec::len).sum::<usize>() >= OF_ALL {
@@ -70,13 +69,13 @@ impl Unreceived {
     }
 
     /// Waits, once nothing more is sent to a peer, until it has received its descriptors or is gone.
-    pub(super) async fn received(&self, peer: Peer, by: &Arc<OwnedWriteHalf>) {
+    pub(super) async fn received(&self, peer: Peer, by: &Arc<UnixStream>) {
         while self.is_waited_for(peer, by) {
             sleep(LOOK).await;
         }
     }
 
-    fn is_waited_for(&self, peer: Peer, by: &Arc<OwnedWriteHalf>) -> bool {
+    fn is_waited_for(&self, peer: Peer, by: &Arc<UnixStream>) -> bool {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sent) = users.get_mut(&peer.uid()) else { return false };
         sent.retain(|sent| !Arc::ptr_eq(&sent.to, by) || sent.is_under_way());
@@ -98,14 +97,14 @@ mod tests {
     use super::*;
 
     /// A connection's end, and its other side.
-    fn connection() -> (Arc<OwnedWriteHalf>, UnixStream) {
+    fn connection() -> (Arc<UnixStream>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
-        (Arc::new(ours.into_split().1), theirs)
+        (Arc::new(ours), theirs)
     }
 
     /// Those that aren't sent yet too: many may be about to be.
-    #[tokio::test]
-    async fn each_user_has_so_many_on_their_way() {
+    #[test]
+    fn each_user_has_so_many_on_their_way() {
         let (to, _other_side) = connection();
         let unreceived = Unreceived::default();
         let one = Peer::of_user(1);
@@ -119,8 +118,8 @@ mod tests {
 
     /// Whoever they go to; and those that were received count no more, also if nothing further goes
     /// to their users.
-    #[tokio::test]
-    async fn all_users_have_so_many_on_their_way() {
+    #[test]
+    fn all_users_have_so_many_on_their_way() {
         let (to, _other_side) = connection();
         let unreceived = Unreceived::default();
         let users = u32::try_from(OF_ALL / OF_ONE).expect("a few");
