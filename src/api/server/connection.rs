@@ -157,10 +157,10 @@ impl Connection {
 
     /// Writes what there is room for, and sends the first waiting descriptor with it.
     fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let stream = &*self.channel.stream;
+        let mut stream = &*self.channel.stream;
         // Held for a system call that doesn't block.
         let mut queue = self.channel.queue();
-        let Some((descriptor, _)) = queue.front() else { return { stream }.write_vectored(slices) };
+        let Some((descriptor, _)) = queue.front() else { return stream.write_vectored(slices) };
         let sent = descriptors::send(stream, slices, descriptor)?;
         queue.pop_front();
         Ok(sent)
@@ -225,7 +225,9 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::future::poll_fn;
+    use std::mem;
     use std::os::fd::AsRawFd;
 
     use rustix::net::sockopt::set_socket_send_buffer_size;
@@ -253,6 +255,21 @@ mod tests {
         while Pin::new(&mut *connection).poll_write(cx, &[1; 4096]).is_ready() {}
     }
 
+    /// What the runtime's `epoll` was asked to tell of a socket (`proc_pid_fdinfo(5)`).
+    fn waited_for(socket: &impl AsRawFd) -> i32 {
+        let socket = socket.as_raw_fd().to_string();
+        let files = fs::read_dir("/proc/self/fdinfo").expect("a list of what is open").flatten();
+        // One may be closed meanwhile.
+        let told = files.flat_map(|file| fs::read_to_string(file.path())).find_map(|told| {
+            told.lines().find_map(|line| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                let ["tfd:", of, "events:", events, ..] = words[..] else { return None };
+                (of == socket).then(|| u32::from_str_radix(events, 16).expect("a number"))
+            })
+        });
+        told.expect("it is registered").cast_signed()
+    }
+
     /// What a client receives makes room, which wakes nobody.
     #[tokio::test]
     async fn of_room_nobody_is_told_who_waits_for_none() {
@@ -272,36 +289,19 @@ mod tests {
     #[tokio::test]
     async fn what_is_said_while_a_write_waits_for_room_is_heard() {
         let (client, mut connection, _) = pair();
-        let mut client = Some(client.into_std().expect("a socket"));
-        let mut said = None;
+        let mut client = client.into_std().expect("a socket");
+        let mut has_said = false;
         let hears = poll_fn(|cx| {
             if !waits(&mut connection, cx) {
                 return Poll::Ready(());
             }
-            if let Some(mut client) = client.take() {
+            if !mem::replace(&mut has_said, true) {
                 fill(&mut connection, cx);
                 client.write_all(b"?").expect("said");
-                said = Some(client);
             }
             Poll::Pending
         });
         hears.await;
-    }
-
-    /// What the runtime's `epoll` was asked to tell of a socket (`proc_pid_fdinfo(5)`).
-    fn waited_for(socket: &impl AsRawFd) -> i32 {
-        let of_socket = format!("tfd: {} events:", socket.as_raw_fd());
-        let files = std::fs::read_dir("/proc/self/fdinfo").expect("a list of what is open");
-        let told = files.flatten().find_map(|file| {
-            let told = std::fs::read_to_string(file.path()).ok()?;
-            let told = told.lines().find_map(|line| {
-                let words: Vec<_> = line.split_whitespace().collect();
-                let told = words.join(" ").strip_prefix(&of_socket)?.trim_start().to_owned();
-                u32::from_str_radix(told.split(' ').next()?, 16).ok()
-            })?;
-            Some(told.cast_signed())
-        });
-        told.expect("it is registered")
     }
 
     /// An answer that its client is slow to receive arrives.
