@@ -1,19 +1,24 @@
 //! A client's connection, over which descriptors can be handed over beside the bytes.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use rustix::io::{Errno, read};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::unreceived::Counted;
 use crate::api::descriptors;
 use crate::sys::told_of;
+
+/// How many bytes are read at once at most.
+const READ_AT_ONCE: usize = 8 << 10;
 
 /// What handlers have of a client's connection.
 #[derive(Clone, Debug)]
@@ -113,28 +118,30 @@ impl Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<usize>> {
-        let room = buffer.initialize_unfilled();
+        // Not cleared: of most requests there is little, and they come by the thousand.
+        let mut room = [MaybeUninit::uninit(); READ_AT_ONCE];
+        let room = &mut room[..READ_AT_ONCE.min(buffer.remaining())];
         loop {
             let there = match &self.told {
                 Some(told) => Some(ready!(told.poll_read_ready(cx))?),
                 None => None,
             };
-            match (&*self.channel.stream).read(room) {
-                Ok(read) => {
+            match read(&self.channel.stream, &mut *room) {
+                Ok((heard, left)) => {
                     // It was all, so that there is no need to try again (`epoll(7)`).
                     if let Some(mut there) = there
-                        && (1..room.len()).contains(&read)
+                        && !(heard.is_empty() || left.is_empty())
                     {
                         there.clear_ready();
                     }
-                    buffer.advance(read);
-                    return Poll::Ready(Ok(read));
+                    buffer.put_slice(heard);
+                    return Poll::Ready(Ok(heard.len()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match there {
+                Err(Errno::AGAIN) => match there {
                     Some(mut there) => there.clear_ready(),
                     None => _ = self.tell(Interest::READABLE)?,
                 },
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -283,6 +290,19 @@ mod tests {
         connection.write_all(b"answer").await.expect("there is room");
         client.read_exact(&mut [0; 6]).await.expect("an answer");
         assert_eq!(told(), libc::EPOLLIN);
+    }
+
+    /// There is more than is read at once, and nobody is told of it again.
+    #[tokio::test]
+    async fn all_is_heard_of_who_says_much() {
+        let (mut client, mut connection, _) = pair();
+        let said: Vec<u8> = (0..=u8::MAX).cycle().take(3 * READ_AT_ONCE).collect();
+        let waiting = poll_fn(|cx| Poll::Ready(waits(&mut connection, cx))).await;
+        assert!(waiting, "nothing was said yet");
+        client.write_all(&said).await.expect("sent");
+        let mut heard = vec![0; said.len()];
+        connection.read_exact(&mut heard).await.expect("all of it");
+        assert!(heard == said, "it is something else");
     }
 
     /// Who waits to read still does when a write comes to wait for room.
