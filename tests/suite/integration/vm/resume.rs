@@ -139,7 +139,7 @@ async fn a_state_is_saved_once_it_can_be(scratch: Scratch) {
         if vm.start() == Some(Start::Resumed) {
             break;
         }
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
     }
     manager.stop().await;
     assert_no_vm_left(&scratch).await;
