@@ -5,6 +5,7 @@ mod leases;
 mod of_vms;
 mod vms;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -304,7 +305,11 @@ pub struct Problem {
 
 /// A path, with each byte that isn't UTF-8 as `\xNN`.
 fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&paths::text(path, str::to_owned))
+    serializer.serialize_str(&text(path))
+}
+
+fn text(path: &Path) -> Cow<'_, str> {
+    path.to_str().map_or_else(|| paths::text(path, str::to_owned).into(), Cow::Borrowed)
 }
 
 /// What there is of each path.
@@ -312,7 +317,7 @@ fn keys<S: Serializer, V: Serialize>(
     of: &BTreeMap<PathBuf, V>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(of.iter().map(|(path, value)| (paths::text(path, str::to_owned), value)))
+    serializer.collect_map(of.iter().map(|(path, value)| (text(path), value)))
 }
 
 /// A number that is whole, also if it is written with a fraction: to JSON Schema, and to clients

@@ -1,9 +1,12 @@
 //! What handlers take from a request, with problems if it isn't there.
 
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Path, Query};
-use axum::http::StatusCode;
+use axum::body::Bytes;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use serde::de::DeserializeOwned;
 
 use super::caller::Caller;
 use crate::api::wire::Problem;
@@ -25,9 +28,26 @@ impl<S: Sync> FromRequestParts<S> for Administrator {
 }
 
 /// A JSON body.
-#[derive(FromRequest)]
-#[from_request(via(Json), rejection(Problem))]
 pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        if kind.is_none_or(|kind| kind != "application/json") {
+            let Json(body) = Json::from_request(request, state).await?;
+            return Ok(Self(body));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(JsonRejection::from)?;
+        if let Ok(body) = serde_json::from_slice(&bytes) {
+            return Ok(Self(body));
+        }
+        // Again, since it says where it is wrong, which costs as much as all else of it.
+        let Json(body) = Json::from_bytes(&bytes)?;
+        Ok(Self(body))
+    }
+}
 
 /// What stands in the path.
 #[derive(FromRequestParts)]
