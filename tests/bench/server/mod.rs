@@ -178,7 +178,7 @@ impl Bench for Serve {
         let Resident { now: end, most } = server.resident()?;
 
         ground.progress("beside a crowd");
-        let asks = each.div_ceil(PLAIN_TO_PACED) / 4 + 1;
+        let asks = each.div_ceil(2);
         let crowd =
             crowd::measure(&mut server, &ground.base, &server_targets, rounds, asks).await?;
 
