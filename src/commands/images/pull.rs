@@ -6,6 +6,7 @@ use std::io;
 
 use indicatif::BinaryBytes;
 use overlay_pool::images::{ImageRef, Pulled, Puller};
+use rustix::param::page_size;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -18,8 +19,10 @@ use super::super::failure::Failure;
 use super::super::{Answer, block_on, text};
 use super::registries::{Kind, Registries, StoreDir, bar};
 
-/// What memory a registry can have this process take.
-const MEMORY: u64 = 1 << 30;
+/// What the allocator maps ahead.
+const AHEAD: u64 = 1 << 30;
+/// What memory a registry can have this process take beside it.
+const MEMORY: u64 = 256 << 20;
 
 const EXAMPLES: &str = "\
 An image is an artifact with one layer, the disk, as `images push` or oras makes it, or a container
@@ -114,10 +117,18 @@ async fn pull(puller: &Puller, image: &ImageRef, unnamed: bool) -> Result<Pulled
 /// of the protocol takes it all.
 fn limit_memory() {
     let Rlimit { current, maximum } = getrlimit(Resource::As);
-    let most = current.map_or(MEMORY, |current| current.min(MEMORY));
+    let most = mapped().unwrap_or(AHEAD) + MEMORY;
+    let most = current.map_or(most, |current| current.min(most));
     if let Err(error) = setrlimit(Resource::As, Rlimit { current: Some(most), maximum }) {
         tracing::warn!(%error, "memory has no limit");
     }
+}
+
+/// How much address space this process has, in bytes (`proc_pid_statm(5)`).
+fn mapped() -> Option<u64> {
+    let sizes = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = sizes.split(' ').next()?.parse().ok()?;
+    Some(pages * u64::try_from(page_size()).ok()?)
 }
 
 async fn stdin_ended() -> Failure {
