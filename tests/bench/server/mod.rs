@@ -32,9 +32,11 @@ const CLIENTS: usize = 64;
 const READY: usize = 10_000;
 /// At which rate all clients together acquire if they don't do so as fast as they can.
 const RATE: u32 = 10_000;
-/// So many acquires as fast as can be are made for one at that rate, and for one of a larger disk.
+/// So many acquires as fast as can be are made for one at that rate, for one of a larger disk, and, by
+/// each client, for one beside a crowd.
 const PLAIN_TO_PACED: usize = 4;
 const PLAIN_TO_LARGER: usize = 10;
+const PLAIN_TO_CROWDED: usize = 2;
 /// How long restocking may make no overlay.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -178,7 +180,7 @@ impl Bench for Serve {
         let Resident { now: end, most } = server.resident()?;
 
         ground.progress("beside a crowd");
-        let asks = each.div_ceil(2);
+        let asks = each.div_ceil(PLAIN_TO_CROWDED);
         let crowd =
             crowd::measure(&mut server, &ground.base, &server_targets, rounds, asks).await?;
 
