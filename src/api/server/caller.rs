@@ -100,14 +100,17 @@ impl Caller {
             };
             let Some((listening, value)) = worked else { return };
             let is_first = caller.outcome.decide();
-            let is_free = !threads.have_waiting();
+            let turns = threads.clone();
             let made = Done { turns: threads, made: Some((caller, listening, value, undo)) };
+            if !is_first {
+                return;
+            }
             let answer = || drop(done.send(made));
-            if is_first && is_free {
+            if turns.have_waiting() {
+                turns.answer(uid, answer);
+            } else {
                 let _context = runtime.enter();
                 resumed::here(answer);
-            } else if is_first {
-                answer();
             }
         };
         turns.add(uid, until_closed).map_err(|error| {

@@ -10,6 +10,9 @@
 //! ask without end, and the others' clients need a processor too. Threads that their work keeps
 //! longer don't count as working, and others take their place: while work waits, one thread looks
 //! after that.
+//!
+//! A user that has more waiting is given some answers together. Each by itself would wake a thread of
+//! the runtime's, and the client, which would then compete with the work for the processors.
 
 mod order;
 
@@ -19,7 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use order::{Order, Turn};
+use order::{Answer, Order, Turn};
 
 /// How many threads there are at most.
 const THREADS: usize = 64;
@@ -78,6 +81,27 @@ impl Turns {
     pub(super) fn have_waiting(&self) -> bool {
         self.0.state().order.is_waiting()
     }
+
+    /// Gives an answer to what was done for a user: together with further ones, if the user has more
+    /// waiting and a thread looks after it that this doesn't take long.
+    pub(super) fn answer(&self, uid: u32, answer: impl FnOnce() + Send + 'static) {
+        let mut state = self.0.state();
+        if state.is_watched {
+            let answers = state.order.keep(uid, Box::new(answer));
+            drop(state);
+            give(answers);
+        } else {
+            drop(state);
+            answer();
+        }
+    }
+}
+
+/// A panic in one of them keeps no other back.
+fn give(answers: Vec<Answer>) {
+    for answer in answers {
+        let _ = catch_unwind(AssertUnwindSafe(answer));
+    }
 }
 
 impl Desk {
@@ -115,11 +139,12 @@ impl Desk {
         let mut state = self.state();
         state.is_coming = false;
         loop {
-            if let Some(Turn { work, meanwhile, place }) = state.order.begin() {
+            if let Some(Turn { work, meanwhile, answers, place }) = state.order.begin() {
                 // Who adds work sees to it otherwise.
                 let wake = self.call(&mut state).unwrap_or(false);
                 drop(state);
                 self.wake(wake);
+                give(answers);
                 // A panic is logged by then, and whoever waits for the work told.
                 let _ = catch_unwind(AssertUnwindSafe(|| work(meanwhile)));
                 state = self.state();
@@ -130,7 +155,10 @@ impl Desk {
                 thread::sleep(KEPT);
                 state = self.state();
                 state.is_watched = false;
-                state.order.look();
+                let answers = state.order.look();
+                drop(state);
+                give(answers);
+                state = self.state();
             } else {
                 state.idle += 1;
                 let waited = self.work.wait_timeout(state, IDLE);
@@ -159,8 +187,8 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
-    use super::order::OF_ONE;
-    use super::{State, Turns};
+    use super::order::{OF_ONE, PROCESSORS};
+    use super::{State, THREADS, Turns};
 
     /// Where they are kept, and where one is enough.
     #[test]
@@ -193,6 +221,47 @@ mod tests {
             is_done.recv().expect("it isn't behind what hangs");
             drop(release);
         }
+    }
+
+    /// What was done is told, also when every thread hangs then.
+    #[test]
+    fn what_hangs_keeps_no_answer() {
+        let turns = Turns::default();
+        let (releases, hung): (Vec<_>, Vec<_>) =
+            (0..THREADS).map(|_| mpsc::channel::<()>()).unzip();
+        let (begins, busy): (Vec<_>, Vec<_>) =
+            (0..*PROCESSORS).map(|_| mpsc::channel::<()>()).unzip();
+        for busy in busy {
+            turns.add(1, move |_| busy.recv().unwrap_or(())).expect("a thread");
+        }
+        let (done, is_done) = mpsc::channel();
+        let (answer, is_answered) = mpsc::channel();
+        for _ in 0..1000 {
+            let (answering, done, answer) = (turns.clone(), done.clone(), answer.clone());
+            let work = move |_| {
+                answering.answer(1, move || answer.send(()).unwrap_or(()));
+                done.send(()).unwrap_or(());
+            };
+            turns.add(1, work).expect("a thread");
+        }
+        let (hangs, is_hanging) = mpsc::channel();
+        for (uid, hung) in (2..6).cycle().zip(hung) {
+            let hangs = hangs.clone();
+            let hang = move |_| {
+                hangs.send(()).expect("a listener");
+                hung.recv().unwrap_or(());
+            };
+            turns.add(uid, hang).expect("a thread");
+        }
+        while !turns.0.state().is_watched {
+            std::thread::yield_now();
+        }
+        drop(begins);
+        assert_eq!(is_hanging.iter().take(THREADS).count(), THREADS);
+        let all = is_done.try_iter().count();
+        assert!((1..1000).contains(&all), "{all} of 1000 were done while there were threads");
+        assert_eq!(is_answered.iter().take(all).count(), all);
+        drop(releases);
     }
 
     /// While one user's work hangs on all threads that it may have, another's is done; and then

@@ -2,19 +2,25 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::mem;
 use std::sync::LazyLock;
 use std::thread;
 
 /// On how many threads one user's work is at once.
 pub(super) const OF_ONE: usize = 16;
 /// How many work at once, but for those whose work keeps them.
-static PROCESSORS: LazyLock<usize> =
+pub(super) static PROCESSORS: LazyLock<usize> =
     LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(OF_ONE));
 /// For so many turns after one that was another user's than that before, several users ask.
 const SHARED: u64 = 10_000;
+/// How many answers to one user are given together at most.
+pub(super) const TOGETHER: usize = 16;
 
 /// Is told how many turns others had since it was added.
 pub(super) type Work = Box<dyn FnOnce(u64) + Send>;
+
+/// Tells a client what was done for it.
+pub(super) type Answer = Box<dyn FnOnce() + Send>;
 
 /// All work that waits, and for whom some is being done.
 #[derive(Debug, Default)]
@@ -39,6 +45,8 @@ struct User {
     waiting: VecDeque<(Work, u64)>,
     running: usize,
     in_order: bool,
+    /// What is told together with what is done next.
+    answers: Vec<Answer>,
 }
 
 impl fmt::Debug for User {
@@ -52,6 +60,8 @@ pub(super) struct Turn {
     pub(super) work: Work,
     /// How many turns there were since it was added.
     pub(super) meanwhile: u64,
+    /// What its user is told before: no work of that user's waits behind this.
+    pub(super) answers: Vec<Answer>,
     pub(super) place: Place,
 }
 
@@ -68,7 +78,7 @@ impl Order {
         self.put_in_order(uid);
     }
 
-    /// Forgets all work that waits.
+    /// Forgets all work that waits. No thread is there then, and so no answer is kept.
     pub(super) fn clear(&mut self) {
         self.next.clear();
         self.users.retain(|_, user| {
@@ -100,7 +110,9 @@ impl Order {
         }
         let (uid, work, meanwhile) = self.next()?;
         self.working[0] += 1;
-        Some(Turn { work, meanwhile, place: Place { uid, since: self.looks } })
+        let last = self.users.get_mut(&uid).filter(|user| !user.in_order);
+        let answers = last.map(|user| mem::take(&mut user.answers)).unwrap_or_default();
+        Some(Turn { work, meanwhile, answers, place: Place { uid, since: self.looks } })
     }
 
     /// It is done.
@@ -112,10 +124,21 @@ impl Order {
         self.done(uid);
     }
 
-    /// From now on those that worked at the last look already don't count.
-    pub(super) fn look(&mut self) {
+    /// Keeps an answer for as long as its user has work that may begin, until there are enough to be
+    /// given together. Gives those that are to be given now.
+    pub(super) fn keep(&mut self, uid: u32, answer: Answer) -> Vec<Answer> {
+        let Some(user) = self.users.get_mut(&uid) else { return vec![answer] };
+        user.answers.push(answer);
+        let is_kept = user.in_order && user.answers.len() < TOGETHER;
+        if is_kept { Vec::new() } else { mem::take(&mut user.answers) }
+    }
+
+    /// From now on those that worked at the last look already don't count. Gives all answers that were
+    /// kept.
+    pub(super) fn look(&mut self) -> Vec<Answer> {
         self.working = [0, self.working[0]];
         self.looks += 1;
+        self.users.values_mut().flat_map(|user| mem::take(&mut user.answers)).collect()
     }
 
     /// Lets a user have another turn, if it has work that may begin.
@@ -163,7 +186,7 @@ impl User {
 mod tests {
     use std::iter::from_fn;
 
-    use super::{OF_ONE, Order, PROCESSORS, Place, SHARED};
+    use super::{OF_ONE, Order, PROCESSORS, Place, SHARED, TOGETHER};
 
     fn order(waiting: &[(u32, usize)]) -> Order {
         let mut order = Order::default();
@@ -232,16 +255,43 @@ mod tests {
         let mut order = order(&[(1, 1000)]);
         let kept = begin_all(&mut order);
         assert_eq!(kept.len(), *PROCESSORS);
-        order.look();
+        drop(order.look());
         assert!(!order.has_work(), "they may have begun just before");
-        order.look();
+        drop(order.look());
         let others = begin_all(&mut order);
         assert_eq!(others.len(), *PROCESSORS, "in the place of those that are kept");
         end_all(&mut order, kept);
         assert!(!order.has_work(), "which don't count when they end either");
-        order.look();
+        drop(order.look());
         end_all(&mut order, others);
         assert_eq!(begin_all(&mut order).len(), *PROCESSORS);
+    }
+
+    /// As many as go together; those before the last piece of work, which may take long; and all when
+    /// somebody looks.
+    #[test]
+    fn answers_are_kept_while_their_user_has_a_turn_to_come() {
+        let mut order = order(&[(1, TOGETHER + 2), (2, 2)]);
+        let keep = |order: &mut Order, uid| order.keep(uid, Box::new(|| ())).len();
+        let kept: Vec<_> = (0..=TOGETHER).map(|_| keep(&mut order, 1)).collect();
+        assert_eq!(kept, [vec![0; TOGETHER - 1], vec![TOGETHER, 0]].concat());
+        assert_eq!(
+            (keep(&mut order, 2), keep(&mut order, 3)),
+            (0, 1),
+            "another has nothing waiting"
+        );
+        assert_eq!((order.look().len(), order.look().len()), (2, 0));
+        assert_eq!((keep(&mut order, 1), keep(&mut order, 2)), (0, 0));
+        let mut begin = || {
+            let turn = order.begin().expect("work");
+            let begun = (turn.place.uid, turn.answers.len());
+            order.end(turn.place);
+            begun
+        };
+        assert_eq!([(); 4].map(|()| begin()), [(1, 0), (2, 0), (1, 0), (2, 1)]);
+        assert!((4..TOGETHER + 3).all(|_| begin() == (1, 0)));
+        assert_eq!(begin(), (1, 1));
+        assert_eq!(keep(&mut order, 1), 1, "nothing of it waits");
     }
 
     /// One has all of them, and half while another asks too.
