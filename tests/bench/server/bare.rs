@@ -88,7 +88,7 @@ impl Bare {
 
     pub(super) async fn client(&mut self, like: &Client) -> Result<Asker, Error> {
         let stream = connect(&self.socket, &mut self.child).await?;
-        Ok(Asker(like.on(stream)))
+        Ok(Asker(like.on(stream)?))
     }
 
     /// Where `/proc` has it.

@@ -1,13 +1,15 @@
 //! Clients that acquire: over HTTP on a connection of their own, or from a pool in this process.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream as Socket;
 use std::path::Path;
 use std::sync::Arc;
 
 use overlay_pool::image::BaseRef;
 use overlay_pool::{OverlayPool, Source};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use crate::bench::Error;
@@ -45,20 +47,23 @@ impl Acquire for Caller {
 }
 
 /// A client of the server on one connection that is kept. It does as little as a client can, so
-/// that the server is what is measured.
+/// that the server is what is measured: it waits for answers alone, since what a server reads makes
+/// room to write, for which a `UnixStream` would wake it each time.
 pub(in crate::bench) struct Client {
-    stream: UnixStream,
+    stream: AsyncFd<Socket>,
     base: BaseRef,
     answer: Vec<u8>,
 }
 
 impl Client {
-    pub(super) const fn new(stream: UnixStream, base: BaseRef) -> Self {
-        Self { stream, base, answer: Vec::new() }
+    pub(super) fn new(stream: UnixStream, base: BaseRef) -> io::Result<Self> {
+        #[expect(deprecated, reason = "it is unsafe now; a socket keeps its descriptor")]
+        let stream = AsyncFd::with_interest(stream.into_std()?, Interest::READABLE)?;
+        Ok(Self { stream, base, answer: Vec::new() })
     }
 
     /// Another that asks for the same, of whoever is at the other end of `stream`.
-    pub(super) fn on(&self, stream: UnixStream) -> Self {
+    pub(super) fn on(&self, stream: UnixStream) -> io::Result<Self> {
         Self::new(stream, self.base.clone())
     }
 
@@ -71,16 +76,36 @@ impl Client {
 
     /// Asks, and gives the body of a good answer.
     async fn ask(&mut self, what: &str, body: &str) -> Result<Value, Error> {
-        self.stream.write_all(request(what, body).as_bytes()).await?;
+        // There is room for one request.
+        self.stream.get_ref().write_all(request(what, body).as_bytes())?;
         self.answer.clear();
         loop {
-            if self.stream.read_buf(&mut self.answer).await? == 0 {
-                return Err("the server closed the connection".into());
-            }
+            self.hear().await?;
             if let Some((good, body)) = parse(&self.answer)? {
                 let said = || String::from_utf8_lossy(body).into_owned().into();
                 return if good { Ok(serde_json::from_slice(body)?) } else { Err(said()) };
             }
+        }
+    }
+
+    /// Waits for more of the answer.
+    async fn hear(&mut self) -> Result<(), Error> {
+        let mut room = [0; 1024];
+        loop {
+            let mut there = self.stream.readable().await?;
+            let Ok(heard) = there.try_io(|stream| stream.get_ref().read(&mut room)) else {
+                continue;
+            };
+            let heard = &room[..heard?];
+            if heard.is_empty() {
+                return Err("the server closed the connection".into());
+            }
+            // It was all, so that there is no need to try again (`epoll(7)`).
+            if heard.len() < room.len() {
+                there.clear_ready();
+            }
+            self.answer.extend_from_slice(heard);
+            return Ok(());
         }
     }
 }

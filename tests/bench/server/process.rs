@@ -61,7 +61,7 @@ impl Server {
     pub(in crate::bench) async fn client(&mut self) -> Result<Client, Error> {
         let connected = connect(&self.socket, &mut self.child).await;
         let stream = connected.map_err(|error| self.failed(&error.to_string()))?;
-        Ok(Client::new(stream, self.base.clone()))
+        Ok(Client::new(stream, self.base.clone())?)
     }
 
     /// Waits until `count` overlays are ready.
