@@ -188,7 +188,7 @@ mod tests {
     use std::time::Duration;
 
     use super::order::{OF_ONE, PROCESSORS};
-    use super::{State, THREADS, Turns};
+    use super::{State, THREADS, Turns, give};
 
     /// Where they are kept, and where one is enough.
     #[test]
@@ -221,6 +221,29 @@ mod tests {
             is_done.recv().expect("it isn't behind what hangs");
             drop(release);
         }
+    }
+
+    #[test]
+    fn answers_are_kept_only_while_somebody_looks_after_them() {
+        let turns = Turns::default();
+        let (answer, is_answered) = mpsc::channel();
+        let is_kept = |is_watched| {
+            let answer = answer.clone();
+            turns.0.state().is_watched = is_watched;
+            turns.answer(1, move || answer.send(()).expect("a listener"));
+            is_answered.try_recv().is_err()
+        };
+        assert!(!is_kept(true), "its user has nothing waiting");
+        turns.0.state().order.add(1, Box::new(|_| ()));
+        assert!(is_kept(true) && !is_kept(false));
+    }
+
+    #[test]
+    fn an_answer_that_panics_keeps_no_other_back() {
+        let (answer, is_answered) = mpsc::channel();
+        let panics = || std::panic::resume_unwind(Box::new("on purpose"));
+        give(vec![Box::new(panics), Box::new(move || answer.send(()).expect("a listener"))]);
+        is_answered.try_recv().expect("it is given");
     }
 
     /// What was done is told, also when every thread hangs then.
