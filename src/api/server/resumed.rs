@@ -1,16 +1,19 @@
 //! Tasks that go on where what they waited for was done.
 //!
 //! A thread that has done a request's work has its connection answer there and then. Woken as usual,
-//! the connection would go on on a thread of the runtime's, which would have to be woken for it.
+//! the connection would go on on a thread of the runtime's, which would have to be woken for it. Where
+//! several connections are answered together, that is one thread, and woken once.
 
 use std::cell::Cell;
 use std::iter;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use async_task::{Runnable, Task};
+use tokio::runtime::Handle;
 
 /// How often a home polls a task at once that wakes itself, as for a body that came with its head.
 const POLLS: usize = 3;
@@ -27,6 +30,8 @@ enum Woken {
     Elsewhere,
     /// To this thread, if it is the first one.
     Here(Option<Runnable>),
+    /// With the others to one thread.
+    Together(Vec<Runnable>),
 }
 
 /// A task that goes on where it is woken, if that thread takes it, and else in whoever awaits this: its
@@ -124,6 +129,10 @@ fn keep(woken: Runnable) -> Option<Runnable> {
     let _ = WOKEN.try_with(|place| {
         let kept = match place.take() {
             Woken::Here(None) => Woken::Here(woken.take()),
+            Woken::Together(mut others) => {
+                others.extend(woken.take());
+                Woken::Together(others)
+            }
             kept => kept,
         };
         place.set(kept);
@@ -135,7 +144,7 @@ fn keep(woken: Runnable) -> Option<Runnable> {
 /// nothing that others wait for. Whatever that poll wakes goes home: this thread may have other work by
 /// then, or be kept by closing a file.
 pub(super) fn here(wake: impl FnOnce()) {
-    let _place = Place::open();
+    let _place = Place::open(Woken::Here(None));
     wake();
     // Taken, it is closed.
     if let Woken::Here(Some(woken)) = WOKEN.take() {
@@ -143,20 +152,38 @@ pub(super) fn here(wake: impl FnOnce()) {
     }
 }
 
-/// This thread takes a task that it wakes for as long as this is there, or it is closed.
+/// Wakes tasks and has them polled one after the other on one thread of the runtime whose context this
+/// is called in; without one, at their homes.
+pub(super) fn together(wake: impl FnOnce()) {
+    let Ok(runtime) = Handle::try_current() else { return wake() };
+    let _place = Place::open(Woken::Together(Vec::new()));
+    wake();
+    if let Woken::Together(woken) = WOKEN.take() {
+        runtime.spawn(async move {
+            for woken in woken {
+                // Whoever awaits it is told of its panic.
+                let _ = catch_unwind(AssertUnwindSafe(|| woken.run()));
+            }
+        });
+    }
+}
+
+/// This thread takes tasks that it wakes for as long as this is there, or it is closed.
 struct Place;
 
 impl Place {
-    fn open() -> Self {
-        WOKEN.set(Woken::Here(None));
+    fn open(woken: Woken) -> Self {
+        WOKEN.set(woken);
         Self
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Woken::Here(Some(left)) = WOKEN.take() {
-            left.schedule();
+        match WOKEN.take() {
+            Woken::Elsewhere => {}
+            Woken::Here(left) => left.into_iter().for_each(Runnable::schedule),
+            Woken::Together(left) => left.into_iter().for_each(Runnable::schedule),
         }
     }
 }
@@ -171,10 +198,11 @@ mod tests {
     use std::task::{Context, Poll, Wake, Waker};
     use std::thread::{self, ThreadId};
 
+    use tokio::runtime::Handle;
     use tokio::sync::{mpsc, oneshot};
     use tokio::task::JoinHandle;
 
-    use super::{POLLS, Resumed, here};
+    use super::{POLLS, Resumed, here, together};
 
     type Word = oneshot::Sender<()>;
 
@@ -219,6 +247,31 @@ mod tests {
             thread::current().id()
         });
         assert_eq!(task.await.expect("no panic"), thread);
+    }
+
+    /// Of the runtime, and not the one that wakes them; what one of them does keeps no other back.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn tasks_that_are_woken_together_go_on_on_one_thread() {
+        let (first, one) = waiting().await;
+        let panics = async { resume_unwind(Box::new("on purpose")) };
+        let (second, panicking) = waiting_for::<()>(panics).await;
+        let (third, other) = waiting().await;
+        let runtime = Handle::current();
+        let thread = elsewhere(|| {
+            let _context = runtime.enter();
+            together(|| [first, second, third].map(say).into_iter().collect());
+            thread::current().id()
+        });
+        let [one, other] = [one.await.expect("no panic"), other.await.expect("no panic")];
+        assert!(one == other && one != thread);
+        assert!(panicking.await.expect_err("a panic").is_panic());
+    }
+
+    #[tokio::test]
+    async fn without_a_runtime_they_go_on_at_home() {
+        let (word, task) = waiting().await;
+        elsewhere(|| together(|| say(word)));
+        assert_eq!(task.await.expect("no panic"), thread::current().id());
     }
 
     /// A thread that does something else next, which may keep it, has no task wait for that.

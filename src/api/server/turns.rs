@@ -23,6 +23,9 @@ use std::thread;
 use std::time::Duration;
 
 use order::{Answer, Order, Turn};
+use tokio::runtime::Handle;
+
+use super::resumed;
 
 /// How many threads there are at most.
 const THREADS: usize = 64;
@@ -99,9 +102,13 @@ impl Turns {
 
 /// A panic in one of them keeps no other back.
 fn give(answers: Vec<Answer>) {
-    for answer in answers {
-        let _ = catch_unwind(AssertUnwindSafe(answer));
-    }
+    let several = answers.len() > 1;
+    let give = || {
+        for answer in answers {
+            let _ = catch_unwind(AssertUnwindSafe(answer));
+        }
+    };
+    if several { resumed::together(give) } else { give() }
 }
 
 impl Desk {
@@ -122,7 +129,11 @@ impl Desk {
             }
             let desk = Arc::clone(self);
             let thread = thread::Builder::new().name("overlay-pool-request".to_owned());
-            thread.spawn(move || desk.serve())?;
+            let runtime = Handle::try_current();
+            thread.spawn(move || {
+                let _context = runtime.as_ref().map(Handle::enter);
+                desk.serve();
+            })?;
             state.threads += 1;
         }
         state.is_coming = true;
