@@ -198,7 +198,7 @@ mod tests {
     use std::task::{Context, Poll, Wake, Waker};
     use std::thread::{self, ThreadId};
 
-    use tokio::runtime::Handle;
+    use tokio::runtime::Runtime;
     use tokio::sync::{mpsc, oneshot};
     use tokio::task::JoinHandle;
 
@@ -249,22 +249,24 @@ mod tests {
         assert_eq!(task.await.expect("no panic"), thread);
     }
 
-    /// Of the runtime, and not the one that wakes them; what one of them does keeps no other back.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    /// Of the runtime, and not at home; what one of them does keeps no other back.
+    #[tokio::test]
     async fn tasks_that_are_woken_together_go_on_on_one_thread() {
         let (first, one) = waiting().await;
         let panics = async { resume_unwind(Box::new("on purpose")) };
         let (second, panicking) = waiting_for::<()>(panics).await;
         let (third, other) = waiting().await;
-        let runtime = Handle::current();
-        let thread = elsewhere(|| {
+        let runtime = Runtime::new().expect("a runtime");
+        let waking = elsewhere(|| {
             let _context = runtime.enter();
-            together(|| [first, second, third].map(say).into_iter().collect());
+            together(|| [first, second, third].into_iter().for_each(say));
             thread::current().id()
         });
         let [one, other] = [one.await.expect("no panic"), other.await.expect("no panic")];
-        assert!(one == other && one != thread);
+        assert_eq!(one, other);
+        assert!(![thread::current().id(), waking].contains(&one), "it is one of the runtime's");
         assert!(panicking.await.expect_err("a panic").is_panic());
+        runtime.shutdown_background();
     }
 
     #[tokio::test]
