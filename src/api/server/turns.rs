@@ -287,7 +287,11 @@ mod tests {
             };
             turns.add(uid, hang).expect("a thread");
         }
-        while !turns.0.state().is_watched {
+        let is_watched = || {
+            let state = turns.0.state();
+            state.is_watched || state.threads == THREADS
+        };
+        while !is_watched() {
             std::thread::yield_now();
         }
         drop(begins);

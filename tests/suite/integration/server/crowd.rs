@@ -13,11 +13,13 @@ use crate::harness::server;
 struct Hostile(Child);
 
 impl Hostile {
-    /// Takes thousands of connections, each with half a request, and new ones for those it loses;
-    /// runs as soon as it has been turned away first.
+    /// Takes thousands of connections, each with half a request, and new ones for those it loses: more
+    /// than may wait to be accepted, since a slow server would find those ended.
     fn start(socket: &Path) -> Self {
         let script = "
-import socket, sys
+import resource, socket, sys
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 held, told = [], False
 while True:
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -27,7 +29,7 @@ while True:
     except OSError:
         pass
     held.append(one)
-    if len(held) > 3000:
+    if len(held) > 6000:
         held.pop(0).close()
         if not told:
             print('told', flush=True)
