@@ -100,16 +100,13 @@ impl Caller {
             };
             let Some((listening, value)) = worked else { return };
             let is_first = caller.outcome.decide();
-            let turns = threads.clone();
-            let made = Done { turns: threads, made: Some((caller, listening, value, undo)) };
+            let made = Some((caller, listening, value, undo));
+            let made = Done { turns: threads.clone(), made };
             if !is_first {
                 return;
             }
             let answer = || drop(done.send(made));
-            if turns.have_waiting() {
-                turns.answer(uid, answer);
-            } else {
-                let _context = runtime.enter();
+            if let Some(answer) = threads.answer(uid, answer) {
                 resumed::here(answer);
             }
         };

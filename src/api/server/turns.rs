@@ -80,23 +80,20 @@ impl Turns {
         Ok(())
     }
 
-    /// Whether there is work that may begin.
-    pub(super) fn have_waiting(&self) -> bool {
-        self.0.state().order.is_waiting()
-    }
-
     /// Gives an answer to what was done for a user: together with further ones, if the user has more
-    /// waiting and a thread looks after it that this doesn't take long.
-    pub(super) fn answer(&self, uid: u32, answer: impl FnOnce() + Send + 'static) {
+    /// waiting and a thread looks after it that this doesn't take long. Gives it back where no work
+    /// waits: who did the work has nothing else to do.
+    #[must_use]
+    pub(super) fn answer<A: FnOnce() + Send + 'static>(&self, uid: u32, answer: A) -> Option<A> {
         let mut state = self.0.state();
-        if state.is_watched {
-            let answers = state.order.keep(uid, Box::new(answer));
-            drop(state);
-            give(answers);
-        } else {
-            drop(state);
-            answer();
+        if !state.order.is_waiting() {
+            return Some(answer);
         }
+        let answer: Answer = Box::new(answer);
+        let answers = if state.is_watched { state.order.keep(uid, answer) } else { vec![answer] };
+        drop(state);
+        give(answers);
+        None
     }
 }
 
@@ -131,6 +128,7 @@ impl Desk {
             let thread = thread::Builder::new().name("overlay-pool-request".to_owned());
             let runtime = Handle::try_current();
             thread.spawn(move || {
+                // Connections are polled in it, by this thread and together.
                 let _context = runtime.as_ref().map(Handle::enter);
                 desk.serve();
             })?;
@@ -241,7 +239,10 @@ mod tests {
         let is_kept = |is_watched| {
             let answer = answer.clone();
             turns.0.state().is_watched = is_watched;
-            turns.answer(1, move || answer.send(()).expect("a listener"));
+            let given = move || answer.send(()).expect("a listener");
+            if let Some(answer) = turns.answer(1, given) {
+                answer();
+            }
             is_answered.try_recv().is_err()
         };
         assert!(!is_kept(true), "its user has nothing waiting");
@@ -273,7 +274,10 @@ mod tests {
         for _ in 0..1000 {
             let (answering, done, answer) = (turns.clone(), done.clone(), answer.clone());
             let work = move |_| {
-                answering.answer(1, move || answer.send(()).unwrap_or(()));
+                let given = move || answer.send(()).unwrap_or(());
+                if let Some(answer) = answering.answer(1, given) {
+                    answer();
+                }
                 done.send(()).unwrap_or(());
             };
             turns.add(1, work).expect("a thread");
