@@ -45,6 +45,9 @@ pub(super) struct Vms {
     /// for none.
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: usize,
+    /// One language alone instead of both.
+    #[arg(long, value_name = "NAME", value_parser = ["python", "node"])]
+    language: Option<String>,
     /// What runs the VMs' instructions: auto, kvm or tcg. `OVERLAY_POOL_ACCEL`, or else auto: KVM
     /// if it is usable, never TCG.
     #[arg(long)]
@@ -99,6 +102,9 @@ impl Bench for Vms {
         let accelerator = settings.accelerator.resolve()?;
         let mut columns = BTreeMap::new();
         for (name, language) in [("python", Language::PYTHON), ("node", Language::JAVASCRIPT)] {
+            if self.language.as_ref().is_some_and(|only| only != name) {
+                continue;
+            }
             ground.progress(format!("{name}: saving a state"));
             columns.insert(name, self.language(&ground, &settings, language).await?);
         }

@@ -16,7 +16,7 @@ use crate::harness::server::{self, Server};
 const NEEDS: &[Need] = &[Need::Schemathesis];
 
 /// How many requests of each operation are made up.
-const EXAMPLES: &str = "50";
+const EXAMPLES: &str = "25";
 
 /// Forwards connections to a port of this host to the server's socket; schemathesis speaks TCP.
 #[track_caller]

@@ -1,6 +1,6 @@
 //! A server that is killed under load, again and again, over one folder.
 //!
-//! `OVERLAY_POOL_KILLS` sets how often (10 by default; CI takes 100),
+//! `OVERLAY_POOL_KILLS` sets how often (5 by default; CI takes 100),
 //! `OVERLAY_POOL_SEED` the moments.
 
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ fn python(code: &str) -> Value {
 /// nothing is left: no process, no directory, no socket, no cgroup.
 #[apply(test)]
 async fn a_server_killed_under_load(scratch: Scratch) {
-    let kills = number("OVERLAY_POOL_KILLS").unwrap_or(10);
+    let kills = number("OVERLAY_POOL_KILLS").unwrap_or(5);
     let seed = seed();
     println!("OVERLAY_POOL_SEED={seed} OVERLAY_POOL_KILLS={kills}");
     let mut random = StdRng::seed_from_u64(seed);
