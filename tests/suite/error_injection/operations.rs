@@ -52,9 +52,9 @@ fn for_each(
     }
     println!("{lives} lives, {} without their fault, {} broken", missed.len(), broken.len());
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-    // Restocking goes on beside the calls: what a pool does isn't always done in one order.
-    let allowed = lives / if creator == CreatorKind::Native { 10 } else { 4 };
-    assert!(missed.len() <= allowed, "of {lives} faults not made:\n{}", missed.join("\n"));
+    // Restocking goes on beside the calls: what a pool does isn't always done in one order, nor equally
+    // often.
+    assert!(missed.len() <= lives / 4, "of {lives} faults not made:\n{}", missed.join("\n"));
 }
 
 #[apply(each_creator)]
