@@ -17,9 +17,6 @@ pub(super) fn is_wide() -> bool {
     std::env::var("OVERLAY_POOL_SWEEP").is_ok_and(|sweep| sweep == "wide")
 }
 
-/// What a pool looks at its directory and at its base images with.
-const LOOKS: [&str; 3] = ["fstat", "newfstatat", "statx"];
-
 pub(super) struct Life<'a> {
     ground: &'a Ground,
     pub(super) pool: PoolProcess,
@@ -41,25 +38,12 @@ impl<'a> Life<'a> {
     }
 
     /// The file operations of a life without a fault.
-    pub(super) fn operations(scratch: &Path, creator: CreatorKind) -> Vec<Operation> {
-        let trace = |folder: &str, fault| {
-            let ground = Ground::new(&scratch.join(folder));
-            let mut life = Life::new(&ground, creator, fault);
-            life.live().expect("a life without a fault");
-            assert!(life.refused.is_empty(), "{:?}", life.refused);
-            life.pool.exit().expect("it exits");
-            life.strace.operations(&ground.folder, is_wide())
-        };
-        let mut operations = trace("clean", None);
-        // Each restock looks whether they are there and the same. A life of which all is traced is slower,
-        // and so has more restocks than those that are lived with a fault, which this one is like.
-        let (call, number, shown) = (LOOKS.join(","), usize::from(u16::MAX), String::new());
-        let looks = trace("looks", Some(&Fault::Kill { at: Operation { call, number, shown } }));
-        operations.retain(|one| {
-            let comes = |look: &Operation| look.call == one.call && look.number >= one.number;
-            !LOOKS.contains(&one.call.as_str()) || looks.iter().any(comes)
-        });
-        operations
+    pub(super) fn operations(ground: &'a Ground, creator: CreatorKind) -> Vec<Operation> {
+        let mut life = Self::new(ground, creator, None);
+        life.live().expect("a life without a fault");
+        assert!(life.refused.is_empty(), "{:?}", life.refused);
+        life.pool.exit().expect("it exits");
+        life.strace.operations(&ground.folder, is_wide())
     }
 
     /// Two runs of one pool, with overlays from a shelf, on demand, of a new base image, and one
